@@ -1,0 +1,1 @@
+"""gbcd: gradient-based circuit discovery at scale."""

@@ -1,0 +1,73 @@
+"""Schemas of the tables that a shard is made of: what the engine hands to the store.
+
+Norms are *wide* on disk: one row per prompt and wrong answer, and per statistic one list with a value per component, in
+the order of `components.parquet`. `gbcd.scan` unfolds it to the tidy table of the contract.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+#: Statistics that the engine gives per prompt and part.
+STATISTICS = ("grad_norm", "centered_grad_norm", "taylor")
+
+PROMPTS = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("task", pa.string()),
+        ("template", pa.string()),
+        ("prompt", pa.string()),
+        ("answer", pa.string()),
+        ("wrong_answer", pa.string()),
+        ("wrong_token", pa.string()),
+        ("n_tokens", pa.int32()),
+        ("answer_logit", pa.float32()),
+        ("wrong_logit", pa.float32()),
+        ("correct", pa.bool_()),
+        ("loss", pa.float32()),
+        ("status", pa.string()),
+    ]
+)
+"""One row per prompt and wrong answer. `wrong_answer` is the definition, `wrong_token` the token it picked (null for a
+distribution), `correct` whether the model's first choice is an answer, `status` `ok` or `non_finite`."""
+
+COHERENCE = pa.schema(
+    [
+        ("task", pa.string()),
+        ("wrong_answer", pa.string()),
+        ("component", pa.string()),
+        ("batch", pa.int64()),
+        ("n", pa.int64()),
+        ("sum_sq", pa.float64()),
+        ("sq_sum", pa.float64()),
+    ]
+)
+"""One row per component and batch of `n` prompts: `sum_sq = ||sum_i G_i||^2` and `sq_sum = sum_i ||G_i||^2`."""
+
+COMPONENTS = pa.schema(
+    [
+        ("component", pa.string()),
+        ("node", pa.string()),
+        ("layer", pa.int32()),
+        ("head", pa.int32()),
+        ("part", pa.string()),
+        ("n_params", pa.int64()),
+    ]
+)
+
+
+def norms_schema(n_components: int) -> pa.Schema:
+    """Schema of the norms: float32 lists of `n_components` values, null where the row's status is not `ok`."""
+    values = pa.list_(pa.field("item", pa.float32(), nullable=False), n_components)
+    keys = [(name, pa.string()) for name in ("prompt_id", "task", "template", "wrong_answer")]
+    return pa.schema([*keys, *((name, values) for name in STATISTICS)])
+
+
+class ShardTables(NamedTuple):
+    """Everything that one shard writes."""
+
+    prompts: pa.Table
+    norms: pa.Table
+    coherence: pa.Table
