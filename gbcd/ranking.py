@@ -1,0 +1,34 @@
+"""The score that components are ranked by, and the ranks. The choice of score is made here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from gbcd.components import Component
+
+#: Statistics whose mean over prompts is the score, best first; the first one that was computed is taken.
+SCORES = ("centered_grad_norm", "grad_norm")
+
+
+def score_statistic(computed: Collection[str]) -> str:
+    """Name of the statistic whose mean ranks the components, given the names of those that were computed."""
+    return next(name for name in SCORES if name in computed)
+
+
+def ranks(components: Sequence[Component], scores: Float[np.ndarray, "components"]) -> list[int | None]:
+    """Ranks from 1, the largest score first, ties in the order of components.
+
+    Only heads and MLPs (and their parts) compete, since only they can be in a circuit: norms and embeddings, and scores
+    that are not defined, have no rank.
+    """
+    rankable = [
+        index for index, component in enumerate(components) if component.is_circuit_part and not np.isnan(scores[index])
+    ]
+    ordered = sorted(rankable, key=lambda index: -scores[index])
+    found: list[int | None] = [None] * len(components)
+    for rank, index in enumerate(ordered, start=1):
+        found[index] = rank
+    return found

@@ -1,0 +1,203 @@
+"""From prompts to components: one pass over the committed shards gives the summary of every part and node.
+
+Shards come in the order of the plan and are forgotten once added, so memory depends on the model and on the number of
+tasks and wrong answers, never on the number of prompts, and the bytes of the result depend on the shards alone.
+Per prompt, parts become nodes first (`nodes.py`) and are averaged afterwards (`intervals.py`): the norm of a node is
+averaged, not the norms of its parts. Signal and noise come from sums over batches: with `S = ||sum_i G_i||^2` and
+`q = sum_i ||G_i||^2` over a batch of b prompts drawn at random, `E[S - q] = b (b - 1) ||E G||^2`, hence
+
+    signal = sum (S - q) / sum b (b - 1)        an unbiased estimate of ||E G||^2; it can fall below zero
+    noise  = sum q / sum b - signal             the same for E ||G - E G||^2
+
+A prompt whose gradient is not finite is in no average; `n` counts what is averaged, `n_excluded` what is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float, Float32
+
+from gbcd.components import Component
+from gbcd.intervals import ClusteredMoments
+from gbcd.nodes import NodeMap
+from gbcd.ranking import ranks, score_statistic
+from gbcd.tables import STATISTICS, ShardTables
+
+#: Prompts that are unfolded to float64 at a time.
+CHUNK = 512
+
+_ESTIMATES = ("mean", "std", "ci_low", "ci_high")
+
+SUMMARY = pa.schema(
+    [
+        *((name, pa.string()) for name in ("task", "wrong_answer", "level", "component", "node")),
+        ("layer", pa.int32()),
+        ("head", pa.int32()),
+        ("part", pa.string()),
+        *((name, pa.int64()) for name in ("n", "n_excluded", "n_templates")),
+        *((f"{statistic}_{estimate}", pa.float64()) for statistic in STATISTICS for estimate in _ESTIMATES),
+        *((name, pa.float64()) for name in ("taylor_signed_mean", "signal", "noise", "cv", "score")),
+        ("rank", pa.int32()),
+    ]
+)
+"""One row per task, wrong answer, level (`part`, `node`) and component. `taylor_mean` and its like are of the absolute
+value, `taylor_signed_mean` of the signed one; `cv` is standard deviation over mean of the statistic that is the score.
+`part` of a node is `head`, `mlp` or, where it has one part, that part's."""
+
+
+@dataclass
+class _Group:
+    """Running sums of one task and wrong answer; columns are the parts, then the nodes."""
+
+    nodes: NodeMap
+    n_parts: int
+    n_excluded: int = 0
+    computed: tuple[str, ...] | None = None
+    moments: ClusteredMoments = field(default_factory=ClusteredMoments)
+    pairs: Float[np.ndarray, "parts"] = field(init=False)
+    draws: Float[np.ndarray, "parts"] = field(init=False)
+    excess: Float[np.ndarray, "parts"] = field(init=False)
+    squares: Float[np.ndarray, "parts"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start the sums over batches at zero."""
+        self.pairs, self.draws, self.excess, self.squares = np.zeros((4, self.n_parts))
+
+    def add(self, values: dict[str, Float32[np.ndarray, "prompts parts"]], templates: list[str]) -> None:
+        """Take in prompts; those that are not finite in any statistic are only counted."""
+        if self.computed not in (None, tuple(values)):
+            raise ValueError(f"shards of one study differ in their statistics: {self.computed} and {tuple(values)}")
+        self.computed = tuple(values)
+        finite = np.logical_and.reduce([np.isfinite(table).all(axis=1) for table in values.values()])
+        self.n_excluded += int((~finite).sum())
+        kept = np.flatnonzero(finite)
+        for start in range(0, len(kept), CHUNK):
+            chosen = kept[start : start + CHUNK]
+            chunk = {name: table[chosen].T.astype(np.float64) for name, table in values.items()}
+            self.moments.add(self._columns(chunk), [templates[index] for index in chosen])
+
+    def _columns(self, values: dict[str, Float[np.ndarray, "parts prompts"]]) -> Float[np.ndarray, "stats columns n"]:
+        """Unfold to parts, then nodes: absolute Taylor scores in the place of `taylor`, the signed ones last."""
+        columns = {
+            name: np.concatenate([parts, parts[self.nodes.writers] if name == "taylor" else self.nodes.norms(parts)])
+            for name, parts in values.items()
+        }
+        if "taylor" in columns:
+            columns |= {"taylor": np.abs(columns["taylor"]), "taylor_signed": columns["taylor"]}
+        return np.stack(list(columns.values()))
+
+    def add_batches(self, index: np.ndarray, n: np.ndarray, sum_sq: np.ndarray, sq_sum: np.ndarray) -> None:
+        """Take in coherence rows; `index` is the part that each row speaks of."""
+        np.add.at(self.pairs, index, n * (n - 1.0))
+        np.add.at(self.draws, index, n)
+        np.add.at(self.excess, index, np.where(n > 1, sum_sq - sq_sum, 0.0))
+        np.add.at(self.squares, index, sq_sum)
+
+    def coherence(self) -> Float[np.ndarray, "2 columns"]:
+        """Signal and noise of parts, then nodes; NaN for a part that no batch of two prompts or more speaks of."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            signal = np.where(self.pairs > 0, self.excess / self.pairs, np.nan)
+            noise = self.squares / self.draws - signal
+        return np.stack([np.concatenate([parts, self.nodes.sums(parts)]) for parts in (signal, noise)])
+
+
+def summarise(shards: Iterable[ShardTables], components: Sequence[Component]) -> pa.Table:
+    """Reduce `shards`, in their order, to a table with the schema `SUMMARY`.
+
+    Args:
+        shards: tables as the engine wrote them; each is read once and dropped.
+        components: the parts, in the order of the values in the norms.
+
+    Raises:
+        ValueError: the shards do not belong together (statistics, number of components, an unknown component).
+    """
+    nodes = NodeMap.of(components)
+    groups: dict[tuple[str, str], _Group] = {}
+    position = {component.name: index for index, component in enumerate(components)}
+    for shard in shards:
+        for key in _keys(shard.norms):
+            groups.setdefault(key, _Group(nodes, len(components)))
+            _add_norms(groups[key], _rows(shard.norms, key))
+            _add_coherence(groups[key], _rows(shard.coherence, key), position)
+    tables = [_table(key, group, components) for key, group in groups.items()]
+    return pa.concat_tables(tables) if tables else SUMMARY.empty_table()
+
+
+def _keys(table: pa.Table) -> list[tuple[str, str]]:
+    return list(dict.fromkeys(zip(table["task"].to_pylist(), table["wrong_answer"].to_pylist(), strict=True)))
+
+
+def _rows(table: pa.Table, key: tuple[str, str]) -> pa.Table:
+    task, wrong_answer = key
+    return table.filter((pc.field("task") == task) & (pc.field("wrong_answer") == wrong_answer))
+
+
+def _add_norms(group: _Group, rows: pa.Table) -> None:
+    usable = rows.filter(rows["grad_norm"].is_valid())
+    group.n_excluded += rows.num_rows - usable.num_rows
+    if usable.num_rows:
+        values = {name: usable[name] for name in STATISTICS if usable[name].null_count < usable.num_rows}
+        group.add(
+            {name: _matrix(name, value, group.n_parts) for name, value in values.items()},
+            usable["template"].to_pylist(),
+        )
+
+
+def _matrix(name: str, lists: pa.ChunkedArray, n_parts: int) -> Float32[np.ndarray, "prompts parts"]:
+    flat = lists.combine_chunks().flatten().to_numpy()
+    if len(flat) != len(lists) * n_parts:
+        raise ValueError(f"{name} holds {len(flat)} values for {len(lists)} prompts and {n_parts} components")
+    return flat.reshape(len(lists), n_parts)
+
+
+def _add_coherence(group: _Group, rows: pa.Table, position: dict[str, int]) -> None:
+    names = rows["component"].to_pylist()
+    if unknown := set(names) - position.keys():
+        raise ValueError(f"coherence speaks of components that the model lacks: {', '.join(sorted(unknown))}")
+    index = np.array([position[name] for name in names], dtype=np.int64)
+    group.add_batches(index, *(rows[name].to_numpy().astype(np.float64) for name in ("n", "sum_sq", "sq_sum")))
+
+
+def _table(key: tuple[str, str], group: _Group, components: Sequence[Component]) -> pa.Table:
+    columns = [*components, *group.nodes.nodes]
+    levels = np.array(["part"] * len(components) + ["node"] * len(group.nodes.nodes))
+    numbers = _numbers(group, len(columns))
+    names = ("task", "wrong_answer", "level", "component", "node", "layer", "head", "part")
+    described = [
+        (*key, level, c.name, c.node, c.layer, c.head, c.part) for level, c in zip(levels, columns, strict=True)
+    ]
+    table: dict[str, Any] = dict(zip(names, zip(*described, strict=True), strict=True))
+    counts = {"n": group.moments.n, "n_excluded": group.n_excluded, "n_templates": group.moments.n_templates}
+    table |= {name: [count] * len(columns) for name, count in counts.items()}
+    table |= {name: pa.array(values, from_pandas=True) for name, values in numbers.items()}
+    table["rank"] = [
+        rank
+        for level, parts in (("part", components), ("node", group.nodes.nodes))
+        for rank in ranks(parts, numbers["score"][levels == level])
+    ]
+    return pa.table(table, schema=SUMMARY)
+
+
+def _numbers(group: _Group, n_columns: int) -> dict[str, Float[np.ndarray, "columns"]]:
+    signal, noise = group.coherence()
+    numbers = {name: np.full(n_columns, np.nan) for name in SUMMARY.names if SUMMARY.field(name).type == pa.float64()}
+    numbers |= {"signal": signal, "noise": noise}
+    if not group.moments.n or group.computed is None:
+        return numbers
+    estimate = group.moments.estimate()
+    for row, statistic in enumerate(group.computed):
+        for name, values in estimate._asdict().items():
+            numbers[f"{statistic}_{name}"] = values[row]
+    if "taylor" in group.computed:
+        numbers["taylor_signed_mean"] = estimate.mean[len(group.computed)]
+    ranked_by = score_statistic(group.computed)
+    numbers["score"] = numbers[f"{ranked_by}_mean"]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        numbers["cv"] = numbers[f"{ranked_by}_std"] / numbers["score"]
+    return numbers
