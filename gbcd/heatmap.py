@@ -1,13 +1,13 @@
 """A picture of where in the model a task's score lies: layers upwards, heads across, the layer's MLP beside them.
 
-The colours are cividis, which reads the same for colour-blind eyes and in grey, on a scale from zero to the largest score
-of the picture; numbers are in units of that largest score, in per cent, so that they stay short for any task.
+The colours are cividis, which reads the same for colour-blind eyes and in grey, on a scale from zero to the picture's
+largest score; numbers are in units of that largest score, in per cent, so that they stay short for any task.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -20,23 +20,23 @@ from matplotlib.figure import Figure
 MAX_NUMBERED = 24
 
 
-def draw_heatmaps(summary: pl.DataFrame, folder: Path) -> list[Path]:
-    """Write `heatmap_<task>_<wrong answer>.png` into `folder` for every task and wrong answer.
+def draw_heatmaps(summary: pl.DataFrame) -> dict[str, bytes]:
+    """Draw every task and wrong answer.
 
     Args:
         summary: table with the schema `gbcd.reduction.SUMMARY`; its ranked nodes are drawn.
-        folder: an existing folder.
 
     Returns:
-        The files, in the order of the table. A task and wrong answer without a single score has none.
+        PNG files by name, `heatmap_<task>_<wrong answer>.png`, in the order of the table. A task and wrong answer
+        without a single score has none.
     """
     nodes = summary.filter((pl.col("level") == "node") & pl.col("rank").is_not_null())
-    written: list[Path] = []
+    files: dict[str, bytes] = {}
     for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
-        path = folder / f"heatmap_{task}_{wrong_answer}.png"
-        heatmap(rows, f"{task}, {wrong_answer} ({rows['n'][0]} prompts)").savefig(path, dpi=120)
-        written.append(path)
-    return written
+        png = io.BytesIO()
+        heatmap(rows, f"{task}, {wrong_answer} ({rows['n'][0]} prompts)").savefig(png, format="png", dpi=120)
+        files[f"heatmap_{task}_{wrong_answer}.png"] = png.getvalue()
+    return files
 
 
 def heatmap(nodes: pl.DataFrame, title: str) -> Figure:
