@@ -16,17 +16,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Float32
 
+from gbcd.commits import committed_ids
 from gbcd.components import Component
+from gbcd.errors import BadInput
 from gbcd.intervals import ClusteredMoments
 from gbcd.nodes import NodeMap
 from gbcd.ranking import ranks, score_statistic
+from gbcd.results import SUMMARY_FILE, encoded, read_components, shard_tables
+from gbcd.store import Store
 from gbcd.tables import STATISTICS, ShardTables
 
 #: Prompts that are unfolded to float64 at a time.
@@ -127,6 +132,22 @@ def summarise(shards: Iterable[ShardTables], components: Sequence[Component]) ->
             _add_coherence(groups[key], _rows(shard.coherence, key), position)
     tables = [_table(key, group, components) for key, group in groups.items()]
     return pa.concat_tables(tables) if tables else SUMMARY.empty_table()
+
+
+def reduce(out: str) -> pl.DataFrame:
+    """Reduce what is committed in `out`, write `summary.parquet` there and return it.
+
+    Raises:
+        BadInput: nothing is committed in `out`.
+    """
+    store = Store(out)
+    if not committed_ids(store):
+        raise BadInput(
+            f"nothing is committed in {store.location!r}, so there is nothing to reduce: run the study first"
+        )
+    table = summarise(shard_tables(store), read_components(store))
+    store.write(SUMMARY_FILE, encoded(table))
+    return cast(pl.DataFrame, pl.from_arrow(table))
 
 
 def _keys(table: pa.Table) -> list[tuple[str, str]]:
