@@ -1,0 +1,111 @@
+"""From a study to a plan: draw and check all prompts, hash everything that goes in, store it, or resume what is there.
+
+Everything that can be refused is refused here, before any work: unknown names, prompts that the tokenizer cannot take,
+a model that cannot be had, a folder that cannot be written or that holds another study.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import NamedTuple
+
+from gbcd import models, tasks
+from gbcd.errors import BadInput
+from gbcd.inputs import InputsWriter, fingerprint
+from gbcd.models import LoadedModel
+from gbcd.shards import PLAN, Identity, Plan, Settings, Shard, cut, read_plan
+from gbcd.store import StorageError, Store
+from gbcd.study import Study, check_names
+from gbcd.tokens import encode
+from gbcd.versions import versions
+from gbcd.wrong_answers import names as wrong_answer_names
+
+#: Prompts per forward pass where a study says `auto`.
+AUTO_BATCH_SIZE = 64
+
+#: Prompts of a task whose hash stands for its templates and fillers when a study is resumed.
+FINGERPRINT_PROMPTS = 200
+
+
+class Planned(NamedTuple):
+    """A plan, and whether it was there before."""
+
+    store: Store
+    plan: Plan
+    resumed: bool
+
+
+def open_plan(study: Study, device: str) -> Planned:
+    """The plan of `study`: the stored one if there is one, else a new one, stored.
+
+    Args:
+        study: what to run.
+        device: `cpu` or `cuda`; what `auto` means for the workers.
+
+    Raises:
+        BadInput: the study cannot be run, or the folder holds another; nothing was written.
+    """
+    check_names("task", study.tasks, tasks.names(), "`gbcd list tasks` describes them.")
+    check_names("wrong answer", study.wrong_answers, wrong_answer_names(), "`gbcd list wrong-answers` describes them.")
+    store = Store(study.out)
+    loaded = models.load(study.model, "cpu", study.compute.dtype)
+    identity = _identity(study, device, loaded)
+    try:
+        if store.exists(PLAN):
+            return Planned(store, _resumed(store, identity), resumed=True)
+        return _created(store, identity, loaded)
+    except StorageError as error:
+        raise BadInput(f"results cannot be kept in {study.out!r}: {error}") from error
+
+
+def _identity(study: Study, device: str, loaded: LoadedModel) -> Identity:
+    shared = study.model_dump(exclude={"out", "compute"}) | study.compute.model_dump(exclude={"workers"})
+    if shared["batch_size"] == "auto":
+        shared["batch_size"] = AUTO_BATCH_SIZE
+    sample = min(study.prompts_per_task, FINGERPRINT_PROMPTS)
+    sources = {
+        f"prompts:{task}": fingerprint(tasks.draw(task, loaded.tokenizer, sample, study.seed)) for task in study.tasks
+    }
+    tokenizer = hashlib.sha256(loaded.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    return Identity(
+        study=Settings(**{**shared, "device": device}),
+        versions=versions(),
+        hashes={"model": loaded.sha256, "tokenizer": tokenizer, **sources},
+    )
+
+
+def _resumed(store: Store, identity: Identity) -> Plan:
+    plan = read_plan(store)
+    if differences := plan.identity.differences(identity):
+        raise BadInput(
+            f"{store.location!r} holds another study; what differs (there -> asked for):\n  "
+            + "\n  ".join(differences)
+            + "\nGive another --out, or ask for the same study to go on with it."
+        )
+    return plan
+
+
+def _created(store: Store, identity: Identity, loaded: LoadedModel) -> Planned:
+    with InputsWriter() as writer:
+        shards = _write_prompts(writer, identity.study, loaded)
+        inputs = writer.publish(store)
+    plan = Plan(identity=identity, inputs=inputs, prompts_sha256=writer.prompts_sha256, shards=tuple(shards))
+    if store.create(PLAN, plan.model_dump_json(indent=1).encode()):
+        return Planned(store, plan, resumed=False)
+    store.delete(inputs.path)
+    return Planned(store, _resumed(store, identity), resumed=True)
+
+
+def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -> list[Shard]:
+    shards: list[Shard] = []
+    for task in study.tasks:
+        prompts = tasks.draw(task, loaded.tokenizer, study.prompts_per_task, study.seed)
+        random.Random(f"{study.seed}/{task}").shuffle(prompts)
+        first_row = writer.rows
+        for shard in cut(task, len(prompts), study.shard_size, len(shards), first_row):
+            rows = prompts[shard.start - first_row : shard.stop - first_row]
+            encode(rows, loaded.tokenizer, loaded.context)
+            shards.append(shard)
+            writer.add(rows)
+    return shards

@@ -1,0 +1,105 @@
+"""How far a run is: a bar on a terminal, a plain line every so often where there is none (a log, a job on a cluster)."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+
+#: Seconds between plain lines.
+PLAIN_INTERVAL = 10.0
+
+
+class Standing(NamedTuple):
+    """Where a run stands."""
+
+    shards_done: int
+    shards: int
+    prompts_done: int
+    prompts: int
+    retries: int
+    quarantined: int
+    workers_ready: int
+    workers: int
+
+
+class ProgressDisplay:
+    """Shows a run's standing. A context manager; call `show` as often as you like."""
+
+    def __init__(self, console: Console, clock: float | None = None) -> None:
+        """Prepare; the time that rates are taken over starts at the first `show`."""
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TextColumn("prompts  {task.fields[detail]}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._bar_task = self._bar.add_task("Computing", total=None, detail="")
+        self._first: tuple[float, int] | None = None
+        self._last_line = -PLAIN_INTERVAL if clock is None else clock
+
+    def __enter__(self) -> Self:
+        """Start the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def say(self, message: str) -> None:
+        """Print a line that stays."""
+        self._console.print(message, highlight=False, soft_wrap=True)
+
+    def show(self, standing: Standing) -> None:
+        """Bring the display up to date."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, standing.prompts_done)
+        detail = describe(standing, now - self._first[0], standing.prompts_done - self._first[1])
+        self._bar.update(self._bar_task, completed=standing.prompts_done, total=standing.prompts, detail=detail)
+        finished = standing.prompts_done == standing.prompts
+        if not self._console.is_terminal and (finished or now - self._last_line >= PLAIN_INTERVAL):
+            self._last_line = now
+            self.say(f"{standing.prompts_done:,} of {standing.prompts:,} prompts, {detail}")
+
+
+def describe(standing: Standing, seconds: float, computed: int) -> str:
+    """The standing in words.
+
+    Args:
+        standing: where the run stands.
+        seconds: since the run's first shard was given out.
+        computed: prompts done since then; what was found done is not counted in the rate.
+    """
+    parts = [f"{standing.shards_done:,}/{standing.shards:,} shards"]
+    rate = computed / seconds if seconds > 0 else 0.0
+    if rate > 0:
+        left = (standing.prompts - standing.prompts_done) / rate
+        parts += [f"{rate:,.0f} prompts/s", f"{duration(left)} left"]
+    parts.append(f"{standing.workers_ready}/{standing.workers} workers")
+    if standing.retries:
+        parts.append(f"{standing.retries} retries")
+    if standing.quarantined:
+        parts.append(f"{standing.quarantined} quarantined")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them: `8 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,134 @@
+"""What to run: a study, written as TOML or given by command-line flags, checked before any work starts.
+
+A study file is strict: a key that is not known is refused, with the nearest known one. `Compute` says how the work is
+done. Those of its fields that leave a mark on the numbers (device, dtype, batch size, shard size, threads) become
+part of the plan; the number of workers does not, and never changes a row.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+
+from gbcd.errors import BadInput, listed
+
+
+class Compute(BaseModel):
+    """How a study is computed; the table `[compute]` of a study file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    workers: int = Field(default=2, ge=0)
+    """Ray actors, each with a copy of the model; 0 computes in this process, without Ray."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU where this machine or the cluster has one."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Type of weights and activations."""
+    shard_size: PositiveInt = 256
+    """Prompts per shard: the unit that is computed, committed and, after a failure, repeated."""
+    batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Prompts per forward pass."""
+    threads: PositiveInt = 1
+    """Processor threads of each worker; fixed, because the last bits of a sum depend on it."""
+
+
+class Study(BaseModel):
+    """What to run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = "reference"
+    """`reference`, a name on the model hub, or a local directory."""
+    tasks: tuple[str, ...] = Field(min_length=1)
+    """Names of tasks; `gbcd list tasks` prints them."""
+    prompts_per_task: PositiveInt = 2000
+    """How many prompts are drawn for each task."""
+    wrong_answers: tuple[str, ...] = Field(default=("inverse_logits",), min_length=1)
+    """Definitions of the wrong answer; `gbcd list wrong-answers` prints them."""
+    seed: int = 0
+    """Fixes which prompts are drawn and how they fall into shards."""
+    calibration_prompts: PositiveInt = 512
+    """Prompts per task over which the mean activations are taken that centred norms subtract."""
+    out: str = Field(min_length=1)
+    """Folder for the results, or `s3://bucket/prefix` or `gs://bucket/prefix`."""
+    compute: Compute = Compute()
+
+    @field_validator("tasks", "wrong_answers")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"named twice: {', '.join(repeated)}")
+        return names
+
+
+def read_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Study:
+    """Read a study file; `overrides` (fields as in the file, `compute` nested) win over what it says.
+
+    Raises:
+        BadInput: the file is missing, is no TOML, or says something that a study cannot mean.
+    """
+    try:
+        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"study {str(path)!r} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"study {str(path)!r} is not valid TOML: {error}") from error
+    return make_study(_merged(raw, overrides or {}), str(path))
+
+
+def make_study(fields: dict[str, Any], source: str = "command line") -> Study:
+    """Build a study from plain values.
+
+    Raises:
+        BadInput: lists every field that is unknown, missing or wrong, with what would do.
+    """
+    try:
+        return Study.model_validate(fields)
+    except ValidationError as error:
+        problems = [_explained(dict(problem)) for problem in error.errors()]
+        raise BadInput(f"study ({source}):\n{listed(problems)}") from error
+
+
+def check_names(kind: str, asked: tuple[str, ...], known: list[str], remedy: str) -> None:
+    """Refuse names that are not known, offering the nearest.
+
+    Raises:
+        BadInput: at least one of `asked` is not in `known`.
+    """
+    problems = [f"unknown {kind} {name!r}{_near(name, known)}" for name in asked if name not in known]
+    if problems:
+        raise BadInput(f"{listed(problems)}\nKnown: {', '.join(known)}. {remedy}")
+
+
+def _merged(raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    merged = {**raw, **overrides}
+    if isinstance(raw.get("compute"), dict) and "compute" in overrides:
+        merged["compute"] = {**raw["compute"], **overrides["compute"]}
+    return merged
+
+
+def _explained(problem: dict[str, Any]) -> str:
+    where = ".".join(str(step) for step in problem["loc"] if step not in ("int", "literal['auto']", "constrained-int"))
+    key = where.rsplit(".", 1)[-1]
+    if problem["type"] == "extra_forbidden":
+        known = [*Compute.model_fields] if where.startswith("compute.") else [*Study.model_fields]
+        return f"unknown key {where!r}{_near(key, known)} (known: {', '.join(known)})"
+    if problem["type"] == "missing":
+        return f"{where} is missing: {_described(where)}"
+    return f"{where} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _described(field: str) -> str:
+    return {
+        "tasks": 'name at least one task, for example tasks = ["ioi"] (--task ioi)',
+        "out": 'say where results go, for example out = "results/ioi" (--out results/ioi)',
+    }.get(field, "it has no default")
+
+
+def _near(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""

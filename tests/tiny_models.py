@@ -1,0 +1,36 @@
+"""Random models, small enough for a test; the one place where they are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from gbcd.reference.tokenizer import build_tokenizer
+
+CONTEXT = 64
+
+
+def tiny_gpt2(n_layers: int = 2, n_heads: int = 2, seed: int = 0) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
+    """A GPT-2 with random weights, of width 16, and the reference model's tokenizer."""
+    tokenizer = build_tokenizer(CONTEXT)
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=CONTEXT,
+        n_embd=16,
+        n_layer=n_layers,
+        n_head=n_heads,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return GPT2LMHeadModel(config), tokenizer
+
+
+def saved_tiny_gpt2(folder: Path, n_layers: int = 2, n_heads: int = 2, seed: int = 0) -> str:
+    """The same, saved to `folder`; returns what `--model` takes."""
+    model, tokenizer = tiny_gpt2(n_layers, n_heads, seed)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
