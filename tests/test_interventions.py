@@ -1,0 +1,266 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import tiny_gpt2
+
+from gbcd.attribution import attribute
+from gbcd.errors import BadInput
+from gbcd.interventions import circuit_metrics, measure_effects
+from gbcd.metrics import metric_for
+from gbcd.models import prepared
+from gbcd.pairs import pair_up
+from gbcd.points import points
+from gbcd.prompts import Prompt
+from gbcd.tokens import EncodedPrompt
+
+HEADS, WIDTH = 2, 16
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    model, tokenizer = tiny_gpt2(n_layers=3, n_heads=HEADS)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(6).add_(torch.randn_like(parameter) * 0.05)
+    return prepared("tiny", model.double(), tokenizer)
+
+
+def encoded(seed=0, lengths=(7, 5, 7, 6), n_answers=1, n_wrong=1):
+    rng = np.random.default_rng(seed)
+
+    def drawn(n):
+        return tuple(int(token) for token in rng.integers(0, 400, n))
+
+    return [
+        EncodedPrompt(Prompt(f"p{i}", "ioi", "t", "", ()), drawn(n), drawn(n_answers), drawn(n_wrong), None, drawn(n))
+        for i, n in enumerate(lengths)
+    ]
+
+
+def prepared_case(loaded, level="node", metric="logit_difference", **drawn):
+    prompts = encoded(**drawn)
+    places = points(loaded.sites, loaded.components, level)
+    return prompts, pair_up(prompts, 8), places, metric_for(metric, prompts, loaded.device)
+
+
+def difference(model, prompt, ids):
+    logits = model(torch.tensor([ids])).logits[0, -1]
+    return float(logits[prompt.answer_ids[0]] - logits[prompt.wrong_ids[0]])
+
+
+def values_by_hand(model, ids):
+    """All values of a pass by their names, read with the hooks of torch alone."""
+    kept, hooks = {}, []
+
+    def keep(module, name, side="output"):
+        if side == "output":
+            return module.register_forward_hook(lambda _module, _inputs, output: kept.update({name: output.clone()}))
+        return module.register_forward_pre_hook(lambda _module, inputs: kept.update({name: inputs[0].clone()}))
+
+    for layer, block in enumerate(model.transformer.h):
+        hooks.append(keep(block.attn.c_attn, ("qkv", layer)))
+        hooks.append(keep(block.mlp.c_fc, ("in", layer)))
+        hooks.append(keep(block.mlp, ("out", layer)))
+        hooks.append(keep(block.attn.c_proj, ("o", layer), "input"))
+    model(torch.tensor([ids]))
+    for hook in hooks:
+        hook.remove()
+    return kept
+
+
+def place(model, name):
+    """Key of `values_by_hand`, slice of the last dimension, module, and whether its input is meant."""
+    pieces = name.split(".")
+    layer, width = int(pieces[0][1:]), WIDTH // HEADS
+    block = model.transformer.h[layer]
+    if pieces[0][0] == "m":
+        part = pieces[1] if len(pieces) == 2 else "out"
+        return (part, layer), slice(None), block.mlp if part == "out" else block.mlp.c_fc, False
+    head, part = int(pieces[1][1:]), pieces[2] if len(pieces) == 3 else "o"
+    start = {"q": 0, "k": WIDTH, "v": 2 * WIDTH, "o": 0}[part] + head * width
+    if part == "o":
+        return ("o", layer), slice(start, start + width), block.attn.c_proj, True
+    return ("qkv", layer), slice(start, start + width), block.attn.c_attn, False
+
+
+def ablated_by_hand(model, prompt, name, value):
+    _, chosen, module, is_input = place(model, name)
+
+    def change(whole):
+        whole = whole.clone()
+        whole[..., chosen] = value
+        return whole
+
+    if is_input:
+        hook = module.register_forward_pre_hook(lambda _module, inputs: change(inputs[0]))
+    else:
+        hook = module.register_forward_hook(lambda _module, _inputs, output: change(output))
+    found = difference(model, prompt, prompt.ids)
+    hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("level", ["node", "part"])
+def test_effects_are_those_of_hooks_written_by_hand(loaded, level):
+    prompts, pairs, places, metric = prepared_case(loaded, level)
+    effects = measure_effects(loaded, pairs, places, metric)
+    here = [values_by_hand(loaded.model, prompt.ids) for prompt in prompts]
+    for row, prompt in enumerate(prompts):
+        away = values_by_hand(loaded.model, prompt.counterfactual_ids)
+        assert effects.clean[row] == pytest.approx(difference(loaded.model, prompt, prompt.ids))
+        assert effects.counterfactual[row] == pytest.approx(difference(loaded.model, prompt, prompt.counterfactual_ids))
+        for column, point in enumerate(places):
+            key, chosen, _, _ = place(loaded.model, point.name)
+            means = [
+                torch.stack([values[key][0, at] for values in here if values[key].shape[1] > at]).mean(0)
+                for at in range(len(prompt.ids))
+            ]
+            wanted = {
+                "resample": away[key][..., chosen],
+                "mean": torch.stack(means)[None][..., chosen],
+                "zero": torch.zeros_like(away[key][..., chosen]),
+            }
+            for ablation, value in wanted.items():
+                drop = effects.clean[row] - ablated_by_hand(loaded.model, prompt, point.name, value)
+                assert effects.drops[ablation][row, column] == pytest.approx(drop, abs=1e-9), (ablation, point.name)
+
+
+def test_zero_ablation_of_the_last_mlp_worked_out_on_paper(loaded):
+    prompts, pairs, places, metric = prepared_case(loaded)
+    effects = measure_effects(loaded, pairs, places, metric, ["zero"])
+    column = [point.name for point in places].index("m2")
+    body = loaded.model.transformer
+    for row, prompt in enumerate(prompts):
+        kept = {}
+        hook = body.ln_f.register_forward_pre_hook(lambda _module, inputs, kept=kept: kept.update(x=inputs[0][0, -1]))
+        mlp = values_by_hand(loaded.model, prompt.ids)[("out", 2)][0, -1]
+        hook.remove()
+        x = kept["x"] - mlp
+        normed = (x - x.mean()) / (x.var(correction=0) + body.ln_f.eps).sqrt() * body.ln_f.weight + body.ln_f.bias
+        logits = loaded.model.lm_head.weight @ normed
+        left = float(logits[prompt.answer_ids[0]] - logits[prompt.wrong_ids[0]])
+        assert effects.drops["zero"][row, column] == pytest.approx(effects.clean[row] - left)
+
+
+def test_cost_counts_only_the_blocks_that_ran(loaded):
+    _, pairs, places, metric = prepared_case(loaded)
+    cost = measure_effects(loaded, pairs, places, metric).cost
+    # 3 nodes a layer, of 3, 2 and 1 blocks out of 3, and the passes over prompts and counterfactuals
+    assert cost == pytest.approx({"resample": 6 + 2, "mean": 6 + 2, "zero": 6 + 1})
+
+
+def test_a_circuit_of_everything_is_the_model_and_of_one_missing_node_its_ablation(loaded):
+    prompts, pairs, places, metric = prepared_case(loaded)
+    names = [point.name for point in places]
+    found = circuit_metrics(loaded, pairs, places, [names, set(names) - {"a1.h0"}, []], metric)
+    effects = measure_effects(loaded, pairs, places, metric, ["resample"])
+    np.testing.assert_allclose(found[0], effects.clean)
+    np.testing.assert_allclose(found[1], effects.clean - effects.drops["resample"][:, names.index("a1.h0")])
+    # With every node resampled the embeddings alone are the prompt's own
+    prompt, away = prompts[1], values_by_hand(loaded.model, prompts[1].counterfactual_ids)
+    body = loaded.model.transformer
+    with torch.no_grad():
+        x = body.wte.weight[prompt.ids[-1]] + body.wpe.weight[len(prompt.ids) - 1]
+        for layer, block in enumerate(body.h):
+            x = x + block.attn.c_proj(away[("o", layer)])[0, -1] + away[("out", layer)][0, -1]
+        logits = loaded.model.lm_head(body.ln_f(x))
+    wanted = float(logits[prompt.answer_ids[0]] - logits[prompt.wrong_ids[0]])
+    assert found[2][1] == pytest.approx(wanted)
+
+
+def test_attribution_is_the_derivative_of_the_effect(loaded):
+    """Patching a small part of the way changes the metric by that part of the attribution."""
+    prompts, pairs, places, metric = prepared_case(loaded, "part")
+    found = attribute(loaded, pairs, places, metric, with_direct=False)["attribution_patching"].values
+    step = 1e-4
+    for row, prompt in enumerate(prompts[:2]):
+        here, away = (values_by_hand(loaded.model, ids) for ids in (prompt.ids, prompt.counterfactual_ids))
+        for column, point in enumerate(places):
+            key, chosen, _, _ = place(loaded.model, point.name)
+            towards, beyond = (
+                ablated_by_hand(loaded.model, prompt, point.name, torch.lerp(here[key], away[key], sign)[..., chosen])
+                for sign in (step, -step)
+            )
+            assert found[row, column] == pytest.approx((beyond - towards) / (2 * step), rel=1e-3, abs=1e-5), point.name
+
+
+def test_integrated_gradients_and_hisp_by_hand(loaded):
+    prompts, pairs, places, metric = prepared_case(loaded, lengths=(5,))
+    found = attribute(loaded, pairs, places, metric, with_direct=True)
+    [prompt], model = prompts, loaded.model
+    table = model.transformer.wte.weight
+    sums = 0
+    for step in range(1, 6):
+        kept = []
+        model.transformer.h[1].attn.c_proj.register_forward_pre_hook(
+            lambda _m, inputs, kept=kept: kept.append(inputs[0])
+        )
+        start = table[list(prompt.counterfactual_ids)].lerp(table[list(prompt.ids)], step / 5)
+        logits = model(inputs_embeds=start[None].requires_grad_()).logits[0, -1]
+        loss = logits[prompt.answer_ids[0]] - logits[prompt.wrong_ids[0]]
+        [gradient] = torch.autograd.grad(loss, kept[0])
+        model.transformer.h[1].attn.c_proj._forward_pre_hooks.clear()
+        sums = sums + gradient / 5
+    z, other = (values_by_hand(model, ids)[("o", 1)] for ids in (prompt.ids, prompt.counterfactual_ids))
+    half = slice(WIDTH // 2, WIDTH)
+    column = [point.name for point in places].index("a1.h1")
+    by_hand = float(((z - other) * sums)[..., half].sum())
+    assert found["attribution_patching_ig"].values[0, column] == pytest.approx(by_hand)
+    assert found["hisp"].values[0, column] == pytest.approx(abs(float((z * gradient)[..., half].sum())))
+
+
+def test_direct_effects_add_up_to_the_logit_difference(loaded):
+    """All nodes, the embeddings and the biases together are the final residual stream."""
+    prompts, pairs, places, metric = prepared_case(loaded)
+    found = attribute(loaded, pairs, places, metric, with_direct=True)["direct_effect"].values
+    body = loaded.model.transformer
+    for row, prompt in enumerate(prompts):
+        kept = {}
+        hook = body.ln_f.register_forward_pre_hook(lambda _module, inputs, kept=kept: kept.update(x=inputs[0][0, -1]))
+        wanted = difference(loaded.model, prompt, prompt.ids)
+        hook.remove()
+        rest = body.wte.weight[prompt.ids[-1]] + body.wpe.weight[len(prompt.ids) - 1]
+        rest = rest + sum(block.attn.c_proj.bias for block in body.h)
+        deviation = (kept["x"].var(correction=0) + body.ln_f.eps).sqrt()
+        unembed = loaded.model.lm_head.weight[prompt.answer_ids[0]] - loaded.model.lm_head.weight[prompt.wrong_ids[0]]
+        others = ((rest - rest.mean()) / deviation * body.ln_f.weight + body.ln_f.bias) @ unembed
+        assert found[row].sum() + float(others) == pytest.approx(wanted)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 3))
+def test_batching_does_not_matter(loaded, seed, batch_size):
+    prompts, pairs, places, metric = prepared_case(loaded, seed=seed)
+    one = measure_effects(loaded, pairs, places, metric, ["resample"])
+    two = measure_effects(loaded, pair_up(prompts, batch_size), places, metric, ["resample"])
+    np.testing.assert_allclose(one.drops["resample"], two.drops["resample"], atol=1e-9)
+
+
+def test_metrics_of_sets_of_answers():
+    prompts = encoded(lengths=(4, 4))
+    prompts = [
+        EncodedPrompt(p.prompt, p.ids, a, (3,), None, None) for p, a in zip(prompts, [(0, 1), (2,)], strict=True)
+    ]
+    p = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    found = {
+        name: metric_for(name, prompts, p.device)(p.log() + 7, [0, 1]).tolist()
+        for name in ("logit_difference", "probability_difference", "negative_log_probability")
+    }
+    assert found["logit_difference"] == pytest.approx([np.log(0.3 / 0.4), np.log(0.3 / 0.4)])
+    assert found["probability_difference"] == pytest.approx([-0.1, -0.1])
+    assert found["negative_log_probability"] == pytest.approx([np.log(0.3), np.log(0.3)])
+
+
+def test_what_cannot_be_measured_is_refused(loaded):
+    bare = [EncodedPrompt(p.prompt, p.ids, p.answer_ids, (), None, None) for p in encoded()]
+    with pytest.raises(BadInput, match="needs a wrong answer, and 4 prompts have none, the first is p0"):
+        metric_for("logit_difference", bare, loaded.device)
+    with pytest.raises(BadInput, match="mean_squared_error"):
+        metric_for("mean_squared_error", bare, loaded.device)
+    odd = [*encoded(), *bare, EncodedPrompt(Prompt("q", "ioi", "t", "", ()), (1, 2), (3,), (4,), None, (1,))]
+    pairs = pair_up(odd, 2)
+    assert len(pairs.encoded) == 4
+    assert pairs.refused[-1] == "q: 2 tokens, but 1 in its counterfactual"
+    assert pairs.refused[0] == "p0: no counterfactual"
