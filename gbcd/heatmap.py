@@ -61,7 +61,7 @@ def heatmap(nodes: pl.DataFrame, title: str) -> Figure:
     return figure
 
 
-def score_grid(nodes: pl.DataFrame) -> Float[np.ndarray, "layers heads+1"]:
+def score_grid(nodes: pl.DataFrame) -> Float[np.ndarray, "layers columns"]:
     """Scores by layer and head, the MLP in the last column; NaN where the model has no such node."""
     heads = nodes["head"].max()
     columns = 1 + (int(heads) + 1 if isinstance(heads, int) else 0)

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from gbcd.evaluation_metrics import SIZES, auprc, auroc, cmd, cpr, faithfulness, largest, spearman, stability
+
+
+def test_ties_count_half_or_not_at_all():
+    scores, members = np.array([3.0, 1.0, 1.0, 0.0]), np.array([True, True, False, False])
+    # of the four pairs three are in order and one is a tie
+    assert auroc(scores, members) == pytest.approx(3.5 / 4)
+    assert auroc(scores, members, pessimistic=True) == pytest.approx(3 / 4)
+    assert auroc(np.zeros(4), members) == 0.5
+    assert auroc(np.zeros(4), members, pessimistic=True) == 0.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
+def test_auroc_is_that_of_scikit_learn(pairs):
+    scores, members = (
+        np.array(column, kind) for column, kind in zip(zip(*pairs, strict=True), (float, bool), strict=True)
+    )
+    if members.all() or not members.any():
+        assert np.isnan(auroc(scores, members))
+        assert np.isnan(auprc(scores, members))
+    else:
+        assert auroc(scores, members) == pytest.approx(roc_auc_score(members, scores))
+
+
+def test_precision_by_hand():
+    # members at ranks 1 and 3: precision 1 and 2/3
+    assert auprc(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False])) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_spearman_is_of_the_size_of_effects():
+    rng = np.random.default_rng(0)
+    scores, effects = rng.normal(size=20), rng.normal(size=20)
+    assert spearman(scores, effects) == pytest.approx(spearmanr(scores, np.abs(effects)).statistic)
+    assert np.isnan(spearman(np.ones(3), np.arange(3.0)))
+
+
+def test_circuits_are_whole_components_in_order():
+    assert largest(np.array([1.0, 5.0, 5.0, 0.0]), 0.5) == [1, 2]
+    assert largest(np.array([1.0, 5.0, 5.0, 0.0]), 0.1) == []
+
+
+def test_areas_by_hand():
+    found = faithfulness(np.array([2.0, 5.0]), nothing=1.0, everything=5.0)
+    np.testing.assert_allclose(found, [0.25, 1.0])
+    assert cpr(np.ones(len(SIZES))) == pytest.approx(0.999)
+    assert cmd(np.full(len(SIZES), 1.5)) == pytest.approx(0.999 / 2)
+    last = np.array([0.0] * (len(SIZES) - 1) + [1.0])
+    assert cpr(last) == pytest.approx(0.25)
+
+
+def test_stability_by_hand():
+    # circuits {0, 1}, {0, 1}, {1, 2}: Jaccard 1, 1/3, 1/3
+    scores = np.array([[3.0, 2, 1, 0], [2, 3, 1, 0], [0, 2, 3, 1]])
+    assert stability(scores, 0.5) == pytest.approx((1 + 2 / 3) / 3)
