@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gbcd import architectures
@@ -56,6 +58,11 @@ class LoadedModel:
     def context(self) -> int:
         """Longest sequence, in tokens, that the model takes."""
         return int(self.model.config.max_position_embeddings)
+
+    @property
+    def unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        """The matrix that turns the final residual stream into logits."""
+        return architectures.parameter(self.model, self.sites.embedding.unembed).detach()
 
     @cached_property
     def components(self) -> list[Component]:

@@ -34,3 +34,26 @@ def saved_tiny_gpt2(folder: Path, n_layers: int = 2, n_heads: int = 2, seed: int
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def random_gpt2(
+    n_layers: int,
+    n_heads: int,
+    d_head: int,
+    vocab: int,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    **config: object,
+) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
+    """A GPT-2 of any shape whose weights, biases and gains are all random and large enough to matter."""
+    generator = torch.Generator().manual_seed(seed)
+    width = n_heads * d_head
+    shape = GPT2Config(
+        vocab_size=vocab, n_positions=CONTEXT, n_embd=width, n_layer=n_layers, n_head=n_heads,
+        bos_token_id=0, eos_token_id=0, **config  # pyright: ignore
+    )  # fmt: skip
+    model = GPT2LMHeadModel(shape).to(dtype)
+    for name, parameter in model.named_parameters():
+        spread = torch.randn(parameter.shape, generator=generator) * (0.3 if parameter.ndim == 1 else width**-0.5)
+        parameter.data.copy_(spread + (1.0 if "ln_" in name and name.endswith("weight") else 0.0))
+    return model, build_tokenizer(CONTEXT)

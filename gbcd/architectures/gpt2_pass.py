@@ -1,0 +1,354 @@
+"""GPT-2's own forward and backward pass, made for one purpose: taps at the cost of the matrix products.
+
+Compared with a pass through the library's modules: no parameter gradients and no graph, one fused GELU kernel, the last
+block's query, attention output and MLP at the answer positions alone, no product that no tap needs, and each tap is
+handed out while its tensors are still in cache. Attention is written out, since at the lengths of prompts the fused
+kernels are slower than the six small products, and so it serves any mask and any precision.
+
+The formulas are those of transformers' `GPT2LMHeadModel` (checked against it to rounding by the tests); backward
+formulas follow from them by the chain rule, with `aten` kernels for layer norm and GELU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+from transformers import GPT2Config, PreTrainedModel
+
+from gbcd.taps import EmbeddingTap, GainTap, InputRows, LinearTap, Tap
+from gbcd.units import PackedUnits, Sequences, pack
+
+aten = torch.ops.aten
+
+
+def supports(config: object) -> bool:
+    """True for the GPT-2 configurations whose formulas this file states; others take the general pass."""
+    return (
+        isinstance(config, GPT2Config)
+        and config.activation_function == "gelu_new"
+        and config.scale_attn_weights
+        and not config.scale_attn_by_inverse_layer_idx
+        and not config.reorder_and_upcast_attn
+        and not config.add_cross_attention
+    )
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """A linear map `X W + b`, or a layer norm's gain and bias."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @staticmethod
+    def of(module: Any) -> _Affine:
+        return _Affine(module.weight.detach(), module.bias.detach())
+
+    def __call__(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
+        flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
+        return flat.view(*x.shape[:-1], -1)
+
+    def columns(self, start: int, stop: int) -> _Affine:
+        return _Affine(self.weight[:, start:stop], self.bias[start:stop])
+
+
+@dataclass(frozen=True)
+class _Normed:
+    """A layer norm applied: its input, its output and the statistics that its backward pass needs."""
+
+    source: Float[Tensor, "unit pos d"]
+    output: Float[Tensor, "unit pos d"]
+    mean: Float[Tensor, "unit pos 1"]
+    rstd: Float[Tensor, "unit pos 1"]
+    affine: _Affine
+
+    @staticmethod
+    def of(x: Float[Tensor, "unit pos d"], affine: _Affine, eps: float) -> _Normed:
+        output, mean, rstd = aten.native_layer_norm(x, [x.shape[-1]], affine.weight, affine.bias, eps)
+        return _Normed(x, output, mean, rstd, affine)
+
+    @property
+    def normalised(self) -> Float[Tensor, "unit pos d"]:
+        return ((self.source - self.mean) * self.rstd).to(self.source.dtype)
+
+    def backward(self, d: Float[Tensor, "unit pos d"]) -> Float[Tensor, "unit pos d"]:
+        gain, bias = self.affine.weight, self.affine.bias
+        width = [d.shape[-1]]
+        return aten.native_layer_norm_backward(
+            d, self.source, width, self.mean, self.rstd, gain, bias, [True, False, False]
+        )[0]
+
+    def first(self, length: int) -> _Normed:
+        # the backward kernel reads the statistics as if they were contiguous
+        return _Normed(
+            self.source[:, :length],
+            self.output[:, :length],
+            self.mean[:, :length].contiguous(),
+            self.rstd[:, :length].contiguous(),
+            self.affine,
+        )
+
+
+@dataclass(frozen=True)
+class _BlockWeights:
+    norm_1: _Affine
+    qkv: _Affine
+    out: _Affine
+    norm_2: _Affine
+    mlp_in: _Affine
+    mlp_out: _Affine
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Which tokens a part of the pass computes: all of each unit, or those at the answers (`index`)."""
+
+    positions: Int[Tensor, "unit pos"]
+    index: Int[Tensor, "unit pos"] | None
+
+    def take(self, x: Float[Tensor, "unit pos d"]) -> Float[Tensor, "unit row d"]:
+        if self.index is None:
+            return x
+        return x.gather(1, self.index.unsqueeze(2).expand(-1, -1, x.shape[2]))
+
+    def spread(self, d: Float[Tensor, "unit row d"], length: int) -> Float[Tensor, "unit pos d"]:
+        if self.index is None:
+            return d
+        zeros = d.new_zeros(d.shape[0], length, d.shape[2])
+        return zeros.scatter_(1, self.index.unsqueeze(2).expand(-1, -1, d.shape[2]), d)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Saved activations of one block. `rows` are the tokens for which queries, attention output and MLP exist."""
+
+    rows: _Rows
+    norm_1: _Normed
+    query_input: Float[Tensor, "unit row d"]
+    q: Float[Tensor, "unit row d"]
+    kv: Float[Tensor, "unit pos two_d"]
+    pattern: Float[Tensor, "unit head row pos"]
+    z: Float[Tensor, "unit row d"]
+    norm_2: _Normed
+    pre: Float[Tensor, "unit row d_mlp"]
+    act: Float[Tensor, "unit row d_mlp"]
+
+
+class Gpt2Pass:
+    """Runs a GPT-2 on batches of units; the weights are the library's own tensors, not copies."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Take the weights of `model`, a `GPT2LMHeadModel` for which `supports` is true."""
+        config = cast(GPT2Config, model.config)
+        body: Any = cast(Any, model).transformer
+        self.n_heads = int(config.n_head)
+        self.eps = float(config.layer_norm_epsilon)
+        self.device = model.device
+        self.token_table = body.wte.weight.detach()
+        self.position_table = body.wpe.weight.detach()
+        self.unembedding = cast(Any, model).lm_head.weight.detach()
+        self.final_norm = _Affine.of(body.ln_f)
+        self.blocks = [
+            _BlockWeights(*map(_Affine.of, (b.ln_1, b.attn.c_attn, b.attn.c_proj, b.ln_2, b.mlp.c_fc, b.mlp.c_proj)))
+            for b in body.h
+        ]
+
+    @torch.no_grad()
+    def forward(self, units: Sequence[Sequences], every_token: bool = False) -> Gpt2Forward:
+        """Forward pass; see `gbcd.taps.ModelPass`."""
+        packed = pack(units, self.device)
+        everything = _Rows(packed.positions, None)
+        answers = _Rows(packed.positions.gather(1, packed.answers), packed.answers)
+        x = self.token_table[packed.ids] + self.position_table[packed.positions]
+        hidden_mask = torch.zeros_like(packed.visible, dtype=x.dtype).masked_fill_(~packed.visible, -torch.inf)
+        blocks: list[_Block] = []
+        for layer, weights in enumerate(self.blocks):
+            last = layer == len(self.blocks) - 1
+            block, x = self._block(weights, x, hidden_mask, answers if last and not every_token else everything)
+            blocks.append(block)
+        final = _Normed.of(answers.take(x) if every_token else x, self.final_norm, self.eps)
+        if every_token:
+            normalised = _Normed.of(x, self.final_norm, self.eps).normalised
+            return Gpt2Forward(self, packed, blocks, final, InputRows("final.norm", normalised, packed.positions))
+        return Gpt2Forward(self, packed, blocks, final, InputRows("final.norm", final.normalised, answers.positions))
+
+    def _block(
+        self, weights: _BlockWeights, x: Float[Tensor, "unit pos d"], mask: Float[Tensor, "unit pos pos"], rows: _Rows
+    ) -> tuple[_Block, Float[Tensor, "unit row d"]]:
+        d_model = x.shape[2]
+        norm_1 = _Normed.of(x, weights.norm_1, self.eps)
+        if rows.index is None:
+            query_input = norm_1.output
+            qkv = weights.qkv(query_input)
+            q, kv = qkv[..., :d_model], qkv[..., d_model:]
+        else:
+            query_input = rows.take(norm_1.output)
+            q = weights.qkv.columns(0, d_model)(query_input)
+            kv = weights.qkv.columns(d_model, 3 * d_model)(norm_1.output)
+            mask = rows.take(mask)
+        heads, keys, values = self.heads(q), *map(self.heads, kv.split(d_model, 2))
+        scores = torch.matmul(heads * heads.shape[-1] ** -0.5, keys.transpose(2, 3))
+        pattern = scores.add_(mask.unsqueeze(1)).softmax(3)
+        z = self.merged(torch.matmul(pattern, values))
+        middle = weights.out(z).add_(rows.take(x))
+        norm_2 = _Normed.of(middle, weights.norm_2, self.eps)
+        pre = weights.mlp_in(norm_2.output)
+        act = functional.gelu(pre, approximate="tanh")
+        after = weights.mlp_out(act).add_(middle)
+        return _Block(rows, norm_1, query_input, q, kv, pattern, z, norm_2, pre, act), after
+
+    def heads(self, x: Float[Tensor, "unit pos d"]) -> Float[Tensor, "unit head pos d_head"]:
+        """Heads side by side to a head axis."""
+        return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+
+    def merged(self, x: Float[Tensor, "unit head pos d_head"]) -> Float[Tensor, "unit pos d"]:
+        """Head axis back to heads side by side."""
+        return x.transpose(1, 2).flatten(2)
+
+
+class Gpt2Forward:
+    """Saved activations of a batch; see `gbcd.taps.ForwardPass`."""
+
+    def __init__(
+        self,
+        model: Gpt2Pass,
+        packed: PackedUnits,
+        blocks: list[_Block],
+        final: _Normed,
+        final_rows: InputRows,
+    ) -> None:
+        """Keep what the backward pass needs and compute the logits at the answers; `final_rows` is for `inputs`."""
+        self._model, self._packed, self._blocks, self._final = model, packed, blocks, final
+        self._final_rows = final_rows
+        self._hidden = InputRows("unembed", final.output, packed.positions.gather(1, packed.answers))
+        self.logits: Float[Tensor, "unit seq vocab"] = final.output @ model.unembedding.T
+
+    def inputs(self) -> Iterator[InputRows]:
+        """See `gbcd.taps.ForwardPass`."""
+        positions = self._packed.positions
+        for layer, block in enumerate(self._blocks):
+            rows = block.rows.positions
+            yield InputRows(f"a{layer}.norm", block.norm_1.normalised, positions)
+            yield InputRows(f"a{layer}.qkv", block.norm_1.output, positions)
+            yield InputRows(f"a{layer}.o", block.z, rows)
+            yield InputRows(f"m{layer}.norm", block.norm_2.normalised, rows)
+            yield InputRows(f"m{layer}.in", block.norm_2.output, rows)
+            yield InputRows(f"m{layer}.out", block.act, rows)
+        yield self._final_rows
+        yield self._hidden
+
+    @torch.no_grad()
+    def backward(self, d_logits: Float[Tensor, "unit seq vocab"]) -> Iterator[Tap]:
+        """See `gbcd.taps.ForwardPass`."""
+        n_sequences = d_logits.shape[1]
+        if n_sequences == self._packed.answers.shape[1]:
+            length, final, hidden = self._packed.ids.shape[1], self._final, self._hidden
+        else:
+            length, final = self._packed.first_length, self._final.first(n_sequences)
+            hidden = InputRows(
+                self._hidden.name, self._hidden.x[:, :n_sequences], self._hidden.positions[:, :n_sequences]
+            )
+        positions = self._packed.positions[:, :length]
+        d_hidden = d_logits @ self._model.unembedding
+        yield GainTap(
+            "final.norm", InputRows("final.norm", final.normalised, hidden.positions), d_hidden, final.affine.weight
+        )
+        d = final.backward(d_hidden)
+        for layer in reversed(range(len(self._blocks))):
+            block = self._blocks[layer]
+            if n_sequences < self._packed.answers.shape[1]:
+                block = _first(block, length, n_sequences)
+            d = yield from self._block_backward(layer, block, d, positions)
+        ids, model = self._packed.ids[:, :length], self._model
+        token_rows, position_rows = model.token_table[ids], model.position_table[positions]
+        yield EmbeddingTap(ids, positions, token_rows, position_rows, d, hidden, d_hidden, d_logits)
+
+    def _block_backward(
+        self, layer: int, block: _Block, d: Float[Tensor, "unit row d"], positions: Int[Tensor, "unit pos"]
+    ) -> Generator[Tap, None, Float[Tensor, "unit pos d"]]:
+        weights, rows = self._model.blocks[layer], block.rows
+        d_middle = yield from self._mlp_backward(layer, block, d)
+        d_z = _back(d_middle, weights.out)
+        z = InputRows(f"a{layer}.o", block.z, rows.positions)
+        yield LinearTap(self._names(layer, "o"), "in", z, d_middle, lambda: (block.z, d_z))
+        d_normed = yield from self._attention_backward(layer, block, d_z, positions)
+        normalised = InputRows(f"a{layer}.norm", block.norm_1.normalised, positions)
+        yield GainTap(f"a{layer}.norm", normalised, d_normed, weights.norm_1.weight)
+        return block.norm_1.backward(d_normed).add_(rows.spread(d_middle, positions.shape[1]))
+
+    def _mlp_backward(
+        self, layer: int, block: _Block, d: Float[Tensor, "unit row d"]
+    ) -> Generator[Tap, None, Float[Tensor, "unit row d"]]:
+        weights, positions = self._model.blocks[layer], block.rows.positions
+        d_act = _back(d, weights.mlp_out)
+        act = InputRows(f"m{layer}.out", block.act, positions)
+        yield LinearTap((f"m{layer}.out",), "in", act, d, lambda: (block.act, d_act))
+        d_pre = aten.gelu_backward(d_act, block.pre, approximate="tanh")
+        d_normed = _back(d_pre, weights.mlp_in)
+        normed = InputRows(f"m{layer}.in", block.norm_2.output, positions)
+        yield LinearTap((f"m{layer}.in",), "out", normed, d_pre, lambda: (normed.x, d_normed))
+        normalised = InputRows(f"m{layer}.norm", block.norm_2.normalised, positions)
+        yield GainTap(f"m{layer}.norm", normalised, d_normed, weights.norm_2.weight)
+        return block.norm_2.backward(d_normed).add_(d)
+
+    def _attention_backward(
+        self, layer: int, block: _Block, d_z: Float[Tensor, "unit row d"], positions: Int[Tensor, "unit pos"]
+    ) -> Generator[Tap, None, Float[Tensor, "unit pos d"]]:
+        qkv, d_model = self._model.blocks[layer].qkv, d_z.shape[2]
+        d_q, d_kv = self._scores_backward(block, d_z)
+        normed = InputRows(f"a{layer}.qkv", block.norm_1.output, positions)
+        if block.rows.index is None:
+            d_qkv = torch.cat((d_q, d_kv), 2)
+            yield LinearTap(
+                self._names(layer, "qkv"), "out", normed, d_qkv,
+                lambda: (torch.cat((block.q, block.kv), 2) - qkv.bias, d_qkv),
+            )  # fmt: skip
+            return _back(d_qkv, qkv)
+        at_answers = InputRows(f"a{layer}.qkv", block.query_input, block.rows.positions)
+        q_map, kv_map = qkv.columns(0, d_model), qkv.columns(d_model, 3 * d_model)
+        yield LinearTap(self._names(layer, "q"), "out", at_answers, d_q, lambda: (block.q - q_map.bias, d_q))
+        yield LinearTap(self._names(layer, "kv"), "out", normed, d_kv, lambda: (block.kv - kv_map.bias, d_kv))
+        return _back(d_kv, kv_map).add_(block.rows.spread(_back(d_q, q_map), positions.shape[1]))
+
+    def _scores_backward(
+        self, block: _Block, d_z: Float[Tensor, "unit row d"]
+    ) -> tuple[Float[Tensor, "unit row d"], Float[Tensor, "unit pos two_d"]]:
+        model, pattern = self._model, block.pattern
+        q, (k, v) = model.heads(block.q), map(model.heads, block.kv.chunk(2, 2))
+        d_out = model.heads(d_z)
+        d_v = torch.matmul(pattern.transpose(2, 3), d_out)
+        d_pattern = torch.matmul(d_out, v.transpose(2, 3))
+        d_scores = aten._softmax_backward_data(d_pattern, pattern, 3, pattern.dtype).mul_(q.shape[-1] ** -0.5)
+        d_k = torch.matmul(d_scores.transpose(2, 3), q)
+        return model.merged(torch.matmul(d_scores, k)), torch.cat((model.merged(d_k), model.merged(d_v)), 2)
+
+    def _names(self, layer: int, parts: str) -> tuple[str, ...]:
+        return tuple(f"a{layer}.h{head}.{part}" for part in parts for head in range(self._model.n_heads))
+
+
+def _back(d: Float[Tensor, "unit row d_out"], affine: _Affine) -> Float[Tensor, "unit row d_in"]:
+    return d @ affine.weight.T
+
+
+def _first(block: _Block, length: int, n_sequences: int) -> _Block:
+    """The block restricted to the first sequence of each unit, which lies in the first `length` tokens."""
+    index = block.rows.index
+    n_rows = length if index is None else n_sequences
+    return _Block(
+        _Rows(block.rows.positions[:, :n_rows], None if index is None else index[:, :n_rows]),
+        block.norm_1.first(length),
+        block.query_input[:, :n_rows],
+        block.q[:, :n_rows],
+        block.kv[:, :length],
+        block.pattern[:, :, :n_rows, :length],
+        block.z[:, :n_rows],
+        block.norm_2.first(n_rows),
+        block.pre[:, :n_rows],
+        block.act[:, :n_rows],
+    )

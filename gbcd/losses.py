@@ -1,0 +1,100 @@
+"""From a target to one loss per prompt.
+
+A target is a constant: it is made from detached logits, so the gradient of its loss is that of a fixed objective. All
+losses here are of one prompt each (over all sequences of its unit); nothing is averaged over prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+TokenSet = tuple[int, ...]
+
+
+@runtime_checkable
+class Target(Protocol):
+    """Something to pull the prediction towards.
+
+    Attributes:
+        tokens: the tokens that each prompt is pulled towards; None for a target that is a distribution.
+        reads_twin: True where the loss is a sum over the prompt and its twin.
+    """
+
+    @property
+    def tokens(self) -> Sequence[TokenSet] | None: ...  # noqa: D102
+
+    @property
+    def reads_twin(self) -> bool: ...  # noqa: D102
+
+    def __call__(self, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:
+        """One loss per prompt."""
+        ...
+
+
+@dataclass(frozen=True)
+class TowardsTokens:
+    """Cross-entropy towards a token, or towards a set: `-log sum_{v in set} softmax(logits)_v`."""
+
+    tokens: Sequence[TokenSet]
+    reads_twin: bool = False
+
+    def __call__(self, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:
+        """Cross-entropy at the prompt's own answer position; see `Target`."""
+        own = logits[:, 0]
+        return torch.logsumexp(own, 1) - set_logits(own, self.tokens)
+
+
+@dataclass(frozen=True)
+class TowardsDistribution:
+    """Cross-entropy towards a distribution over the vocabulary: `-sum_v p_v log softmax(logits)_v`."""
+
+    probabilities: Float[Tensor, "prompt vocab"]
+    tokens: None = None
+    reads_twin: bool = False
+
+    def __call__(self, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:
+        """Cross-entropy at the prompt's own answer position; see `Target`."""
+        own = logits[:, 0]
+        return torch.logsumexp(own, 1) - (self.probabilities * own).sum(1)
+
+
+@dataclass(frozen=True)
+class SquaredLogitDifference:
+    """`(logit_answer - logit_wrong)^2`, summed over the prompt and its twin (the deck's loss).
+
+    In the twin answer and wrong answer trade places, which the square does not see. For sets of tokens the logit is the
+    logarithm of the summed exponentials, so that the difference is the log odds of one set against the other.
+    """
+
+    answers: Sequence[TokenSet]
+    tokens: Sequence[TokenSet]
+    reads_twin: bool = True
+
+    def __call__(self, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:
+        """Sum of the squared differences; see `Target`."""
+        total = logits.new_zeros(len(logits))
+        for sequence in logits.unbind(1):
+            total = total + (set_logits(sequence, self.answers) - set_logits(sequence, self.tokens)).square()
+        return total
+
+
+def set_logits(logits: Float[Tensor, "prompt vocab"], sets: Sequence[TokenSet]) -> Float[Tensor, " prompt"]:
+    """`log sum_{v in set} exp(logit_v)` for each prompt; of one token, its logit."""
+    index, present = padded_sets(sets, logits.device)
+    return logits.gather(1, index).masked_fill(~present, -torch.inf).logsumexp(1)
+
+
+def padded_sets(
+    sets: Sequence[TokenSet], device: torch.device
+) -> tuple[Int[Tensor, "prompt size"], Bool[Tensor, "prompt size"]]:
+    """Sets of tokens as a rectangle of ids and a mask of what is real."""
+    width = max(len(tokens) for tokens in sets)
+    index = torch.tensor([[*tokens, *[tokens[0]] * (width - len(tokens))] for tokens in sets], device=device)
+    sizes = torch.tensor([len(tokens) for tokens in sets], device=device)
+    return index, torch.arange(width, device=device).unsqueeze(0) < sizes.unsqueeze(1)

@@ -1,0 +1,169 @@
+"""What "maximally wrong" may mean: each definition turns a prediction into a target.
+
+A definition is a function of a `Scene` (what the model predicted, what would have been right) that returns a target of
+`gbcd.losses`. Targets come from the same forward pass, detached. To add one, decorate a function with
+`@wrong_answer("name")`; its docstring states the formula and the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gbcd.errors import BadInput
+from gbcd.losses import SquaredLogitDifference, Target, TokenSet, TowardsDistribution, TowardsTokens
+from gbcd.tokens import EncodedPrompt
+
+
+class Scene(NamedTuple):
+    """What a definition may look at, for a batch of prompts.
+
+    Attributes:
+        logits: the model's prediction at each prompt's answer, detached, float32 or wider.
+        answers: the right tokens of each prompt.
+        wrong: the task's own wrong tokens of each prompt; empty where the task has none.
+        unembedding: the model's unembedding matrix.
+    """
+
+    logits: Float[Tensor, "prompt vocab"]
+    answers: Sequence[TokenSet]
+    wrong: Sequence[TokenSet]
+    unembedding: Float[Tensor, "vocab d_model"]
+
+
+class WrongAnswer(NamedTuple):
+    """A registered definition.
+
+    Attributes:
+        name: as studies and tables call it.
+        define: makes the target.
+        needs_foil: True where it reads the task's own wrong answer.
+        reads_twin: True where its loss is a sum over the prompt and its twin.
+    """
+
+    name: str
+    define: Callable[[Scene], Target]
+    needs_foil: bool
+    reads_twin: bool
+
+    @property
+    def summary(self) -> str:
+        """First line of the definition's docstring."""
+        return (self.define.__doc__ or "").strip().splitlines()[0]
+
+
+_REGISTRY: dict[str, WrongAnswer] = {}
+
+
+def wrong_answer(
+    name: str, *, needs_foil: bool = False, reads_twin: bool = False
+) -> Callable[[Callable[[Scene], Target]], Callable[[Scene], Target]]:
+    """Register the decorated function as the definition `name`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(define: Callable[[Scene], Target]) -> Callable[[Scene], Target]:
+        if name in _REGISTRY:
+            raise ValueError(f"a wrong answer named {name!r} is registered already")
+        _REGISTRY[name] = WrongAnswer(name, define, needs_foil, reads_twin)
+        return define
+
+    return register
+
+
+def names() -> list[str]:
+    """All definitions, in order of registration."""
+    return list(_REGISTRY)
+
+
+def get(name: str) -> WrongAnswer:
+    """The definition called `name`.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if name not in _REGISTRY:
+        raise BadInput(f"unknown wrong answer {name!r}; choose from: {', '.join(_REGISTRY)}")
+    return _REGISTRY[name]
+
+
+def refuse_undefined(definition: WrongAnswer, encoded: Sequence[EncodedPrompt]) -> None:
+    """Check that `definition` is defined for all prompts.
+
+    Raises:
+        BadInput: names the first prompt that lacks the wrong answer which the definition reads.
+    """
+    if not definition.needs_foil:
+        return
+    for prompt in encoded:
+        if not prompt.wrong_ids:
+            raise BadInput(
+                f"{definition.name} compares with the task's own wrong answer, and {prompt.prompt.id} has none; "
+                "add one, or choose another definition"
+            )
+
+
+@wrong_answer("logit_difference", needs_foil=True, reads_twin=True)
+def logit_difference(scene: Scene) -> Target:
+    """Squared logit difference of answer and wrong answer, over the prompt and its twin.
+
+    `sum over prompt and twin of (logit_answer - logit_wrong)^2`; P. Talavante's deck. Without a twin: the prompt alone.
+    """
+    return SquaredLogitDifference(scene.answers, scene.wrong)
+
+
+@wrong_answer("foil", needs_foil=True)
+def foil(scene: Scene) -> Target:
+    """Cross-entropy towards the task's own wrong answer.
+
+    `-log p(wrong)`; for a set, of its total probability.
+    """
+    return TowardsTokens(scene.wrong)
+
+
+@wrong_answer("most_dissimilar")
+def most_dissimilar(scene: Scene) -> Target:
+    """Cross-entropy towards the token whose unembedding is least similar to the answer's.
+
+    `argmin_v cos(u_v, u_answer)` over the rows u of the unembedding matrix; for a set of answers, against its mean row.
+    """
+    rows = torch.nn.functional.normalize(scene.unembedding.to(scene.logits.dtype), dim=1)
+    answers = torch.stack([rows[list(tokens)].mean(0) for tokens in scene.answers])
+    return TowardsTokens(_singles((answers @ rows.T).argmin(1)))
+
+
+@wrong_answer("least_likely")
+def least_likely(scene: Scene) -> Target:
+    """Cross-entropy towards the token with the lowest logit.
+
+    `argmin_v logit_v`, of the same forward pass.
+    """
+    return TowardsTokens(_singles(scene.logits.argmin(1)))
+
+
+@wrong_answer("inverse_logits")
+def inverse_logits(scene: Scene) -> Target:
+    """Cross-entropy towards `softmax(-logits)`.
+
+    The prediction turned upside down: the less likely a token, the more it is asked for.
+    """
+    return TowardsDistribution(torch.softmax(-scene.logits, 1))
+
+
+@wrong_answer("right_answer")
+def right_answer(scene: Scene) -> Target:
+    """Cross-entropy towards the right answer: the control that every wrong answer must beat.
+
+    `-log p(answer)`; for a set, of its total probability.
+    """
+    return TowardsTokens(scene.answers)
+
+
+def _singles(tokens: Tensor) -> list[TokenSet]:
+    return [(int(token),) for token in tokens]
