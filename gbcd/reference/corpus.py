@@ -1,0 +1,124 @@
+"""Writes the reference model's training text: prompts of the four tasks with their answers, among filler.
+
+A document is a prompt, its answer and a short end; filler has no answer. Documents come in a random order and are
+packed into rows: a row starts with a document (half of the time after an end-of-text token, as a prompt may be read
+with or without one), further documents follow, and the last one is cut off where the row is full. Positions where an
+answer is due weigh more in the loss, as they are few and everything else about a filler sentence is chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from gbcd import datasets, tasks
+from gbcd.prompts import Prompt
+from gbcd.reference.held_out import training_prompts
+from gbcd.reference.tokenizer import END_OF_TEXT
+
+#: Share of each kind of document.
+MIXTURE = {"ioi": 0.25, "greater_than": 0.10, "docstring": 0.17, "induction": 0.18, "repeats": 0.15, "filler": 0.15}
+#: Weight of an answer in the loss; every other token weighs 1.
+ANSWER_WEIGHT = 5.0
+#: Longest block of words that filler repeats once.
+LONGEST_BLOCK = 30
+
+
+class Document(NamedTuple):
+    """Text in three pieces; the middle one is what the loss weighs more (empty in filler)."""
+
+    prompt: str
+    answer: str
+    end: str
+
+
+class Row(NamedTuple):
+    """One packed row.
+
+    Attributes:
+        ids: token ids.
+        weights: weight in the loss of predicting each token.
+    """
+
+    ids: list[int]
+    weights: list[float]
+
+
+def documents(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> list[Document]:
+    """About `count` documents in random order, mixed as `MIXTURE` says; no task prompt of a held-out combination."""
+    rng = Random(f"corpus/{seed}")
+    written: list[Document] = []
+    for kind, share in MIXTURE.items():
+        n = int(count * share)
+        if kind in tasks.names():
+            written += [_with_answer(prompt, rng) for prompt in training_prompts(kind, tokenizer, n, seed + 1)]
+        elif kind == "repeats":
+            random_words = datasets.words("words")
+            written += [_repeat(random_words, rng) for _ in range(n)]
+        else:
+            written += list(_filler(n, rng))
+    rng.shuffle(written)
+    return written
+
+
+def rows(tokenizer: PreTrainedTokenizerBase, written: list[Document], lengths: list[int], rng: Random) -> Iterator[Row]:
+    """Pack documents into rows whose lengths run through `lengths` again and again."""
+    end_of_text: list[int] = tokenizer(END_OF_TEXT)["input_ids"]  # pyright: ignore[reportAssignmentType]
+    cut = iter(_cut(tokenizer, written))
+    number = 0
+    while True:
+        length = lengths[number % len(lengths)]
+        row = Row(end_of_text[:], [1.0]) if rng.random() < 0.5 else Row([], [])
+        while len(row.ids) < length:
+            piece = next(cut, None)
+            if piece is None:
+                return
+            row.ids.extend(piece.ids + end_of_text)
+            row.weights.extend([*piece.weights, 1.0])
+        yield Row(row.ids[:length], row.weights[:length])
+        number += 1
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, written: list[Document], at_once: int = 2000) -> Iterator[Row]:
+    for start in range(0, len(written), at_once):
+        some = written[start : start + at_once]
+        flat = [text for document in some for text in document]
+        ids = tokenizer(flat, add_special_tokens=False)["input_ids"]
+        for place in range(0, len(flat), 3):
+            prompt, answer, end = ids[place : place + 3]  # pyright: ignore[reportAssignmentType]
+            weights = [1.0] * len(prompt) + [ANSWER_WEIGHT] * len(answer) + [1.0] * len(end)
+            yield Row([*prompt, *answer, *end], weights)
+
+
+def _with_answer(prompt: Prompt, rng: Random) -> Document:
+    return Document(prompt.text, rng.choice(prompt.answers), rng.choice([".", ".\n", ""]))
+
+
+def _repeat(random_words: list[str], rng: Random) -> Document:
+    block = "".join(f" {word}" for word in rng.sample(random_words, rng.randint(3, LONGEST_BLOCK)))
+    return Document(block, block, "")
+
+
+def _filler(n: int, rng: Random) -> Iterator[Document]:
+    sentences = datasets.table("filler")["sentences"]
+    docstring, years, people = (datasets.table(name) for name in ("docstring", "greater_than", "induction"))
+    lists = {name: datasets.words(name) for name in ("names", "places", "objects", "words")}
+    for _ in range(n):
+        text = "\n".join(rng.choice(sentences) for _ in range(rng.randint(1, 3)))
+        name, name2, name3 = rng.sample(lists["names"], 3)
+        word, word2, word3 = rng.sample(lists["words"], 3)
+        a, b = rng.sample(docstring["parameters"], 2)
+        start, later = sorted(rng.sample(range(1000, 2100), 2))
+        surname, surname2 = (
+            rng.choice(people["surname_heads"]) + rng.choice(people["surname_tails"]) for _ in range(2)
+        )
+        filled = text.format(
+            name=name, name2=name2, name3=name3, word=word, word2=word2, word3=word3, a=a, b=b, year=start, later=later,
+            surname=surname, surname2=surname2, place=rng.choice(lists["places"]), object=rng.choice(lists["objects"]),
+            noun=rng.choice(years["nouns"]), function=rng.choice(docstring["functions"]),
+            small=rng.randint(2, 99), small2=rng.randint(2, 99),
+        )  # fmt: skip
+        yield Document(filled, "", "")

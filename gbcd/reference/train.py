@@ -1,0 +1,217 @@
+"""Trains the reference model: `python -m gbcd.reference.train --seed 0 --out DIR`.
+
+Builds the tokenizer, writes the corpus, trains a GPT-2 on it with AdamW (linear warm-up, cosine decay), measures the
+held-out quality and saves model (safetensors), tokenizer and `training.json` (versions, settings, loss curve,
+quality). The seed fixes the weights' start and the text; on one machine and number of threads a second run gives the
+same model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from gbcd.reference import corpus, held_out, quality
+from gbcd.reference.tokenizer import build_tokenizer
+
+TASKS = ("ioi", "greater_than", "docstring", "induction")
+REPORT_EVERY, MEASURE_EVERY = 50, 500
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that decides the result, besides the data."""
+
+    seed: int = 0
+    steps: int = 4000
+    layers: int = 6
+    heads: int = 8
+    width: int = 128
+    context: int = 256
+    tokens_a_step: int = 2304
+    row_lengths: tuple[int, ...] = (96, 96, 96, 96, 96, 96, 96, 256)
+    learning_rate: float = 2e-3
+    warm_up: int = 200
+    weight_decay: float = 0.05
+    beta_2: float = 0.98
+    held_out_prompts: int = 400
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description="Train the reference model.")
+    parser.add_argument("--seed", type=int, default=0, help="start of the weights and choice of the text")
+    parser.add_argument("--out", type=Path, required=True, help="folder for model, tokenizer and training.json")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--steps", type=int, default=Settings().steps, help="length of the training")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    train(Settings(seed=arguments.seed, steps=arguments.steps), arguments.out)
+
+
+def train(settings: Settings, out: Path) -> None:
+    """Train one model and write it to `out`."""
+    began = time.time()
+    torch.manual_seed(settings.seed)
+    tokenizer = build_tokenizer(settings.context)
+    model = GPT2LMHeadModel(_config(settings, len(tokenizer)))
+    count = settings.steps * settings.tokens_a_step // 20
+    written = corpus.documents(tokenizer, count, settings.seed)
+    print(
+        f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, {len(written):,} documents, {_since(began)}",
+        flush=True,
+    )
+    curve = _fit(model, tokenizer, written, settings, began)
+    model.eval()
+    measured = _held_out_quality(model, tokenizer, settings.held_out_prompts)
+    print(json.dumps(measured, indent=1))
+    _save(
+        model,
+        tokenizer,
+        out,
+        {"settings": asdict(settings), "loss": curve, "quality": measured, "seconds": round(time.time() - began)},
+    )
+
+
+def _config(settings: Settings, vocabulary: int) -> GPT2Config:
+    return GPT2Config(
+        vocab_size=vocabulary,
+        n_positions=settings.context,
+        n_embd=settings.width,
+        n_layer=settings.layers,
+        n_head=settings.heads,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=False,
+    )
+
+
+def _fit(
+    model: GPT2LMHeadModel,
+    tokenizer: PreTrainedTokenizerFast,
+    written: list[corpus.Document],
+    settings: Settings,
+    began: float,
+) -> list[dict[str, float]]:
+    """Train in place; returns the loss every 50 steps."""
+    decayed = [weight for weight in model.parameters() if weight.ndim == 2]
+    rest = [weight for weight in model.parameters() if weight.ndim != 2]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta_2))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(step, settings))
+    step_loss = torch.compile(partial(_loss, model), dynamic=False)
+    curve: list[dict[str, float]] = []
+    model.train()
+    for step, (ids, weights) in enumerate(_batches(tokenizer, written, settings)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, answers_right = step_loss(ids, weights)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % REPORT_EVERY == 0 or step == settings.steps - 1:
+            record = {"step": step, "loss": round(loss.item(), 4), "answers_right": round(answers_right.item(), 4)}
+            print(json.dumps(record), _since(began), flush=True)
+            curve.append(record)
+        if step and step % MEASURE_EVERY == 0:
+            found = _held_out_quality(model.eval(), tokenizer, 60)
+            print(
+                "held out:", json.dumps({name: round(task["accuracy"], 3) for name, task in found.items()}), flush=True
+            )
+            model.train()
+    return curve
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerFast, written: list[corpus.Document], settings: Settings
+) -> Iterator[tuple[Int[Tensor, "batch pos"], Float[Tensor, "batch pos"]]]:
+    """Exactly `settings.steps` batches of equal rows; the text is read again should it end first."""
+    rng = Random(f"rows/{settings.seed}")
+    lengths = [length for length in settings.row_lengths for _ in range(settings.tokens_a_step // length)]
+    step = 0
+    while True:
+        packed = corpus.rows(tokenizer, written, lengths, rng)
+        batch: list[corpus.Row] = []
+        for row in packed:
+            batch.append(row)
+            if len(batch) < settings.tokens_a_step // len(row.ids):
+                continue
+            yield torch.tensor([row.ids for row in batch]), torch.tensor([row.weights for row in batch])
+            batch = []
+            step += 1
+            if step == settings.steps:
+                return
+
+
+def _loss(
+    model: GPT2LMHeadModel, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]
+) -> tuple[Tensor, Tensor]:
+    """Weighted mean cross-entropy of the next token, and the share of answers that are the most likely token."""
+    logits = model(input_ids=ids).logits[:, :-1].float()
+    targets, weights = ids[:, 1:], weights[:, 1:]
+    losses = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    answers = weights > 1
+    right = ((logits.argmax(-1) == targets) & answers).sum() / answers.sum()
+    return (losses * weights.flatten()).sum() / weights.sum(), right
+
+
+def _learning_rate(step: int, settings: Settings) -> float:
+    if step < settings.warm_up:
+        return (step + 1) / settings.warm_up
+    done = (step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _held_out_quality(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, n: int
+) -> dict[str, dict[str, float]]:
+    return {
+        name: asdict(quality.measure(model, tokenizer, held_out.held_out_prompts(name, tokenizer, n, seed=10_000)))
+        for name in TASKS
+    }
+
+
+def _save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path, record: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / "generation_config.json").unlink(missing_ok=True)
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,
+    }
+    record = {"versions": versions, "threads": torch.get_num_threads(), "parameters": model.num_parameters(), **record}
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {out}")
+
+
+def _since(began: float) -> str:
+    return f"{time.time() - began:.0f} s"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""The behaviours to study. One file is one task; `_registry.py` says how to add another, from here or from outside."""
+
+from gbcd.tasks._families import Family, Filled, Slot, others
+from gbcd.tasks._published import PublishedCircuit
+from gbcd.tasks._registry import Metric, Task, draw, get, names, task
+
+__all__ = ["Family", "Filled", "Metric", "PublishedCircuit", "Slot", "Task", "draw", "get", "names", "others", "task"]

@@ -1,0 +1,149 @@
+"""Tasks by name: registering one, finding one, drawing prompts from one.
+
+A task is a function from a model's vocabulary to families of prompts, registered by a decorator. The tasks of this
+package are the modules beside this file; one from outside registers itself when its module is imported:
+
+    @task("colours", metric="logit_difference")
+    def colours(vocabulary):
+        '''The sky is blue: the colour of a thing.'''
+        things = vocabulary.single(["sky", "sea"], "things")
+        yield Family("is", [Slot("thing", things)],
+                     lambda words, rng: Filled(f"The colour of the {words['thing']} is", (" blue",), (" red",)))
+
+Prompts are drawn from the families in turn, so that each template has its share whatever its size, and within a
+family by index without repetition. A draw of n prompts is the beginning of any longer draw with the same seed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from gbcd.errors import BadInput
+from gbcd.prompts import Prompt
+from gbcd.tasks._families import Family
+from gbcd.tasks._published import PublishedCircuit, published_circuit
+from gbcd.vocabulary import Vocabulary
+
+Metric = Literal["logit_difference", "probability_difference", "negative_log_probability", "mean_squared_error"]
+Families = Callable[[Vocabulary], Iterable[Family]]
+
+_tasks: dict[str, Task] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A behaviour to study.
+
+    Attributes:
+        name: what a study calls it.
+        metric: how well a model solves a prompt is measured by this.
+        description: what the task is, in prose.
+        circuit: the published circuit; None where there is none.
+        families: the task's prompts for a vocabulary.
+    """
+
+    name: str
+    metric: Metric
+    description: str
+    circuit: PublishedCircuit | None
+    families: Families
+
+    def capacity(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """Number of distinct prompts that the task can give under `tokenizer`."""
+        return sum(family.size for family in self.families(Vocabulary(tokenizer)))
+
+    def draw(self, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> list[Prompt]:
+        """Draw `n` distinct prompts; the same arguments give the same prompts.
+
+        Raises:
+            BadInput: `n` is below 1 or above the capacity, or the data have no words that fit the tokenizer.
+        """
+        if n < 1:
+            raise BadInput(f"{n} prompts of task '{self.name}' were asked for; ask for at least 1.")
+        families = list(self.families(Vocabulary(tokenizer)))
+        capacity = sum(family.size for family in families)
+        if n > capacity:
+            raise BadInput(
+                f"{n} distinct prompts of task '{self.name}' were asked for, and its templates and words can give "
+                f"{capacity} with this tokenizer. Ask for fewer, or add templates or words under datasets/."
+            )
+        chosen = _choose(families, n, Random(f"{self.name}/{seed}"))
+        return [
+            Prompt(f"{self.name}/{number:06d}", self.name, family.template, *family.at(index))
+            for number, (family, index) in enumerate(chosen)
+        ]
+
+
+def task(name: str, metric: Metric, circuit: str | None = None) -> Callable[[Families], Task]:
+    """Register a function from vocabulary to families as the task `name`; its docstring is the description.
+
+    Args:
+        name: new name.
+        metric: how well a model solves a prompt.
+        circuit: key of the published circuit in `circuits.json`.
+
+    Raises:
+        BadInput: another task has this name.
+    """
+
+    def register(families: Families) -> Task:
+        if name in _tasks:
+            raise BadInput(f"There is a task '{name}' already. Choose another name.")
+        circuit_of_task = published_circuit(circuit) if circuit else None
+        _tasks[name] = Task(name, metric, (families.__doc__ or "").strip(), circuit_of_task, families)
+        return _tasks[name]
+
+    return register
+
+
+def names() -> list[str]:
+    """The registered tasks, in alphabetical order."""
+    _import_own_tasks()
+    return sorted(_tasks)
+
+
+def get(name: str) -> Task:
+    """The task `name`.
+
+    Raises:
+        BadInput: there is none; the message lists those that there are.
+    """
+    if name not in names():
+        raise BadInput(f"There is no task '{name}'. Tasks: {', '.join(names())}.")
+    return _tasks[name]
+
+
+def draw(name: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> list[Prompt]:
+    """Draw `n` distinct prompts of task `name`; see `Task.draw`."""
+    return get(name).draw(tokenizer, n, seed)
+
+
+@cache
+def _import_own_tasks() -> None:
+    package = importlib.import_module(__package__ or "gbcd.tasks")
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def _choose(families: Sequence[Family], n: int, rng: Random) -> list[tuple[Family, int]]:
+    used: list[set[int]] = [set() for _ in families]
+    chosen: list[tuple[Family, int]] = []
+    while len(chosen) < n:
+        turn = [number for number, family in enumerate(families) if len(used[number]) < family.size]
+        rng.shuffle(turn)
+        for number in turn[: n - len(chosen)]:
+            index = rng.randrange(families[number].size)
+            while index in used[number]:
+                index = rng.randrange(families[number].size)
+            used[number].add(index)
+            chosen.append((families[number], index))
+    return chosen
