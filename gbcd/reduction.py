@@ -21,8 +21,7 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
 from gbcd.commits import committed_ids
 from gbcd.components import Component
@@ -31,11 +30,9 @@ from gbcd.intervals import ClusteredMoments
 from gbcd.nodes import NodeMap
 from gbcd.ranking import ranks, score_statistic
 from gbcd.results import SUMMARY_FILE, encoded, read_components, shard_tables
+from gbcd.shard_values import SIGNED, Key, finite_values, keys, rows_of
 from gbcd.store import Store
 from gbcd.tables import STATISTICS, ShardTables
-
-#: Prompts that are unfolded to float64 at a time.
-CHUNK = 512
 
 _ESTIMATES = ("mean", "std", "ci_low", "ci_high")
 
@@ -63,7 +60,7 @@ class _Group:
     nodes: NodeMap
     n_parts: int
     n_excluded: int = 0
-    computed: tuple[str, ...] | None = None
+    statistics: tuple[str, ...] | None = None
     moments: ClusteredMoments = field(default_factory=ClusteredMoments)
     pairs: Float[np.ndarray, "parts"] = field(init=False)
     draws: Float[np.ndarray, "parts"] = field(init=False)
@@ -74,28 +71,15 @@ class _Group:
         """Start the sums over batches at zero."""
         self.pairs, self.draws, self.excess, self.squares = np.zeros((4, self.n_parts))
 
-    def add(self, values: dict[str, Float32[np.ndarray, "prompts parts"]], templates: list[str]) -> None:
-        """Take in prompts; those that are not finite in any statistic are only counted."""
-        if self.computed not in (None, tuple(values)):
-            raise ValueError(f"shards of one study differ in their statistics: {self.computed} and {tuple(values)}")
-        self.computed = tuple(values)
-        finite = np.logical_and.reduce([np.isfinite(table).all(axis=1) for table in values.values()])
-        self.n_excluded += int((~finite).sum())
-        kept = np.flatnonzero(finite)
-        for start in range(0, len(kept), CHUNK):
-            chosen = kept[start : start + CHUNK]
-            chunk = {name: table[chosen].T.astype(np.float64) for name, table in values.items()}
-            self.moments.add(self._columns(chunk), [templates[index] for index in chosen])
-
-    def _columns(self, values: dict[str, Float[np.ndarray, "parts prompts"]]) -> Float[np.ndarray, "stats columns n"]:
-        """Unfold to parts, then nodes: absolute Taylor scores in the place of `taylor`, the signed ones last."""
-        columns = {
-            name: np.concatenate([parts, parts[self.nodes.writers] if name == "taylor" else self.nodes.norms(parts)])
-            for name, parts in values.items()
-        }
-        if "taylor" in columns:
-            columns |= {"taylor": np.abs(columns["taylor"]), "taylor_signed": columns["taylor"]}
-        return np.stack(list(columns.values()))
+    def add(self, rows: pa.Table) -> None:
+        """Take in norms; prompts that are not finite in any statistic are only counted."""
+        before = self.moments.n
+        for statistics, values, templates in finite_values(rows, self.nodes):
+            if self.statistics not in (None, statistics):
+                raise ValueError(f"shards of one study differ in their statistics: {self.statistics} and {statistics}")
+            self.statistics = statistics
+            self.moments.add(values, templates)
+        self.n_excluded += rows.num_rows - (self.moments.n - before)
 
     def add_batches(self, index: np.ndarray, n: np.ndarray, sum_sq: np.ndarray, sq_sum: np.ndarray) -> None:
         """Take in coherence rows; `index` is the part that each row speaks of."""
@@ -123,13 +107,13 @@ def summarise(shards: Iterable[ShardTables], components: Sequence[Component]) ->
         ValueError: the shards do not belong together (statistics, number of components, an unknown component).
     """
     nodes = NodeMap.of(components)
-    groups: dict[tuple[str, str], _Group] = {}
+    groups: dict[Key, _Group] = {}
     position = {component.name: index for index, component in enumerate(components)}
     for shard in shards:
-        for key in _keys(shard.norms):
+        for key in keys(shard.norms):
             groups.setdefault(key, _Group(nodes, len(components)))
-            _add_norms(groups[key], _rows(shard.norms, key))
-            _add_coherence(groups[key], _rows(shard.coherence, key), position)
+            groups[key].add(rows_of(shard.norms, key))
+            _add_coherence(groups[key], rows_of(shard.coherence, key), position)
     tables = [_table(key, group, components) for key, group in groups.items()]
     return pa.concat_tables(tables) if tables else SUMMARY.empty_table()
 
@@ -150,33 +134,6 @@ def reduce(out: str) -> pl.DataFrame:
     return cast(pl.DataFrame, pl.from_arrow(table))
 
 
-def _keys(table: pa.Table) -> list[tuple[str, str]]:
-    return list(dict.fromkeys(zip(table["task"].to_pylist(), table["wrong_answer"].to_pylist(), strict=True)))
-
-
-def _rows(table: pa.Table, key: tuple[str, str]) -> pa.Table:
-    task, wrong_answer = key
-    return table.filter((pc.field("task") == task) & (pc.field("wrong_answer") == wrong_answer))
-
-
-def _add_norms(group: _Group, rows: pa.Table) -> None:
-    usable = rows.filter(rows["grad_norm"].is_valid())
-    group.n_excluded += rows.num_rows - usable.num_rows
-    if usable.num_rows:
-        values = {name: usable[name] for name in STATISTICS if usable[name].null_count < usable.num_rows}
-        group.add(
-            {name: _matrix(name, value, group.n_parts) for name, value in values.items()},
-            usable["template"].to_pylist(),
-        )
-
-
-def _matrix(name: str, lists: pa.ChunkedArray, n_parts: int) -> Float32[np.ndarray, "prompts parts"]:
-    flat = lists.combine_chunks().flatten().to_numpy()
-    if len(flat) != len(lists) * n_parts:
-        raise ValueError(f"{name} holds {len(flat)} values for {len(lists)} prompts and {n_parts} components")
-    return flat.reshape(len(lists), n_parts)
-
-
 def _add_coherence(group: _Group, rows: pa.Table, position: dict[str, int]) -> None:
     names = rows["component"].to_pylist()
     if unknown := set(names) - position.keys():
@@ -185,7 +142,7 @@ def _add_coherence(group: _Group, rows: pa.Table, position: dict[str, int]) -> N
     group.add_batches(index, *(rows[name].to_numpy().astype(np.float64) for name in ("n", "sum_sq", "sq_sum")))
 
 
-def _table(key: tuple[str, str], group: _Group, components: Sequence[Component]) -> pa.Table:
+def _table(key: Key, group: _Group, components: Sequence[Component]) -> pa.Table:
     columns = [*components, *group.nodes.nodes]
     levels = np.array(["part"] * len(components) + ["node"] * len(group.nodes.nodes))
     numbers = _numbers(group, len(columns))
@@ -209,15 +166,15 @@ def _numbers(group: _Group, n_columns: int) -> dict[str, Float[np.ndarray, "colu
     signal, noise = group.coherence()
     numbers = {name: np.full(n_columns, np.nan) for name in SUMMARY.names if SUMMARY.field(name).type == pa.float64()}
     numbers |= {"signal": signal, "noise": noise}
-    if not group.moments.n or group.computed is None:
+    if group.statistics is None:
         return numbers
     estimate = group.moments.estimate()
-    for row, statistic in enumerate(group.computed):
-        for name, values in estimate._asdict().items():
-            numbers[f"{statistic}_{name}"] = values[row]
-    if "taylor" in group.computed:
-        numbers["taylor_signed_mean"] = estimate.mean[len(group.computed)]
-    ranked_by = score_statistic(group.computed)
+    for row, statistic in enumerate(group.statistics):
+        if statistic == SIGNED:
+            numbers["taylor_signed_mean"] = estimate.mean[row]
+        else:
+            numbers |= {f"{statistic}_{name}": values[row] for name, values in estimate._asdict().items()}
+    ranked_by = score_statistic(group.statistics)
     numbers["score"] = numbers[f"{ranked_by}_mean"]
     with np.errstate(invalid="ignore", divide="ignore"):
         numbers["cv"] = numbers[f"{ranked_by}_std"] / numbers["score"]
