@@ -7,6 +7,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import random_gpt2
+
 from gbcd import wrong_answers
 from gbcd.architectures.gpt2_pass import Gpt2Pass
 from gbcd.calibration import Calibration
@@ -15,14 +19,10 @@ from gbcd.hooked_pass import HookedPass
 from gbcd.mean_inputs import MeanInputs
 from gbcd.models import LoadedModel, prepared
 from gbcd.oracle import Oracle
-from gbcd.part_norms import BatchMeans, PartNorms, all_statistics, circuit_norms
+from gbcd.part_norms import BatchMeans, PartNorms, all_statistics
 from gbcd.prompts import Prompt
 from gbcd.taps import ModelPass
 from gbcd.tokens import EncodedPrompt
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tiny_models import random_gpt2
-from transformers import GPT2LMHeadModel
 
 VOCAB = 53
 

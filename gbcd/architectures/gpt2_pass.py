@@ -12,7 +12,6 @@ formulas follow from them by the chain rule, with `aten` kernels for layer norm 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GPT2Config, PreTrainedModel
 
+from gbcd.architectures.gpt2_activations import Affine, Block, BlockWeights, Normed, Rows, first_sequences
 from gbcd.taps import EmbeddingTap, GainTap, InputRows, LinearTap, Tap
 from gbcd.units import PackedUnits, Sequences, pack
 
@@ -31,113 +31,12 @@ def supports(config: object) -> bool:
     """True for the GPT-2 configurations whose formulas this file states; others take the general pass."""
     return (
         isinstance(config, GPT2Config)
-        and config.activation_function == "gelu_new"
+        and config.activation_function in ("gelu_new", "gelu_pytorch_tanh")
         and config.scale_attn_weights
         and not config.scale_attn_by_inverse_layer_idx
         and not config.reorder_and_upcast_attn
         and not config.add_cross_attention
     )
-
-
-@dataclass(frozen=True)
-class _Affine:
-    """A linear map `X W + b`, or a layer norm's gain and bias."""
-
-    weight: Tensor
-    bias: Tensor
-
-    @staticmethod
-    def of(module: Any) -> _Affine:
-        return _Affine(module.weight.detach(), module.bias.detach())
-
-    def __call__(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
-        flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
-        return flat.view(*x.shape[:-1], -1)
-
-    def columns(self, start: int, stop: int) -> _Affine:
-        return _Affine(self.weight[:, start:stop], self.bias[start:stop])
-
-
-@dataclass(frozen=True)
-class _Normed:
-    """A layer norm applied: its input, its output and the statistics that its backward pass needs."""
-
-    source: Float[Tensor, "unit pos d"]
-    output: Float[Tensor, "unit pos d"]
-    mean: Float[Tensor, "unit pos 1"]
-    rstd: Float[Tensor, "unit pos 1"]
-    affine: _Affine
-
-    @staticmethod
-    def of(x: Float[Tensor, "unit pos d"], affine: _Affine, eps: float) -> _Normed:
-        output, mean, rstd = aten.native_layer_norm(x, [x.shape[-1]], affine.weight, affine.bias, eps)
-        return _Normed(x, output, mean, rstd, affine)
-
-    @property
-    def normalised(self) -> Float[Tensor, "unit pos d"]:
-        return ((self.source - self.mean) * self.rstd).to(self.source.dtype)
-
-    def backward(self, d: Float[Tensor, "unit pos d"]) -> Float[Tensor, "unit pos d"]:
-        gain, bias = self.affine.weight, self.affine.bias
-        width = [d.shape[-1]]
-        return aten.native_layer_norm_backward(
-            d, self.source, width, self.mean, self.rstd, gain, bias, [True, False, False]
-        )[0]
-
-    def first(self, length: int) -> _Normed:
-        # the backward kernel reads the statistics as if they were contiguous
-        return _Normed(
-            self.source[:, :length],
-            self.output[:, :length],
-            self.mean[:, :length].contiguous(),
-            self.rstd[:, :length].contiguous(),
-            self.affine,
-        )
-
-
-@dataclass(frozen=True)
-class _BlockWeights:
-    norm_1: _Affine
-    qkv: _Affine
-    out: _Affine
-    norm_2: _Affine
-    mlp_in: _Affine
-    mlp_out: _Affine
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Which tokens a part of the pass computes: all of each unit, or those at the answers (`index`)."""
-
-    positions: Int[Tensor, "unit pos"]
-    index: Int[Tensor, "unit pos"] | None
-
-    def take(self, x: Float[Tensor, "unit pos d"]) -> Float[Tensor, "unit row d"]:
-        if self.index is None:
-            return x
-        return x.gather(1, self.index.unsqueeze(2).expand(-1, -1, x.shape[2]))
-
-    def spread(self, d: Float[Tensor, "unit row d"], length: int) -> Float[Tensor, "unit pos d"]:
-        if self.index is None:
-            return d
-        zeros = d.new_zeros(d.shape[0], length, d.shape[2])
-        return zeros.scatter_(1, self.index.unsqueeze(2).expand(-1, -1, d.shape[2]), d)
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Saved activations of one block. `rows` are the tokens for which queries, attention output and MLP exist."""
-
-    rows: _Rows
-    norm_1: _Normed
-    query_input: Float[Tensor, "unit row d"]
-    q: Float[Tensor, "unit row d"]
-    kv: Float[Tensor, "unit pos two_d"]
-    pattern: Float[Tensor, "unit head row pos"]
-    z: Float[Tensor, "unit row d"]
-    norm_2: _Normed
-    pre: Float[Tensor, "unit row d_mlp"]
-    act: Float[Tensor, "unit row d_mlp"]
 
 
 class Gpt2Pass:
@@ -153,9 +52,9 @@ class Gpt2Pass:
         self.token_table = body.wte.weight.detach()
         self.position_table = body.wpe.weight.detach()
         self.unembedding = cast(Any, model).lm_head.weight.detach()
-        self.final_norm = _Affine.of(body.ln_f)
+        self.final_norm = Affine.of(body.ln_f)
         self.blocks = [
-            _BlockWeights(*map(_Affine.of, (b.ln_1, b.attn.c_attn, b.attn.c_proj, b.ln_2, b.mlp.c_fc, b.mlp.c_proj)))
+            BlockWeights(*map(Affine.of, (b.ln_1, b.attn.c_attn, b.attn.c_proj, b.ln_2, b.mlp.c_fc, b.mlp.c_proj)))
             for b in body.h
         ]
 
@@ -163,26 +62,26 @@ class Gpt2Pass:
     def forward(self, units: Sequence[Sequences], every_token: bool = False) -> Gpt2Forward:
         """Forward pass; see `gbcd.taps.ModelPass`."""
         packed = pack(units, self.device)
-        everything = _Rows(packed.positions, None)
-        answers = _Rows(packed.positions.gather(1, packed.answers), packed.answers)
+        everything = Rows(packed.positions, None)
+        answers = Rows(packed.positions.gather(1, packed.answers), packed.answers)
         x = self.token_table[packed.ids] + self.position_table[packed.positions]
         hidden_mask = torch.zeros_like(packed.visible, dtype=x.dtype).masked_fill_(~packed.visible, -torch.inf)
-        blocks: list[_Block] = []
+        blocks: list[Block] = []
         for layer, weights in enumerate(self.blocks):
             last = layer == len(self.blocks) - 1
             block, x = self._block(weights, x, hidden_mask, answers if last and not every_token else everything)
             blocks.append(block)
-        final = _Normed.of(answers.take(x) if every_token else x, self.final_norm, self.eps)
+        final = Normed.of(answers.take(x) if every_token else x, self.final_norm, self.eps)
         if every_token:
-            normalised = _Normed.of(x, self.final_norm, self.eps).normalised
+            normalised = Normed.of(x, self.final_norm, self.eps).normalised
             return Gpt2Forward(self, packed, blocks, final, InputRows("final.norm", normalised, packed.positions))
         return Gpt2Forward(self, packed, blocks, final, InputRows("final.norm", final.normalised, answers.positions))
 
     def _block(
-        self, weights: _BlockWeights, x: Float[Tensor, "unit pos d"], mask: Float[Tensor, "unit pos pos"], rows: _Rows
-    ) -> tuple[_Block, Float[Tensor, "unit row d"]]:
+        self, weights: BlockWeights, x: Float[Tensor, "unit pos d"], mask: Float[Tensor, "unit pos pos"], rows: Rows
+    ) -> tuple[Block, Float[Tensor, "unit row d"]]:
         d_model = x.shape[2]
-        norm_1 = _Normed.of(x, weights.norm_1, self.eps)
+        norm_1 = Normed.of(x, weights.norm_1, self.eps)
         if rows.index is None:
             query_input = norm_1.output
             qkv = weights.qkv(query_input)
@@ -197,11 +96,11 @@ class Gpt2Pass:
         pattern = scores.add_(mask.unsqueeze(1)).softmax(3)
         z = self.merged(torch.matmul(pattern, values))
         middle = weights.out(z).add_(rows.take(x))
-        norm_2 = _Normed.of(middle, weights.norm_2, self.eps)
+        norm_2 = Normed.of(middle, weights.norm_2, self.eps)
         pre = weights.mlp_in(norm_2.output)
         act = functional.gelu(pre, approximate="tanh")
         after = weights.mlp_out(act).add_(middle)
-        return _Block(rows, norm_1, query_input, q, kv, pattern, z, norm_2, pre, act), after
+        return Block(rows, norm_1, query_input, q, kv, pattern, z, norm_2, pre, act), after
 
     def heads(self, x: Float[Tensor, "unit pos d"]) -> Float[Tensor, "unit head pos d_head"]:
         """Heads side by side to a head axis."""
@@ -219,8 +118,8 @@ class Gpt2Forward:
         self,
         model: Gpt2Pass,
         packed: PackedUnits,
-        blocks: list[_Block],
-        final: _Normed,
+        blocks: list[Block],
+        final: Normed,
         final_rows: InputRows,
     ) -> None:
         """Keep what the backward pass needs and compute the logits at the answers; `final_rows` is for `inputs`."""
@@ -263,14 +162,14 @@ class Gpt2Forward:
         for layer in reversed(range(len(self._blocks))):
             block = self._blocks[layer]
             if n_sequences < self._packed.answers.shape[1]:
-                block = _first(block, length, n_sequences)
+                block = first_sequences(block, length, n_sequences)
             d = yield from self._block_backward(layer, block, d, positions)
         ids, model = self._packed.ids[:, :length], self._model
         token_rows, position_rows = model.token_table[ids], model.position_table[positions]
         yield EmbeddingTap(ids, positions, token_rows, position_rows, d, hidden, d_hidden, d_logits)
 
     def _block_backward(
-        self, layer: int, block: _Block, d: Float[Tensor, "unit row d"], positions: Int[Tensor, "unit pos"]
+        self, layer: int, block: Block, d: Float[Tensor, "unit row d"], positions: Int[Tensor, "unit pos"]
     ) -> Generator[Tap, None, Float[Tensor, "unit pos d"]]:
         weights, rows = self._model.blocks[layer], block.rows
         d_middle = yield from self._mlp_backward(layer, block, d)
@@ -283,7 +182,7 @@ class Gpt2Forward:
         return block.norm_1.backward(d_normed).add_(rows.spread(d_middle, positions.shape[1]))
 
     def _mlp_backward(
-        self, layer: int, block: _Block, d: Float[Tensor, "unit row d"]
+        self, layer: int, block: Block, d: Float[Tensor, "unit row d"]
     ) -> Generator[Tap, None, Float[Tensor, "unit row d"]]:
         weights, positions = self._model.blocks[layer], block.rows.positions
         d_act = _back(d, weights.mlp_out)
@@ -298,7 +197,7 @@ class Gpt2Forward:
         return block.norm_2.backward(d_normed).add_(d)
 
     def _attention_backward(
-        self, layer: int, block: _Block, d_z: Float[Tensor, "unit row d"], positions: Int[Tensor, "unit pos"]
+        self, layer: int, block: Block, d_z: Float[Tensor, "unit row d"], positions: Int[Tensor, "unit pos"]
     ) -> Generator[Tap, None, Float[Tensor, "unit pos d"]]:
         qkv, d_model = self._model.blocks[layer].qkv, d_z.shape[2]
         d_q, d_kv = self._scores_backward(block, d_z)
@@ -317,7 +216,7 @@ class Gpt2Forward:
         return _back(d_kv, kv_map).add_(block.rows.spread(_back(d_q, q_map), positions.shape[1]))
 
     def _scores_backward(
-        self, block: _Block, d_z: Float[Tensor, "unit row d"]
+        self, block: Block, d_z: Float[Tensor, "unit row d"]
     ) -> tuple[Float[Tensor, "unit row d"], Float[Tensor, "unit pos two_d"]]:
         model, pattern = self._model, block.pattern
         q, (k, v) = model.heads(block.q), map(model.heads, block.kv.chunk(2, 2))
@@ -332,23 +231,5 @@ class Gpt2Forward:
         return tuple(f"a{layer}.h{head}.{part}" for part in parts for head in range(self._model.n_heads))
 
 
-def _back(d: Float[Tensor, "unit row d_out"], affine: _Affine) -> Float[Tensor, "unit row d_in"]:
+def _back(d: Float[Tensor, "unit row d_out"], affine: Affine) -> Float[Tensor, "unit row d_in"]:
     return d @ affine.weight.T
-
-
-def _first(block: _Block, length: int, n_sequences: int) -> _Block:
-    """The block restricted to the first sequence of each unit, which lies in the first `length` tokens."""
-    index = block.rows.index
-    n_rows = length if index is None else n_sequences
-    return _Block(
-        _Rows(block.rows.positions[:, :n_rows], None if index is None else index[:, :n_rows]),
-        block.norm_1.first(length),
-        block.query_input[:, :n_rows],
-        block.q[:, :n_rows],
-        block.kv[:, :length],
-        block.pattern[:, :, :n_rows, :length],
-        block.z[:, :n_rows],
-        block.norm_2.first(n_rows),
-        block.pre[:, :n_rows],
-        block.act[:, :n_rows],
-    )
