@@ -6,16 +6,21 @@ What takes long to import is imported by the command that needs it, so that `--h
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
+from gbcd import cli_options as options
 from gbcd.errors import BAD_INPUT, INCOMPLETE, INTERRUPTED, BadInput, Incomplete
+from gbcd.store import StorageError
+
+if TYPE_CHECKING:
+    from gbcd.verification import Verification
 
 app = typer.Typer(
     help="Which attention heads and MLPs carry a behaviour: gradient norms per component, over thousands of prompts.",
@@ -28,90 +33,188 @@ app = typer.Typer(
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
-StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study file; flags win over it.")]
-Tasks = Annotated[list[str] | None, typer.Option("--task", help="Task to draw prompts from; may be repeated.")]
-Model = Annotated[str | None, typer.Option("--model", help="`reference`, a hub name such as gpt2, or a directory.")]
-Prompts = Annotated[int | None, typer.Option("--prompts", help="Prompts per task.")]
-WrongAnswers = Annotated[
-    list[str] | None, typer.Option("--wrong-answer", help="Definition of the wrong answer; may be repeated.")
-]
-Seed = Annotated[int | None, typer.Option("--seed", help="Fixes which prompts are drawn.")]
-Out = Annotated[str | None, typer.Option("--out", help="Folder, s3://bucket/prefix or gs://bucket/prefix.")]
-Workers = Annotated[int | None, typer.Option("--workers", help="Ray workers; 0 computes in this process.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
-ShardSize = Annotated[int | None, typer.Option("--shard-size", help="Prompts per shard.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Prompts per forward pass.")]
-Results = Annotated[str, typer.Argument(metavar="OUT", help="Results of a run.")]
+
+class Listed(StrEnum):
+    """What `gbcd list` can list."""
+
+    TASKS = "tasks"
+    WRONG_ANSWERS = "wrong-answers"
 
 
 @contextmanager
-def _exit_status() -> Iterator[None]:
+def exit_status() -> Generator[None]:
     """Turn what a reader can act on into a message and a status; anything else is a bug and shows its trace."""
     try:
         yield
     except BadInput as error:
-        errors.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except Incomplete as error:
-        errors.print(f"[bold yellow]incomplete:[/] {_plain(error)}\nThe same command goes on from here.", soft_wrap=True)
-        raise typer.Exit(INCOMPLETE) from None
+        _fail("red", "error", str(error), BAD_INPUT)
+    except (Incomplete, StorageError) as error:
+        _fail("yellow", "incomplete", f"{error}\nThe same command goes on from here.", INCOMPLETE)
     except KeyboardInterrupt:
-        errors.print("[bold yellow]interrupted:[/] what is committed is kept; the same command goes on from here.")
-        raise typer.Exit(INTERRUPTED) from None
+        kept = "what is committed is kept; the same command goes on from here."
+        _fail("yellow", "interrupted", kept, INTERRUPTED)
 
 
 @app.command(epilog="Example: gbcd run --task ioi --model reference --prompts 2000 --out results/ioi")
 def run(
-    study: StudyFile = None,
-    task: Tasks = None,
-    model: Model = None,
-    prompts: Prompts = None,
-    wrong_answer: WrongAnswers = None,
-    seed: Seed = None,
-    out: Out = None,
-    workers: Workers = None,
-    device: Device = None,
-    shard_size: ShardSize = None,
-    batch_size: BatchSize = None,
+    study: options.StudyFile = None,
+    task: options.Tasks = None,
+    model: options.Model = None,
+    prompts: options.Prompts = None,
+    wrong_answer: options.WrongAnswers = None,
+    seed: options.Seed = None,
+    out: options.Out = None,
+    workers: options.Workers = None,
+    device: options.Device = None,
+    dtype: options.DType = None,
+    shard_size: options.ShardSize = None,
+    batch_size: options.BatchSize = None,
 ) -> None:
     """Run a study, or go on with one that was interrupted."""
-    with _exit_status():
-        compute = {"workers": workers, "device": device, "shard_size": shard_size, "batch_size": batch_size}
-        fields = {
-            "tasks": task,
-            "model": model,
-            "prompts_per_task": prompts,
-            "wrong_answers": wrong_answer,
-            "seed": seed,
-            "out": out,
-            "compute": _given(compute) or None,
-        }
-        from gbcd import run as runs
-        from gbcd.closing import closing_summary
-        from gbcd.study import make_study, read_study
-
+    with exit_status():
+        asked = options.asked_study(
+            study,
+            tasks=task,
+            model=model,
+            prompts_per_task=prompts,
+            wrong_answers=wrong_answer,
+            seed=seed,
+            out=out,
+            workers=workers,
+            device=device,
+            dtype=dtype,
+            shard_size=shard_size,
+            batch_size=batch_size,
+        )
         _hush_libraries()
-        asked = read_study(study, _given(fields)) if study else make_study(_given(fields))
-        outcome = runs.run_study(asked, console)
+        from gbcd.closing import closing_summary
+        from gbcd.run import run_study
+
+        outcome = run_study(asked, console)
         closing_summary(outcome, asked.out, console)
         if outcome.missing:
             raise Incomplete(f"{len(outcome.missing)} of {len(outcome.plan.shards)} shards are missing.")
 
 
-def main() -> None:
-    """Entry point of the `gbcd` program."""
-    app()
+@app.command(epilog="Example: gbcd plan studies/ioi.toml --out results/ioi")
+def plan(
+    study: options.StudyFile = None,
+    task: options.Tasks = None,
+    model: options.Model = None,
+    prompts: options.Prompts = None,
+    wrong_answer: options.WrongAnswers = None,
+    seed: options.Seed = None,
+    out: options.Out = None,
+    device: options.Device = None,
+    dtype: options.DType = None,
+    shard_size: options.ShardSize = None,
+    batch_size: options.BatchSize = None,
+) -> None:
+    """Draw and check the prompts of a study and store its plan, without computing."""
+    with exit_status():
+        asked = options.asked_study(
+            study,
+            tasks=task,
+            model=model,
+            prompts_per_task=prompts,
+            wrong_answers=wrong_answer,
+            seed=seed,
+            out=out,
+            workers=None,
+            device=device,
+            dtype=dtype,
+            shard_size=shard_size,
+            batch_size=batch_size,
+        )
+        _hush_libraries()
+        from gbcd.planning import open_plan
+        from gbcd.run import device_of
+
+        planned = open_plan(asked, device_of(asked)).plan
+        shards = f"{len(planned.shards):,} shards of up to {planned.study.shard_size:,}"
+        _say(f"{planned.n_prompts:,} prompts in {shards}, on {planned.study.device}")
+        _say(f"Plan: {asked.out}/plan.json. `gbcd run` with the same study computes it.")
 
 
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+@app.command(epilog="Example: gbcd status results/ioi")
+def status(out: options.Results) -> None:
+    """Say how far a run is; works while it runs, from anywhere that reaches its folder."""
+    with exit_status():
+        from gbcd.standing import folder_standing, show
+
+        show(folder_standing(out), console)
 
 
-def _plain(error: BaseException) -> str:
-    """Rich reads square brackets as markup; an error's text is not markup."""
-    from rich.markup import escape
+@app.command(epilog="Example: gbcd verify results/ioi --repair")
+def verify(
+    out: options.Results,
+    repair: Annotated[bool, typer.Option("--repair", help="Compute again what is damaged or missing.")] = False,
+    workers: options.Workers = None,
+) -> None:
+    """Read everything back: every prompt exactly once, every byte as committed. Status 0 if so, else 3."""
+    with exit_status():
+        from gbcd.verification import forget
+        from gbcd.verification import verify as examine
 
-    return escape(str(error))
+        found = examine(out)
+        _show(found)
+        if repair and not found.is_sound:
+            from gbcd.planning import study_of
+            from gbcd.run import run_study
+
+            _hush_libraries()
+            forget(out, found)
+            run_study(study_of(found.plan, out, workers), console)
+            found = examine(out)
+            _show(found)
+        if not found.is_sound:
+            raise Incomplete(
+                "the results are not whole; `gbcd verify --repair` computes exactly what is bad or missing."
+            )
+
+
+@app.command(epilog="Example: gbcd reduce results/ioi")
+def reduce(out: options.Results) -> None:
+    """Reduce what is committed to summary.parquet: statistics per component, ranked."""
+    with exit_status():
+        from gbcd.reduction import reduce as summarise
+
+        _say(f"{out}/summary.parquet: {summarise(out).height:,} rows")
+
+
+@app.command("list", epilog="Example: gbcd list tasks")
+def list_(what: Listed) -> None:
+    """List the tasks, or the definitions of the wrong answer."""
+    with exit_status():
+        from gbcd import tasks, wrong_answers
+
+        if what is Listed.TASKS:
+            entries = {name: tasks.get(name).description.splitlines()[0] for name in tasks.names()}
+        else:
+            entries = {name: wrong_answers.get(name).summary for name in wrong_answers.names()}
+        width = max(map(len, entries)) + 2
+        for name, line in entries.items():
+            _say(f"{name:<{width}}{line}")
+
+
+def _show(found: Verification) -> None:
+    for where, problem in [*found.common.items(), *((f"shard {shard}", text) for shard, text in found.bad.items())]:
+        _say(f"bad      {where}: {problem}")
+    if found.missing:
+        _say(f"missing  {len(found.missing):,} of {len(found.plan.shards):,} shards")
+    if found.is_sound:
+        _say(f"sound    {found.plan.n_prompts:,} prompts, each exactly once; {found.n_bytes:,} bytes read and compared")
+    if found.leftovers:
+        _say(f"         {found.leftovers:,} files of attempts that never committed; harmless")
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _fail(colour: str, word: str, text: str, code: int) -> None:
+    errors.print(f"[bold {colour}]{word}:[/] {escape(text)}", soft_wrap=True)
+    raise typer.Exit(code) from None
 
 
 def _hush_libraries() -> None:
@@ -119,7 +222,3 @@ def _hush_libraries() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
-
-if __name__ == "__main__":
-    sys.exit(app())

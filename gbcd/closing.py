@@ -28,7 +28,9 @@ def closing_summary(run: Run, out: str, console: Console) -> None:
         f"({run.found:,} from before), in {duration(run.seconds)}"
     )
     console.print(f"Results: {out}", markup=False, soft_wrap=True)
-    console.print(f'Next:    python -c "import gbcd; print(gbcd.summary({out!r}).collect())"', markup=False, soft_wrap=True)
+    console.print(
+        f'Next:    python -c "import gbcd; print(gbcd.summary({out!r}).collect())"', markup=False, soft_wrap=True
+    )
 
 
 def _ranking(title: str, rows: pl.DataFrame) -> Table:

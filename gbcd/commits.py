@@ -43,8 +43,8 @@ class Commit(BaseModel):
     files: dict[str, StoredFile]
     """`prompts`, `norms` and `coherence`."""
     n_prompts: int
-    n_non_finite: int
-    """Rows of `prompts` (prompt and wrong answer) whose gradient was not finite."""
+    statuses: dict[str, int]
+    """Rows of `prompts` (prompt and wrong answer) by status."""
     calibration: str
     """SHA-256 of the calibration that centred norms were taken against."""
     batch_size: int
@@ -116,7 +116,7 @@ def publish(
         attempt=name,
         files=stored,
         n_prompts=shard.n_prompts,
-        n_non_finite=files.n_non_finite,
+        statuses=files.statuses,
         seconds=round(seconds, 3),
         committed_at=datetime.now(UTC),
         **conditions._asdict(),

@@ -1,25 +1,28 @@
 """The driver: gives shards to workers until every one is committed or given up, and decides what is tried again.
 
-The driver holds no results, only which shards are left, so its memory does not grow with the work, and it can be killed at
-any time: what is committed is committed, and the same command computes the rest.
+The driver holds no results, only which shards are left, so its memory does not grow with the work, and it can be
+killed at any time: what is committed is committed, and the same command computes the rest.
 
 A failed shard is tried again, up to `MAX_FAILURES` times, and then quarantined with the reason while the rest goes on.
-Running out of memory halves its batch and counts only once the batch is a single prompt. A worker that dies once may have been
-killed by anything, so its shard is repeated as it was, which gives the same bits; the second time memory is the likely
-cause and the batch is halved too. A node that is taken away costs nothing. Storage that fails is nobody's shard: the run stops.
+Running out of memory halves its batch and counts only once the batch is a single prompt. A worker that dies once may
+have been killed by anything, so its shard is repeated as it was, which gives the same bits; the second time memory is
+the likely cause and the batch is halved too. A node that is taken away costs nothing. Storage that fails is no fault of
+a shard: the run stops.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
-from gbcd.commits import Quarantine, committed_ids, quarantine_path
+from gbcd.commits import Quarantine, committed_ids, quarantine_path, read_commits
 from gbcd.errors import Incomplete
 from gbcd.progress import ProgressDisplay, Standing
+from gbcd.results import COMPONENTS_FILE
 from gbcd.shards import Plan
-from gbcd.store import StorageError, Store
+from gbcd.store import Store
 from gbcd.workers import CALIBRATION_FILE, Failed, Job, Outcome
 
 #: Failures of one shard after which it is given up.
@@ -85,10 +88,12 @@ class Driver:
 
     def __init__(self, store: Store, plan: Plan, pool: Pool, workers: int, display: ProgressDisplay) -> None:
         """Find out what is left; `workers` is the number asked for, shown to the reader."""
-        done = committed_ids(store)
+        self._done = committed_ids(store)
         self._store, self._plan, self._pool, self._display = store, plan, pool, display
         self._workers = workers
-        self._left = deque(Job(shard.id, 1, plan.study.batch_size) for shard in plan.shards if shard.id not in done)
+        self._left = deque(
+            Job(shard.id, 1, plan.study.batch_size) for shard in plan.shards if shard.id not in self._done
+        )
         self._shards_done = len(plan.shards) - len(self._left)
         self._prompts_done = plan.n_prompts - sum(plan.shards[job.shard].n_prompts for job in self._left)
         self._in_flight = 0
@@ -103,9 +108,10 @@ class Driver:
             BadInput: a worker lacks what was planned.
             Incomplete: workers or storage fail for good; what is committed stays.
         """
-        if not self._left:
+        calibration = self._calibration()
+        if not self._left and calibration is not None and self._store.exists(COMPONENTS_FILE):
             return
-        self._pool.start(self._calibration())
+        self._pool.start(calibration)
         self._show()
         while self._left or self._in_flight:
             while self._left and self._pool.room() > 0:
@@ -145,12 +151,17 @@ class Driver:
         self._display.say(f"shard {shard}: given up after {attempts} failures: {_first_line(reason)}")
 
     def _calibration(self) -> bytes | None:
+        """The stored calibration, if it is the one that the first committed shard names."""
         try:
-            return self._store.read(CALIBRATION_FILE)
+            stored = self._store.read(CALIBRATION_FILE)
         except FileNotFoundError:
             return None
-        except StorageError as error:
-            raise Incomplete(f"results cannot be read: {error}") from error
+        first = read_commits(self._store, sorted(self._done)[:1])
+        if first and first[0].calibration != hashlib.sha256(stored).hexdigest():
+            raise Incomplete(
+                f"{CALIBRATION_FILE} is damaged; `gbcd verify --repair {self._store.location}` restores it"
+            )
+        return stored
 
     def _show(self) -> None:
         self._display.show(

@@ -1,9 +1,9 @@
 """The prompts of a study, stored beside its plan.
 
-A study's prompts are drawn, checked and written once, when it is planned: one Parquet file, shuffled within each task, with
-one row group per shard. Workers read their row group and nothing else. The alternative, every worker drawing again,
-would cost each of them the whole draw (prompts are distinct, so the draw is sequential), would need prompt files on
-every machine, and would give other prompts whenever a template is edited between a run and its resumption.
+A study's prompts are drawn, checked and written once, when it is planned: one Parquet file, shuffled within each task,
+with one row group per shard. Workers read their row group and nothing else. The alternative, every worker drawing
+again, would cost each of them the whole draw (prompts are distinct, so the draw is sequential), would need prompt files
+on every machine, and would give other prompts whenever a template is edited between a run and its resumption.
 The plan itself stays small, and so does the driver's memory.
 """
 
@@ -127,4 +127,5 @@ def _update(digest: Any, prompts: Iterable[Prompt]) -> None:
 
 
 def _prompt(row: dict[str, Any]) -> Prompt:
-    return Prompt(**{**row, "answers": tuple(row["answers"]), "wrong_answers": tuple(row["wrong_answers"])})
+    answers, wrong_answers = tuple(row.pop("answers")), tuple(row.pop("wrong_answers"))
+    return Prompt(**row, answers=answers, wrong_answers=wrong_answers)

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from gbcd import models, tasks
+from transformers import PreTrainedTokenizerFast
+
+from gbcd import models, tasks, wrong_answers
 from gbcd.errors import BadInput
 from gbcd.inputs import InputsWriter, fingerprint
 from gbcd.models import LoadedModel
 from gbcd.shards import PLAN, Identity, Plan, Settings, Shard, cut, read_plan
 from gbcd.store import StorageError, Store
-from gbcd.study import Study, check_names
+from gbcd.study import Compute, Study, check_names
 from gbcd.tokens import encode
 from gbcd.versions import versions
-from gbcd.wrong_answers import names as wrong_answer_names
 
 #: Prompts per forward pass where a study says `auto`.
 AUTO_BATCH_SIZE = 64
@@ -47,7 +48,7 @@ def open_plan(study: Study, device: str) -> Planned:
         BadInput: the study cannot be run, or the folder holds another; nothing was written.
     """
     check_names("task", study.tasks, tasks.names(), "`gbcd list tasks` describes them.")
-    check_names("wrong answer", study.wrong_answers, wrong_answer_names(), "`gbcd list wrong-answers` describes them.")
+    check_names("wrong answer", study.wrong_answers, wrong_answers.names(), "`gbcd list wrong-answers` describes them.")
     store = Store(study.out)
     loaded = models.load(study.model, "cpu", study.compute.dtype)
     identity = _identity(study, device, loaded)
@@ -59,6 +60,15 @@ def open_plan(study: Study, device: str) -> Planned:
         raise BadInput(f"results cannot be kept in {study.out!r}: {error}") from error
 
 
+def study_of(plan: Plan, out: str, workers: int | None = None) -> Study:
+    """The study that would be planned as `plan`."""
+    settings = plan.study.model_dump()
+    compute = {name: settings.pop(name) for name in ("device", "dtype", "shard_size", "batch_size", "threads")}
+    if workers is not None:
+        compute["workers"] = workers
+    return Study(**settings, out=out, compute=Compute(**compute))
+
+
 def _identity(study: Study, device: str, loaded: LoadedModel) -> Identity:
     shared = study.model_dump(exclude={"out", "compute"}) | study.compute.model_dump(exclude={"workers"})
     if shared["batch_size"] == "auto":
@@ -67,11 +77,11 @@ def _identity(study: Study, device: str, loaded: LoadedModel) -> Identity:
     sources = {
         f"prompts:{task}": fingerprint(tasks.draw(task, loaded.tokenizer, sample, study.seed)) for task in study.tasks
     }
-    tokenizer = hashlib.sha256(loaded.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    tokenizer = cast(PreTrainedTokenizerFast, loaded.tokenizer).backend_tokenizer.to_str()
     return Identity(
-        study=Settings(**{**shared, "device": device}),
+        study=Settings.model_validate({**shared, "device": device}),
         versions=versions(),
-        hashes={"model": loaded.sha256, "tokenizer": tokenizer, **sources},
+        hashes={"model": loaded.sha256, "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(), **sources},
     )
 
 
@@ -105,7 +115,9 @@ def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -
         first_row = writer.rows
         for shard in cut(task, len(prompts), study.shard_size, len(shards), first_row):
             rows = prompts[shard.start - first_row : shard.stop - first_row]
-            encode(rows, loaded.tokenizer, loaded.context)
+            encoded = encode(rows, loaded.tokenizer, loaded.context)
+            for definition in study.wrong_answers:
+                wrong_answers.refuse_undefined(wrong_answers.get(definition), encoded)
             shards.append(shard)
             writer.add(rows)
     return shards

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a plain line every so often where there is none (a log, a job on a cluster)."""
+"""How far a run is: a bar on a terminal, a plain line every so often where there is none (the log of a job)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Workers as Ray actors, on this machine or on the cluster that `RAY_ADDRESS` names.
 
 Each actor is a `Worker` with its own copy of the model and a stated share of processors and GPUs. Ray's own retries
-and restarts are off: an actor that dies is replaced here, and its jobs go back to the driver, which alone decides what is
-tried again. All actors are asked for at the start; those for which there is no room yet come up when nodes join, so the
-pool grows with an autoscaling cluster and shrinks when nodes leave.
+and restarts are off: an actor that dies is replaced here, and its jobs go back to the driver, which alone decides what
+is tried again. All actors are asked for at the start; those for which there is no room yet come up when nodes join, so
+the pool grows with an autoscaling cluster and shrinks when nodes leave.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 
 from gbcd.errors import Incomplete
 from gbcd.workers import EngineBuilder, Failed, FailureKind, Job, Outcome, Worker, build_engine
+
+#: What a call to an actor returns at once.
+Ref = Any
 
 #: Jobs given to one actor at a time: the one that it computes and the next, so that it never waits for the driver.
 IN_FLIGHT = 2
@@ -40,15 +43,15 @@ class _Slot:
     def __init__(self, actor: Any) -> None:
         self.actor = actor
         self.node: str | None = None
-        self.loading: ray.ObjectRef | None = actor.load_here.remote()
-        self.preparing: ray.ObjectRef | None = None
-        self.jobs: deque[tuple[ray.ObjectRef, Job]] = deque()
+        self.loading: Ref = actor.load_here.remote()
+        self.preparing: Ref = None
+        self.jobs: deque[tuple[Ref, Job]] = deque()
 
     @property
     def is_ready(self) -> bool:
         return self.loading is None and self.preparing is None
 
-    def pending(self) -> list[ray.ObjectRef]:
+    def pending(self) -> list[Ref]:
         starting = [ref for ref in (self.loading, self.preparing) if ref is not None]
         return [*starting, *(ref for ref, _ in self.jobs)]
 
@@ -85,7 +88,7 @@ class RayPool:
         remote = ray.remote(num_cpus=threads, num_gpus=int(on_gpu), max_restarts=0, max_task_retries=0)(_Actor)
         self._create = lambda: _Slot(cast(Any, remote).remote(out, build))
         self._slots = [self._create() for _ in range(n)]
-        self._calibration: ray.ObjectRef | None = None
+        self._calibration: Ref | None = None
         self._lost_starts = 0
 
     @property
@@ -143,7 +146,7 @@ class RayPool:
         if self._started_ray:
             ray.shutdown()
 
-    def _collect(self, slot: _Slot, done: set[ray.ObjectRef]) -> list[Outcome]:
+    def _collect(self, slot: _Slot, done: set[Ref]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         try:
             if slot.loading in done:
@@ -163,7 +166,7 @@ class RayPool:
         return outcomes
 
     def _loaded(self, slot: _Slot) -> None:
-        slot.node = cast(str, ray.get(cast(Any, slot.loading)))
+        slot.node = cast(str, ray.get(slot.loading))
         slot.loading = None
         if self._calibration is not None:
             slot.preparing = slot.actor.prepare.remote(self._calibration)

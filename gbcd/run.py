@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NamedTuple
@@ -65,7 +65,7 @@ def run_study(study: Study, console: Console, build: EngineBuilder = build_engin
     """
     started = time.monotonic()
     with interruptible():
-        device = _device(study)
+        device = device_of(study)
         store, plan, resumed = open_plan(study, device)
         found = len(committed_ids(store))
         with ProgressDisplay(console) as display:
@@ -110,7 +110,7 @@ def _concluded(store: Store, plan: Plan, found: int, quarantined: list[Quarantin
     )
 
 
-def _device(study: Study) -> str:
+def device_of(study: Study) -> str:
     """What `auto` means: a GPU where this machine, or the cluster that is joined, has one."""
     if study.compute.device != "auto":
         return study.compute.device
@@ -123,7 +123,7 @@ def _device(study: Study) -> str:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> Generator[None]:
     """Let SIGTERM end a run as Ctrl-C does. Python delivers signals to the main thread only."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:

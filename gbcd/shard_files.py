@@ -6,14 +6,15 @@ What is checked is what was read back from the encoded bytes, not what went in.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gbcd.shards import Shard
-from gbcd.tables import COHERENCE, PROMPTS, STATISTICS, ShardTables, norms_schema
+from gbcd.tables import COHERENCE, NON_FINITE, OK, PROMPTS, STATISTICS, ShardTables, norms_schema
 
 
 class UnsoundShardError(RuntimeError):
@@ -33,7 +34,8 @@ class ShardFiles(NamedTuple):
 
     contents: Contents
     rows: dict[str, int]
-    n_non_finite: int
+    statuses: dict[str, int]
+    """Rows of `prompts` by status."""
 
 
 class Expected(NamedTuple):
@@ -54,8 +56,8 @@ def encode(shard: Shard, tables: ShardTables, expected: Expected) -> ShardFiles:
     reopened = decode(contents)
     check(shard, reopened, expected)
     rows = {kind: table.num_rows for kind, table in reopened._asdict().items()}
-    statuses = reopened.prompts["status"].to_pylist()
-    return ShardFiles(contents, rows, sum(status != "ok" for status in statuses))
+    statuses = Counter[str](reopened.prompts["status"].to_pylist())
+    return ShardFiles(contents, rows, dict(sorted(statuses.items())))
 
 
 def decode(contents: Contents) -> ShardTables:
@@ -93,15 +95,16 @@ def check(shard: Shard, tables: ShardTables, expected: Expected) -> None:
 
 
 def _check_finite(shard: Shard, tables: ShardTables) -> None:
-    """A statistic that the engine was not asked for is null throughout; else it is null where the status is not `ok`."""
-    status = dict(zip(_keys(tables.prompts), tables.prompts["status"].to_pylist(), strict=True))
-    sound = np.array([status[key] == "ok" for key in _keys(tables.norms)])
+    """Values are finite where there are any, and missing only where the status of the prompt's row says so."""
+    statuses = dict(zip(_keys(tables.prompts), tables.prompts["status"].to_pylist(), strict=True))
+    status = np.array([statuses[key] for key in _keys(tables.norms)])
     for statistic in STATISTICS:
         lists = tables.norms[statistic].combine_chunks()
         if not np.isfinite(lists.flatten().to_numpy(zero_copy_only=False)).all():
             raise UnsoundShardError(f"shard {shard.id}: {statistic} holds values that are not finite")
-        if lists.null_count < len(lists) and not np.array_equal(np.asarray(lists.is_valid()), sound):
-            raise UnsoundShardError(f"shard {shard.id}: {statistic} is missing in a row marked ok, or there in another")
+        sound = status != NON_FINITE if statistic != "centered_grad_norm" else status == OK
+        if not np.array_equal(np.asarray(lists.is_valid()), sound):
+            raise UnsoundShardError(f"shard {shard.id}: {statistic} is there for other rows than their status says")
 
 
 def _keys(table: pa.Table) -> list[tuple[str, str]]:
@@ -109,17 +112,23 @@ def _keys(table: pa.Table) -> list[tuple[str, str]]:
 
 
 def _parquet(table: pa.Table) -> bytes:
-    floats = [field.name for field in table.schema if _is_float(field.type)]
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
         sink,
         compression="zstd",
-        use_dictionary=[name for name in table.column_names if name not in floats],
-        use_byte_stream_split=[_leaf(table.schema.field(name)) for name in floats],
         write_page_checksum=True,
+        **_encodings(table.schema),
     )
     return sink.getvalue().to_pybytes()
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """Floats repeat too seldom for a dictionary; split by byte, their exponents compress."""
+    return {
+        "use_dictionary": [field.name for field in schema if not _is_float(field.type)],
+        "use_byte_stream_split": [_leaf(field) for field in schema if _is_float(field.type)],
+    }
 
 
 def _leaf(field: pa.Field) -> str:

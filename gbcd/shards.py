@@ -1,9 +1,9 @@
 """The plan: what a run will compute, fixed before it starts and never changed.
 
 `plan.json` names the study as far as it leaves a mark on the numbers, the versions and hashes of everything that goes
-in, and the shards. A shard is a range of rows of the stored prompts (see `inputs.py`), which were shuffled within their
-task, so that each shard is a random draw from it. How many workers there are, and which of them computes what, is not in
-the plan and cannot change a row.
+in, and the shards. A shard is a range of rows of the stored prompts (see `inputs.py`), which were shuffled within
+their task, so that each shard is a random draw from it. How many workers there are, and which of them computes what,
+is not in the plan and cannot change a row.
 
 The plan is created exclusively. Whoever comes later with the same study resumes it; whoever comes with another is
 refused and told what differs.

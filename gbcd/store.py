@@ -181,7 +181,7 @@ class Store:
         raise AssertionError("unreachable")
 
     def _settle(self, path: str) -> None:
-        """A local file survives a power cut only once it and its name are flushed; a commit must not outlive its data."""
+        """Flush a local file and its name: after a power cut a commit must not be there without its data."""
         if not self.is_local:
             return
         for target in (Path(self.url(path)), Path(self.url(path)).parent):

@@ -13,6 +13,10 @@ import pyarrow as pa
 #: Statistics that the engine gives per prompt and part.
 STATISTICS = ("grad_norm", "centered_grad_norm", "taylor")
 
+OK, NON_FINITE, UNCALIBRATED = "ok", "non_finite", "uncalibrated"
+"""Status of a row. `uncalibrated`: the prompt is longer than the calibration sample reaches, or its template too rare
+in it, so its centred norms are null; the rest of the row is good."""
+
 PROMPTS = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -31,7 +35,7 @@ PROMPTS = pa.schema(
     ]
 )
 """One row per prompt and wrong answer. `wrong_answer` is the definition, `wrong_token` the token it picked (null for a
-distribution), `correct` whether the model's first choice is an answer, `status` `ok` or `non_finite`."""
+distribution), `correct` whether the model's first choice is an answer."""
 
 COHERENCE = pa.schema(
     [
@@ -59,7 +63,8 @@ COMPONENTS = pa.schema(
 
 
 def norms_schema(n_components: int) -> pa.Schema:
-    """Schema of the norms: float32 lists of `n_components` values, null where the row's status is not `ok`."""
+    """Schema of the norms: float32 lists of `n_components` values; null where the row is `non_finite`, and the centred
+    ones also where it is `uncalibrated`."""
     values = pa.list_(pa.field("item", pa.float32(), nullable=False), n_components)
     keys = [(name, pa.string()) for name in ("prompt_id", "task", "template", "wrong_answer")]
     return pa.schema([*keys, *((name, values) for name in STATISTICS)])

@@ -1,9 +1,9 @@
 """One worker: a copy of the model that computes shards and commits them.
 
-A worker knows nothing of the others, nor of Ray: `ray_pool.py` runs it as an actor, `LocalPool` calls it in this process,
-and both give the same rows. It reads the plan, loads the model and refuses to go on if versions or weights are not
-those of the plan. Centred norms need the mean inputs of every layer; the first worker takes them over a sample of
-each task and stores them, exclusively, as `calibration.safetensors`, and from then on they are frozen for the study.
+A worker knows nothing of the others, nor of Ray: `ray_pool.py` runs it as an actor, `LocalPool` calls it in this
+process, and both give the same rows. It reads the plan, loads the model and refuses to go on if versions or weights
+are not those of the plan. Centred norms need the mean inputs of every layer; the first worker takes them over a sample
+of each task and stores them, exclusively, as `calibration.safetensors`, and from then on they are frozen for the study.
 
 A failure in a shard never escapes from `run`: it comes back as `Failed`, and the driver decides.
 """
@@ -18,12 +18,14 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 
 from gbcd import models
+from gbcd.calibration import Calibration
 from gbcd.commits import Conditions, commit_path, publish
 from gbcd.components import Component
+from gbcd.engine import Engine
 from gbcd.errors import BadInput
-from gbcd.calibration import Calibration
 from gbcd.inputs import Inputs
 from gbcd.models import LoadedModel
+from gbcd.prompts import Prompt
 from gbcd.results import COMPONENTS_FILE, encoded_components
 from gbcd.shard_files import Expected, encode
 from gbcd.shards import Plan, read_plan
@@ -72,11 +74,11 @@ class ShardEngine(Protocol):
         """Parts, in the order of the values."""
         ...
 
-    def calibrate(self, encoded: Sequence[EncodedPrompt]) -> Calibration:
+    def calibrate(self, prompts: Sequence[EncodedPrompt]) -> Calibration:
         """Mean inputs over prompts."""
         ...
 
-    def compute(self, encoded: Sequence[EncodedPrompt]) -> ShardTables:
+    def compute(self, prompts: Sequence[EncodedPrompt]) -> ShardTables:
         """Tables of one shard."""
         ...
 
@@ -86,8 +88,6 @@ EngineBuilder = Callable[[LoadedModel, Plan, int, Calibration | None], ShardEngi
 
 def build_engine(loaded: LoadedModel, plan: Plan, batch_size: int, calibration: Calibration | None) -> ShardEngine:
     """The gradient engine of a plan."""
-    from gbcd.gradient_norms import Engine
-
     return Engine(loaded, wrong_answers=list(plan.study.wrong_answers), batch_size=batch_size, calibration=calibration)
 
 
@@ -120,15 +120,17 @@ class Worker:
             raise BadInput("this worker does not have what was planned: " + "; ".join(problems))
 
     def prepare(self, calibration: bytes | None) -> bytes:
-        """Take over the calibration; without one, make it and store it, with the table of components.
+        """Store the table of components and take over the calibration; without one, make it and store it.
 
         Returns:
             The calibration that is frozen for this study; another worker may have been first.
         """
+        self._store.create(COMPONENTS_FILE, encoded_components(self._loaded.components))
         if calibration is None:
             calibration = self._calibrated()
         self._calibration = Calibration.from_bytes(calibration)
         self._calibration_sha256 = hashlib.sha256(calibration).hexdigest()
+        self._use_batches_of(self._plan.study.batch_size)
         return calibration
 
     def run(self, job: Job) -> Outcome:
@@ -147,23 +149,27 @@ class Worker:
         started = time.perf_counter()
         shard = self._plan.shards[job.shard]
         encoded = self._tokens(self._inputs.read(shard))
-        engine = self._build(self._loaded, self._plan, job.batch_size, self._calibration)
-        tables = engine.compute(encoded)
+        if job.batch_size != self._batch_size:
+            self._use_batches_of(job.batch_size)
+        tables = self._engine.compute(encoded)
         ids = [one.prompt.id for one in encoded]
-        files = encode(shard, tables, Expected(ids, self._plan.study.wrong_answers, len(engine.components)))
+        files = encode(shard, tables, Expected(ids, self._plan.study.wrong_answers, len(self._engine.components)))
         conditions = Conditions(self._calibration_sha256, job.batch_size, self._plan.identity.versions)
         publish(self._store, shard, files, conditions, time.perf_counter() - started, job.attempt)
+
+    def _use_batches_of(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._engine = self._build(self._loaded, self._plan, batch_size, self._calibration)
 
     def _calibrated(self) -> bytes:
         study = self._plan.study
         sample = [prompt for task in study.tasks for prompt in self._inputs.sample(task, study.calibration_prompts)]
         engine = self._build(self._loaded, self._plan, study.batch_size, None)
-        self._store.create(COMPONENTS_FILE, encoded_components(engine.components))
         calibration = engine.calibrate(self._tokens(sample)).to_bytes()
         self._store.create(CALIBRATION_FILE, calibration)
         return self._store.read(CALIBRATION_FILE)
 
-    def _tokens(self, prompts: list) -> list[EncodedPrompt]:
+    def _tokens(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
         return tokenise(prompts, self._loaded.tokenizer, self._loaded.context)
 
 

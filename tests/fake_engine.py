@@ -28,14 +28,14 @@ class FakeEngine:
     def components(self) -> list[Component]:
         return self._loaded.components
 
-    def calibrate(self, encoded: Sequence[EncodedPrompt]) -> Calibration:
-        lengths = torch.tensor([[len(one.ids) for one in encoded]])
-        means = TaskMeans(("",), {"x": lengths.float().unsqueeze(2)}, lengths.T, torch.zeros(len(encoded)).long())
-        return Calibration("position", {encoded[0].prompt.task: means})
+    def calibrate(self, prompts: Sequence[EncodedPrompt]) -> Calibration:
+        lengths = torch.tensor([[len(one.ids) for one in prompts]])
+        means = TaskMeans(("",), {"x": lengths.float().unsqueeze(2)}, lengths.T, torch.zeros(len(prompts)).long())
+        return Calibration("position", {prompts[0].prompt.task: means})
 
-    def compute(self, encoded: Sequence[EncodedPrompt]) -> ShardTables:
-        rows = [(one, wrong) for one in encoded for wrong in self._wrong_answers]
-        return ShardTables(self._prompts(rows), self._norms(rows), self._coherence(encoded))
+    def compute(self, prompts: Sequence[EncodedPrompt]) -> ShardTables:
+        rows = [(one, wrong) for one in prompts for wrong in self._wrong_answers]
+        return ShardTables(self._prompts(rows), self._norms(rows), self._coherence(prompts))
 
     def flagged(self, one: EncodedPrompt) -> bool:
         """True for a prompt whose gradient is to be called not finite."""

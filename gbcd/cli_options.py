@@ -1,0 +1,41 @@
+"""Flags of the command line that make a study; each has the name of the field that it sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gbcd.study import Study, make_study, read_study
+
+StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study file; flags win over it.")]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="Task to draw prompts from; may be repeated.")]
+Model = Annotated[str | None, typer.Option("--model", help="`reference`, a hub name such as gpt2, or a directory.")]
+Prompts = Annotated[int | None, typer.Option("--prompts", help="Prompts per task.")]
+WrongAnswers = Annotated[
+    list[str] | None, typer.Option("--wrong-answer", help="Definition of the wrong answer; may be repeated.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Fixes which prompts are drawn.")]
+Out = Annotated[str | None, typer.Option("--out", help="Folder, s3://bucket/prefix or gs://bucket/prefix.")]
+Workers = Annotated[int | None, typer.Option("--workers", help="Ray workers; 0 computes in this process.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
+DType = Annotated[str | None, typer.Option("--dtype", help="float32, float64 or bfloat16.")]
+ShardSize = Annotated[int | None, typer.Option("--shard-size", help="Prompts per shard.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Prompts per forward pass.")]
+Results = Annotated[str, typer.Argument(metavar="OUT", help="Where a run keeps its results.")]
+
+
+def asked_study(file: Path | None, **flags: Any) -> Study:
+    """The study that a file, flags, or both describe. Flags that were not given are None.
+
+    Raises:
+        BadInput: it cannot be meant.
+    """
+    compute = _given({name: flags.pop(name) for name in ("workers", "device", "dtype", "shard_size", "batch_size")})
+    fields = _given(flags) | ({"compute": compute} if compute else {})
+    return read_study(file, fields) if file else make_study(fields)
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
