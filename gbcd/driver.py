@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from gbcd.commits import Quarantine, committed_ids, quarantine_path, read_commits
 from gbcd.errors import Incomplete
@@ -32,6 +32,7 @@ MAX_FAILURES = 3
 TICK = 1.0
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Workers, wherever they run."""
 

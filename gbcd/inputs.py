@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, astuple
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -55,7 +55,7 @@ class InputsWriter:
         self._digest = hashlib.sha256()
         self.rows = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> InputsWriter:
         """Nothing more to open."""
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
@@ -46,7 +46,7 @@ class ProgressDisplay:
         self._first: tuple[float, int] | None = None
         self._last_line = -PLAIN_INTERVAL if clock is None else clock
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> ProgressDisplay:
         """Start the bar."""
         self._bar.start()
         return self

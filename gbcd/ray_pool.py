@@ -175,7 +175,7 @@ class RayPool:
         if not slot.is_ready:
             self._lost_starts += 1
             if self._lost_starts >= MAX_LOST_STARTS * len(self._slots):
-                raise Incomplete(f"workers die before they are ready; the last one: {reason.strip()}")
+                raise Incomplete(f"workers die before they are ready; the last one: {_last_line(reason)}")
         ray.kill(slot.actor)
         self._slots[self._slots.index(slot)] = self._create()
 
@@ -190,6 +190,12 @@ def _lost(slot: _Slot, error: RayError) -> list[Outcome]:
         Failed(job, "returned" if number else kind, f"the worker was lost: {reason}")
         for number, (_, job) in enumerate(slot.jobs)
     ]
+
+
+def _last_line(text: str) -> str:
+    """Of a trace, the line that names the error."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else text
 
 
 def _living_nodes() -> set[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -66,6 +66,7 @@ class Failed(NamedTuple):
 Outcome = Committed | Failed
 
 
+@runtime_checkable
 class ShardEngine(Protocol):
     """What a worker needs of the gradient engine."""
 

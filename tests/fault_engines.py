@@ -1,0 +1,78 @@
+"""Engines that fail on purpose, around the real one; each is an `EngineBuilder`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+
+from gbcd.calibration import Calibration
+from gbcd.components import Component
+from gbcd.models import LoadedModel
+from gbcd.shards import Plan
+from gbcd.tables import ShardTables
+from gbcd.tokens import EncodedPrompt
+from gbcd.workers import EngineBuilder, ShardEngine, build_engine
+
+Act = Callable[[Sequence[EncodedPrompt], int], None]
+
+
+class FaultyEngine:
+    """Calls `act` with the prompts and the batch size before it computes."""
+
+    def __init__(self, engine: ShardEngine, batch_size: int, act: Act) -> None:
+        self._engine, self._batch_size, self._act = engine, batch_size, act
+
+    @property
+    def components(self) -> list[Component]:
+        return self._engine.components
+
+    def calibrate(self, prompts: Sequence[EncodedPrompt]) -> Calibration:
+        return self._engine.calibrate(prompts)
+
+    def compute(self, prompts: Sequence[EncodedPrompt]) -> ShardTables:
+        self._act(prompts, self._batch_size)
+        return self._engine.compute(prompts)
+
+
+def faulty(act: Act) -> EngineBuilder:
+    """A builder of engines that call `act` first."""
+
+    def build(loaded: LoadedModel, plan: Plan, batch_size: int, calibration: Calibration | None) -> ShardEngine:
+        return FaultyEngine(build_engine(loaded, plan, batch_size, calibration), batch_size, act)
+
+    return build
+
+
+def poisoned_by(prompt_id: str) -> EngineBuilder:
+    """Raises on one prompt, always."""
+
+    def act(prompts: Sequence[EncodedPrompt], batch_size: int) -> None:
+        if any(prompt.prompt.id == prompt_id for prompt in prompts):
+            raise ArithmeticError(f"{prompt_id} is poison")
+
+    return faulty(act)
+
+
+def hungry(largest_batch: int) -> EngineBuilder:
+    """Runs out of memory on batches above `largest_batch`."""
+
+    def act(prompts: Sequence[EncodedPrompt], batch_size: int) -> None:
+        if batch_size > largest_batch:
+            raise MemoryError(f"a batch of {batch_size} does not fit")
+
+    return faulty(act)
+
+
+def killed_by(prompt_id: str, marker: str | None = None) -> EngineBuilder:
+    """Ends its process, as the kernel would, on one prompt; with a `marker` file only as long as that is not there."""
+
+    def act(prompts: Sequence[EncodedPrompt], batch_size: int) -> None:
+        if any(prompt.prompt.id == prompt_id for prompt in prompts):
+            if marker is not None and os.path.exists(marker):
+                return
+            if marker is not None:
+                open(marker, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return faulty(act)

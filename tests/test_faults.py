@@ -1,0 +1,95 @@
+"""Processes that are really killed; the oracle is always an uninterrupted run, to the last bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_runs import N_SHARDS, finished, same, small_study, tables
+
+from gbcd import failpoints
+from gbcd.commits import committed_ids
+from gbcd.store import Store
+from gbcd.verification import verify
+from gbcd.workers import Committed, Job, Worker
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("reference")
+    finished(small_study(folder))
+    return folder
+
+
+def command(folder: Path, out: str, workers: int = 0) -> list[str]:
+    study = small_study(folder)
+    wrong_answers = [word for name in study.wrong_answers for word in ("--wrong-answer", name)]
+    return [
+        sys.executable, "-m", "gbcd", "run", "--task", "ioi", "--model", study.model, "--prompts",
+        str(study.prompts_per_task), *wrong_answers, "--out", out, "--workers", str(workers), "--device", "cpu",
+        "--shard-size", str(study.compute.shard_size), "--batch-size", str(study.compute.batch_size),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["before_write", "mid_file", "after_file", "after_commit"])
+def test_a_process_that_dies_anywhere_loses_and_doubles_nothing(reference: Path, tmp_path: Path, place: str) -> None:
+    out = str(tmp_path / "out")
+    died = subprocess.run(
+        command(reference, out), env={**os.environ, failpoints.VARIABLE: f"{place}:2"}, capture_output=True, check=False
+    )
+    assert died.returncode == failpoints.STATUS
+    done = {0, 1, 2} if place == "after_commit" else {0, 1}
+    assert committed_ids(Store(out)) == done
+    assert finished(small_study(reference, out=out)).found == len(done)
+    assert same(tables(out), tables(str(reference / "out")))
+    found = verify(out)
+    assert found.is_sound
+    assert found.leftovers == {"before_write": 0, "mid_file": 1, "after_file": 3, "after_commit": 0}[place]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_says_how_to_go_on(reference: Path, tmp_path: Path, how: signal.Signals) -> None:
+    out = str(tmp_path / "out")
+    process = subprocess.Popen(command(reference, out), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while process.poll() is None and not committed_ids(Store(out)):
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    if len(committed_ids(Store(out))) < N_SHARDS:
+        assert process.returncode == 130
+        assert "the same command goes on from here" in said
+    assert finished(small_study(reference, out=out)).missing == ()
+    assert same(tables(out), tables(str(reference / "out")))
+
+
+def test_two_drivers_on_one_folder_double_nothing(reference: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    both = [subprocess.Popen(command(reference, out), stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert same(tables(out), tables(str(reference / "out")))
+    assert verify(out).is_sound
+
+
+def test_a_zombie_that_commits_late_changes_nothing(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked, saw no commit, and computed; meanwhile somebody else has committed the shard."""
+    study = small_study(reference, out=str(tmp_path / "out"))
+    finished(study)
+    before = (tmp_path / "out" / "commits" / "00001.json").read_bytes()
+    zombie = Worker(study.out)
+    zombie.load()
+    zombie.prepare((tmp_path / "out" / "calibration.safetensors").read_bytes())
+    monkeypatch.setattr(Store, "exists", lambda store, path: False)
+    assert isinstance(zombie.run(Job(1, 1, 4)), Committed)
+    assert (tmp_path / "out" / "commits" / "00001.json").read_bytes() == before
+    monkeypatch.undo()
+    found = verify(study.out)
+    assert found.is_sound
+    assert found.leftovers == 0

@@ -1,0 +1,164 @@
+"""A study from its file to committed shards, in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import polars as pl
+import pytest
+from fault_engines import faulty, hungry, poisoned_by
+from small_runs import N_PROMPTS, N_SHARDS, WRONG_ANSWERS, finished, same, small_study, tables
+
+from gbcd.commits import read_commits, read_quarantine
+from gbcd.errors import BadInput, Incomplete
+from gbcd.results import components, summary
+from gbcd.run import device_of
+from gbcd.store import Store
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("reference")
+    finished(small_study(folder))
+    return folder
+
+
+def test_every_prompt_is_there_once_per_wrong_answer_and_part(reference: Path) -> None:
+    found = tables(str(reference / "out"))
+    n_parts = components(str(reference / "out")).collect().height
+    assert found["prompts"].height == N_PROMPTS * len(WRONG_ANSWERS)
+    assert found["prompts"].select("prompt_id", "wrong_answer").is_unique().all()
+    assert found["scan"].height == N_PROMPTS * len(WRONG_ANSWERS) * n_parts
+    assert found["scan"].select("prompt_id", "wrong_answer", "component").is_unique().all()
+    assert found["scan"]["grad_norm"].is_finite().all()
+    uncalibrated = found["prompts"].filter(status="uncalibrated")["prompt_id"].unique().sort()
+    uncentred = found["scan"].filter(pl.col("centered_grad_norm").is_null())["prompt_id"].unique().sort()
+    assert uncentred.equals(uncalibrated)
+    assert summary(str(reference / "out")).collect().height > 0
+
+
+def test_the_folder_is_as_the_contract_says(reference: Path) -> None:
+    out = reference / "out"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "calibration.safetensors", "coherence", "commits", "components.parquet", "inputs", "norms", "plan.json",
+        "prompts", "summary.parquet",
+    ]  # fmt: skip
+    assert len(list((out / "commits").iterdir())) == N_SHARDS
+    for kind in ("prompts", "norms", "coherence"):
+        assert len(list((out / kind).iterdir())) == N_SHARDS
+
+
+def test_the_same_study_gives_the_same_rows(reference: Path, tmp_path: Path) -> None:
+    study = small_study(reference).model_copy(update={"out": str(tmp_path / "again")})
+    finished(study)
+    assert same(tables(study.out), tables(str(reference / "out")))
+    assert summary(study.out).collect().equals(summary(str(reference / "out")).collect())
+
+
+def test_a_run_goes_on_where_it_was_interrupted(reference: Path, tmp_path: Path) -> None:
+    study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
+    calls: list[int] = []
+
+    def interrupt(prompts: object, batch_size: int) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        finished(study, faulty(interrupt))
+    assert len(read_commits(Store(study.out))) == 2
+    run = finished(study)
+    assert (run.found, run.missing) == (2, ())
+    assert same(tables(study.out), tables(str(reference / "out")))
+    assert finished(study).found == N_SHARDS
+
+
+def test_a_poison_prompt_costs_its_shard_and_nothing_else(reference: Path, tmp_path: Path) -> None:
+    study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
+    run = finished(study, poisoned_by("ioi/000007"))
+    (record,) = run.quarantined
+    assert run.missing == (record.shard,)
+    assert record.reason == "ArithmeticError: ioi/000007 is poison"
+    assert [found.shard for found in read_quarantine(Store(study.out))] == [record.shard]
+    assert tables(study.out)["prompts"].height == (N_PROMPTS - 8) * len(WRONG_ANSWERS)
+    assert finished(study).missing == ()
+    assert read_quarantine(Store(study.out)) == []
+    assert same(tables(study.out), tables(str(reference / "out")))
+
+
+def test_out_of_memory_comes_back_with_a_smaller_batch(reference: Path, tmp_path: Path) -> None:
+    study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
+    assert finished(study, hungry(2)).missing == ()
+    assert {commit.batch_size for commit in read_commits(Store(study.out))} == {2}
+    assert tables(study.out)["prompts"].equals(tables(str(reference / "out"))["prompts"])
+
+
+def test_another_study_is_refused_with_what_differs(reference: Path) -> None:
+    study = small_study(reference, seed=1)
+    before = (reference / "out" / "plan.json").read_bytes()
+    with pytest.raises(BadInput, match=r"(?s)holds another study.*study\.seed: 0 -> 1"):
+        finished(study)
+    assert (reference / "out" / "plan.json").read_bytes() == before
+
+
+def test_another_model_or_version_is_refused(reference: Path, tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    finished(study)
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    plan["identity"]["versions"]["torch"] = "1.0"
+    plan["identity"]["hashes"]["model"] = "f" * 64
+    (tmp_path / "out" / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(BadInput, match=r"(?s)hashes\.model: f{64} -> .*versions\.torch: 1\.0 -> "):
+        finished(study)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"tasks": ("ioy",)}, "unknown task 'ioy'; did you mean ioi"),
+        ({"wrong_answers": ("foyl",)}, "unknown wrong answer 'foyl'; did you mean foil"),
+        ({"tasks": ("greater_than",), "prompts_per_task": 10**9}, "distinct prompts of task 'greater_than'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, fields: dict[str, object], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        finished(small_study(tmp_path, **fields))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="results cannot be kept in"):
+        finished(small_study(tmp_path, out=str(tmp_path / "file" / "out")))
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_committed(reference: Path, tmp_path: Path) -> None:
+    study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
+    calls: list[int] = []
+
+    def fill(prompts: object, batch_size: int) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            (tmp_path / "out" / "norms").rename(tmp_path / "out" / "kept")
+            (tmp_path / "out" / "norms").symlink_to("/dev/full")
+
+    with pytest.raises(Incomplete, match="results cannot be stored"):
+        finished(study, faulty(fill))
+    (tmp_path / "out" / "norms").unlink()
+    (tmp_path / "out" / "kept").rename(tmp_path / "out" / "norms")
+    assert finished(study).found == 2
+    assert same(tables(study.out), tables(str(reference / "out")))
+
+
+def test_auto_is_a_gpu_only_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = small_study(tmp_path)
+    auto = study.model_copy(update={"compute": study.compute.model_copy(update={"device": "auto"})})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device_of(auto) == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert device_of(auto) == "cuda"
+    assert device_of(study) == "cpu"
