@@ -1,0 +1,36 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= results/ioi
+
+.PHONY: run test lint types reference-model clean
+
+# The main job: which heads and MLPs of the reference model carry indirect-object identification.
+run: $(VENV)/installed
+	$(BIN)/gbcd run jobs/studies/ioi.toml --out $(OUT)
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/pyright
+
+# Trains the shipped model anew, in under an hour on two cores.
+reference-model: $(VENV)/installed
+	$(BIN)/python -m gbcd.reference.train --seed 0 --out gbcd/reference/model
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,303 @@
+"""The engine against the alternatives, on full-size GPT-2 with random weights.
+
+    python benchmarks/engine.py --lengths 20 --batches 64 --json > results.jsonl
+
+Every round runs every contender once, in turn, so that a change in the machine's speed meets all of them; medians over
+rounds are compared. `vs_plain_answer_only` is the time relative to a plain batched forward and backward pass with
+logits at the answer alone; `vs_floor` relative to the bare matrix products of a forward and an activation-only backward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.pytorch_utils import Conv1D
+
+from gbcd.architectures.gpt2_pass import Gpt2Pass
+from gbcd.calibration import Calibration
+from gbcd.engine import Engine, loss_gradient
+from gbcd.hooked_pass import HookedPass
+from gbcd.losses import SquaredLogitDifference
+from gbcd.mean_inputs import MeanInputs
+from gbcd.models import DTYPES, LoadedModel, prepared
+from gbcd.part_norms import BatchMeans, all_statistics, circuit_norms
+from gbcd.prompts import Prompt
+from gbcd.taps import ModelPass
+from gbcd.tokens import EncodedPrompt
+
+#: The slow loops are timed on so many prompts and scaled to the batch.
+LOOP_PROMPTS = 4
+
+
+@dataclass
+class Contender:
+    name: str
+    run: Callable[[], object]
+    share: float = 1.0  # part of the batch that one run covers
+
+
+@dataclass
+class Setting:
+    """A model and a batch: `ids [batch, T]`, an answer and a wrong token for each prompt."""
+
+    model: GPT2LMHeadModel
+    trainable: GPT2LMHeadModel
+    loaded: LoadedModel
+    ids: Tensor
+    answers: list[tuple[int, ...]]
+    wrong: list[tuple[int, ...]]
+
+    @property
+    def target(self) -> SquaredLogitDifference:
+        return SquaredLogitDifference(self.answers, self.wrong, reads_twin=False)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        return self.target(logits.unsqueeze(1)).sum()
+
+
+def setting(model: GPT2LMHeadModel, trainable: GPT2LMHeadModel, length: int, batch: int) -> Setting:
+    generator = torch.Generator().manual_seed(0)
+    vocab = model.config.vocab_size
+    ids = torch.randint(vocab, (batch, length), generator=generator).to(model.device)
+    answers = [(int(token),) for token in torch.randint(vocab, (batch,), generator=generator)]
+    wrong = [((token + 1) % vocab,) for (token,) in answers]
+    tokenizer: Any = None
+    return Setting(model, trainable, prepared("random gpt2", model, tokenizer), ids, answers, wrong)
+
+
+def deck_loop(s: Setting) -> None:
+    """(a) One forward and backward pass per prompt, then the norm of every slice of every weight gradient."""
+    for index in range(LOOP_PROMPTS):
+        s.trainable.zero_grad(set_to_none=True)
+        logits = s.trainable(input_ids=s.ids[index : index + 1]).logits[:, -1]
+        (logits[0, s.answers[index][0]] - logits[0, s.wrong[index][0]]).square().backward()
+        for site in s.loaded.sites.linear:
+            gradient = s.trainable.get_submodule(site.module).weight.grad
+            for piece in gradient.chunk(len(site.components), 1 if site.axis == "out" else 0):
+                piece.norm()
+
+
+def plain_full(s: Setting) -> None:
+    """(b) Plain batched forward and backward, logits everywhere."""
+    s.trainable.zero_grad(set_to_none=True)
+    s.loss(s.trainable(input_ids=s.ids).logits[:, -1]).backward()
+
+
+def plain_answer_only(s: Setting) -> None:
+    """(c) The same with logits at the answer alone."""
+    s.trainable.zero_grad(set_to_none=True)
+    hidden = s.trainable.transformer(input_ids=s.ids).last_hidden_state[:, -1]
+    s.loss(s.trainable.lm_head(hidden)).backward()
+
+
+def opacus_ghost(s: Setting) -> Callable[[], None]:
+    """(d) Opacus: per-sample norm of every parameter by ghost norms, on the same model with nn.Linear for Conv1D."""
+    from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import GradSampleModuleFastGradientClipping
+
+    model = GPT2LMHeadModel(s.model.config)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            linear = nn.Linear(*module.weight.shape)
+            linear.weight.data, linear.bias.data = module.weight.data.T.contiguous(), module.bias.data
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, linear)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    model.lm_head.requires_grad_(False)
+    model.transformer.wpe.requires_grad_(False)  # its input has no batch axis, which Opacus cannot follow
+    wrapped = GradSampleModuleFastGradientClipping(
+        model.train(), use_ghost_clipping=True, max_grad_norm=1.0, strict=False, loss_reduction="sum"
+    )
+
+    def run() -> None:
+        wrapped.zero_grad(set_to_none=True)
+        hidden = wrapped._module.transformer(input_ids=s.ids).last_hidden_state[:, -1]
+        s.loss(wrapped._module.lm_head(hidden)).backward()
+        _ = [parameter._norm_sample for parameter in wrapped.parameters() if hasattr(parameter, "_norm_sample")]
+
+    return run
+
+
+def norms_only(s: Setting, model_pass: ModelPass) -> None:
+    """(f) Exact norms of every part of every head and MLP, nothing else."""
+    units = [(tuple(row),) for row in s.ids.tolist()]
+    forward = model_pass.forward(units)
+    _, d_logits = loss_gradient(s.target, forward.logits)
+    circuit_norms(forward.backward(d_logits), s.loaded.components, len(units)).clamp(min=0).sqrt()
+
+
+def everything(s: Setting, model_pass: ModelPass, calibration: Calibration, means: MeanInputs) -> None:
+    """(g) All statistics of all components: raw and centred norms, Taylor, coherence, norms' gains, embeddings."""
+    units = [(tuple(row),) for row in s.ids.tolist()]
+    forward = model_pass.forward(units)
+    _, d_logits = loss_gradient(s.target, forward.logits)
+    batch_means = BatchMeans(means, torch.zeros(len(units), dtype=torch.int64, device=s.ids.device))
+    all_statistics(forward.backward(d_logits), s.loaded.components, len(units), batch_means)
+
+
+def floor(s: Setting) -> Callable[[], None]:
+    """(h) The matrix products of a forward and an activation-only backward pass alone, last block at the answer."""
+    config, (batch, length) = s.model.config, s.ids.shape
+    d, heads, rows = config.n_embd, config.n_head, batch * length
+    blocks = s.model.transformer.h
+    x = {n: torch.randn(n, d, device=s.ids.device, dtype=s.model.dtype) for n in (rows, batch)}
+    wide = {(n, k): torch.randn(n, k * d, device=s.ids.device, dtype=s.model.dtype) for n in x for k in (1, 2, 3, 4)}
+    square = torch.randn(batch * heads, length, length, device=s.ids.device, dtype=s.model.dtype)
+    part = torch.randn(batch * heads, length, d // heads, device=s.ids.device, dtype=s.model.dtype)
+    unembedding = s.model.lm_head.weight
+    d_logits = torch.randn(batch, len(unembedding), device=s.ids.device, dtype=s.model.dtype)
+
+    @torch.no_grad()
+    def run() -> None:
+        for index, block in enumerate(blocks):
+            qkv, out = block.attn.c_attn.weight, block.attn.c_proj.weight
+            mlp_in, mlp_out = block.mlp.c_fc.weight, block.mlp.c_proj.weight
+            n = rows
+            if index < len(blocks) - 1:
+                _ = x[rows] @ qkv, wide[rows, 3] @ qkv.T
+                for _ in range(3):
+                    _ = torch.bmm(part, part.transpose(1, 2)), torch.bmm(square, part)
+            else:
+                n = batch
+                _ = x[n] @ qkv[:, :d], x[rows] @ qkv[:, d:], x[n] @ qkv[:, :d].T, wide[rows, 2] @ qkv[:, d:].T
+            _ = x[n] @ out, x[n] @ mlp_in, wide[n, 4] @ mlp_out, x[n] @ out.T, wide[n, 4] @ mlp_in.T, x[n] @ mlp_out.T
+        _ = x[batch] @ unembedding.T, d_logits @ unembedding
+
+    return run
+
+
+def contenders(s: Setting) -> list[Contender]:
+    own, hooked = Gpt2Pass(s.model), HookedPass(s.model, s.loaded.sites)
+    record = Prompt("p", "p", "t", "", ("",))
+    prompts = [EncodedPrompt(record, tuple(row), (0,), (1,), None, None) for row in s.ids.tolist()]
+    calibration = Engine(s.loaded, [], len(prompts)).calibrate(prompts)
+    means = MeanInputs(calibration.tasks["p"], s.model.config.vocab_size, s.ids.device, torch.float32)
+    found = [
+        Contender("a deck's loop", lambda: deck_loop(s), LOOP_PROMPTS / len(s.ids)),
+        Contender("b plain, logits everywhere", lambda: plain_full(s)),
+        Contender("c plain, answer only", lambda: plain_answer_only(s)),
+    ]
+    try:
+        found.append(Contender("d opacus ghost norms", opacus_ghost(s)))
+    except ImportError as missing:
+        print(f"left out: opacus ({missing})", file=sys.stderr)
+    return [
+        *found,
+        Contender("f norms only, own pass", lambda: norms_only(s, own)),
+        Contender("f norms only, hooks", lambda: norms_only(s, hooked)),
+        Contender("g everything, own pass", lambda: everything(s, own, calibration, means)),
+        Contender("h floor", floor(s)),
+    ]
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_mb(run: Callable[[], object], device: torch.device) -> float:
+    """Memory that `run` needs above what is held before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - held) / 1e6
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    held = _status_kb("VmRSS")
+    run()
+    return (_status_kb("VmHWM") - held) / 1e3
+
+
+def _status_kb(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def measure(s: Setting, rounds: int, skip: set[str]) -> list[dict[str, object]]:
+    device = s.ids.device
+    found = [contender for contender in contenders(s) if contender.name[0] not in skip]
+    peaks = {contender.name: peak_mb(contender.run, device) for contender in found}
+    seconds: dict[str, list[float]] = {contender.name: [] for contender in found}
+    for _ in range(rounds):
+        for contender in found:
+            synchronize(device)
+            start = time.perf_counter()
+            contender.run()
+            synchronize(device)
+            seconds[contender.name].append((time.perf_counter() - start) / contender.share)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    batch, length = s.ids.shape
+    return [
+        {
+            "name": name,
+            "T": length,
+            "batch": batch,
+            "seconds": medians[name],
+            "spread": [min(seconds[name]), max(seconds[name])],
+            "prompts_per_second": batch / medians[name],
+            "peak_mb": peaks[name],
+            "vs_plain_answer_only": medians[name] / medians["c plain, answer only"],
+            "vs_floor": medians[name] / medians["h floor"],
+        }
+        for name in medians
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[16, 20, 40, 128])
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
+    parser.add_argument("--skip", nargs="*", default=[], help="letters of contenders to leave out")
+    parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    dtype = DTYPES[arguments.dtype]
+    model = (
+        GPT2LMHeadModel(GPT2Config(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+        .to(arguments.device, dtype)
+        .eval()
+        .requires_grad_(False)
+    )
+    trainable = GPT2LMHeadModel(model.config).to(arguments.device, dtype).eval()
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    machine = {"machine": platform.processor() or platform.machine(), "threads": arguments.threads} | versions
+    print(json.dumps(machine | {"device": arguments.device, "dtype": arguments.dtype}), file=sys.stderr)
+    for length in arguments.lengths:
+        for batch in arguments.batches:
+            for row in measure(setting(model, trainable, length, batch), arguments.rounds, set(arguments.skip)):
+                print(json.dumps(row) if arguments.json else _readable(row), flush=True)
+
+
+def _readable(row: dict[str, Any]) -> str:
+    return (
+        f"T={row['T']:<4} batch={row['batch']:<4} {row['name']:<28} {row['seconds'] * 1e3:9.1f} ms "
+        f"[{row['spread'][0] * 1e3:.0f}, {row['spread'][1] * 1e3:.0f}] {row['prompts_per_second']:8.1f} prompts/s "
+        f"{row['peak_mb']:8.0f} MB  vs plain {row['vs_plain_answer_only']:.3f}  vs floor {row['vs_floor']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
