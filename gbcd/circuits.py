@@ -14,13 +14,15 @@ has the smaller of its ends' scores, and is in the circuit if both of them are.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import networkx as nx
+import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gbcd.architectures.sites import ModelSites
+from gbcd.components import Component
 from gbcd.errors import BadInput
+from gbcd.ranking import CIRCUIT_SHARE
 
 INPUT, LOGITS = "input", "logits"
 
@@ -36,9 +38,12 @@ class Config(BaseModel):
     d_model: int
 
     @staticmethod
-    def of(sites: ModelSites) -> Config:
-        """Shape of the model with these sites, whose attention and MLP take turns."""
-        return Config(n_layers=sites.n_layers, n_heads=sites.n_heads, parallel_attn_mlp=False, d_model=sites.d_model)
+    def of(components: Sequence[Component]) -> Config:
+        """Shape of the model with these parts: attention and MLP take turns, and a norm of full width comes last."""
+        layers = {component.layer for component in components if component.is_circuit_part}
+        heads = {component.head for component in components if component.head is not None}
+        [d_model] = [component.n_params for component in components if component.name == "final.norm"]
+        return Config(n_layers=len(layers), n_heads=len(heads), parallel_attn_mlp=False, d_model=d_model)
 
 
 class Node(BaseModel):
@@ -117,6 +122,21 @@ def circuit_of(cfg: Config, scores: Mapping[str, float], members: Collection[str
         score = min(scores.get(source, highest), scores.get(target, highest))
         edges[name] = Edge(score=score, in_graph=source in inside and target in inside)
     return Circuit(cfg=cfg, nodes=nodes, edges=edges)
+
+
+def circuit_files(summary: pl.DataFrame, components: Sequence[Component]) -> dict[str, bytes]:
+    """The circuits of a summary by file name: the best `CIRCUIT_SHARE` of the nodes of each task and wrong answer.
+
+    The first is `circuit.json`; a study of several has a `circuit_<task>_<wrong answer>.json` for each further one.
+    """
+    cfg, files = Config.of(components), dict[str, bytes]()
+    nodes = summary.filter((pl.col("level") == "node") & pl.col("rank").is_not_null())
+    for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
+        scores = dict(rows.select("component", "score").iter_rows())
+        members = rows.filter(pl.col("rank") <= round(CIRCUIT_SHARE * len(rows)))["component"].to_list()
+        name = f"circuit_{task}_{wrong_answer}.json" if files else "circuit.json"
+        files[name] = circuit_of(cfg, scores, members).to_json()
+    return files
 
 
 def node_names(cfg: Config) -> list[str]:

@@ -8,41 +8,53 @@ Faithfulness and the two areas under it are those of MIB (Mueller et al. 2025, a
 
 from __future__ import annotations
 
-from itertools import combinations
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score
 
 #: Shares of the components at which circuits are cut.
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-def auroc(scores: Float[np.ndarray, "n"], members: Bool[np.ndarray, "n"], *, pessimistic: bool = False) -> float:
-    """Share of pairs of a member and a non-member that the scores put in order; NaN if there is no such pair."""
-    inside, outside = scores[members], np.sort(scores[~members])
-    if not len(inside) or not len(outside):
-        return float("nan")
-    below = np.searchsorted(outside, inside, "left")
-    if pessimistic:
-        return float(below.mean() / len(outside))
-    return float((below + np.searchsorted(outside, inside, "right")).mean() / (2 * len(outside)))
+def auroc(
+    scores: Float[np.ndarray, "*replicas n"], members: Bool[np.ndarray, "*replicas n"], *, pessimistic: bool = False
+) -> Float[np.ndarray, "*replicas"]:
+    """Share of pairs of a member and a non-member that the scores put in order; NaN where there is no such pair."""
+    tie = "min" if pessimistic else "average"
+    # The rank of a member counts all scores below it; less the members among them, those are the pairs in order.
+    below = rankdata(scores, tie, axis=-1) - rankdata(np.where(members, scores, np.inf), tie, axis=-1)
+    n_inside, n_outside = members.sum(axis=-1), (~members).sum(axis=-1)
+    return _ratio((below * members).sum(axis=-1), n_inside * n_outside)
 
 
-def auprc(scores: Float[np.ndarray, "n"], members: Bool[np.ndarray, "n"]) -> float:
-    """Average precision; NaN if everything or nothing is a member."""
-    if members.all() or not members.any():
-        return float("nan")
-    return float(average_precision_score(members, scores))
+def auprc(
+    scores: Float[np.ndarray, "*replicas n"], members: Bool[np.ndarray, "*replicas n"]
+) -> Float[np.ndarray, "*replicas"]:
+    """Average precision: mean over members of the precision at their score; NaN if everything or nothing is one."""
+    taken = rankdata(-scores, "max", axis=-1)
+    found = rankdata(np.where(members, -scores, np.inf), "max", axis=-1)
+    n_members = np.where(members.all(axis=-1), 0, members.sum(axis=-1))
+    return _ratio((found / taken * members).sum(axis=-1), n_members)
 
 
-def spearman(scores: Float[np.ndarray, "n"], effects: Float[np.ndarray, "n"]) -> float:
+def spearman(
+    scores: Float[np.ndarray, "*replicas n"], effects: Float[np.ndarray, "*replicas n"]
+) -> Float[np.ndarray, "*replicas"]:
     """Rank correlation of the scores with the sizes of the effects; NaN if either is constant."""
-    ranks = rankdata(scores), rankdata(np.abs(effects))
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    one, two = (_centred_ranks(values) for values in (scores, np.abs(effects)))
+    return _ratio((one * two).sum(axis=-1), np.sqrt(np.square(one).sum(axis=-1) * np.square(two).sum(axis=-1)))
+
+
+def _centred_ranks(values: Float[np.ndarray, "*replicas n"]) -> Float[np.ndarray, "*replicas n"]:
+    ranks = rankdata(values, axis=-1)
+    return ranks - ranks.mean(axis=-1, keepdims=True)
+
+
+def _ratio(above: Any, below: Any) -> Float[np.ndarray, "*replicas"]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(np.asarray(below) > 0, np.asarray(above) / np.asarray(below, dtype=np.float64), np.nan)
 
 
 def largest(scores: Float[np.ndarray, "n"], share: float) -> list[int]:
@@ -50,7 +62,11 @@ def largest(scores: Float[np.ndarray, "n"], share: float) -> list[int]:
     return np.argsort(-scores, kind="stable")[: round(share * len(scores))].tolist()
 
 
-def faithfulness(metric: Float[np.ndarray, "sizes"], nothing: float, everything: float) -> Float[np.ndarray, "sizes"]:
+def faithfulness(
+    metric: Float[np.ndarray, "replicas sizes"],
+    nothing: Float[np.ndarray, "replicas 1"],
+    everything: Float[np.ndarray, "replicas 1"],
+) -> Float[np.ndarray, "replicas sizes"]:
     """Share of the model's metric that circuits recover: (m(C) - m(0)) / (m(N) - m(0))."""
     return (metric - nothing) / (everything - nothing)
 
@@ -67,5 +83,10 @@ def cmd(faithful: Float[np.ndarray, "sizes"]) -> float:
 
 def stability(scores: Float[np.ndarray, "replicas n"], share: float) -> float:
     """Mean Jaccard index over pairs of the circuits that replicas of the scores give."""
-    circuits = [frozenset(largest(replica, share)) for replica in scores]
-    return float(np.mean([len(one & two) / len(one | two) for one, two in combinations(circuits, 2)]))
+    circuits = np.zeros(scores.shape)
+    for row, replica in enumerate(scores):
+        circuits[row, largest(replica, share)] = 1
+    common = circuits @ circuits.T
+    size = circuits.sum(axis=1)
+    jaccard = common / (size[:, None] + size - common)
+    return float(jaccard[np.triu_indices(len(scores), 1)].mean())

@@ -1,4 +1,7 @@
-"""The score that components are ranked by, and the ranks. The choice of score is made here and nowhere else."""
+"""The score that components are ranked by, the ranks, and where a ranking is cut to give a circuit.
+
+The choice of score and of the cut is made here and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from gbcd.components import Component
 
 #: Statistics whose mean over prompts is the score, best first; the first one that was computed is taken.
 SCORES = ("centered_grad_norm", "grad_norm")
+
+#: Share of the heads and MLPs that make up the circuit where one size is to speak for all.
+CIRCUIT_SHARE = 0.2
 
 
 def score_statistic(computed: Collection[str]) -> str:

@@ -9,7 +9,8 @@ averaged, not the norms of its parts. Signal and noise come from sums over batch
     signal = sum (S - q) / sum b (b - 1)        an unbiased estimate of ||E G||^2; it can fall below zero
     noise  = sum q / sum b - signal             the same for E ||G - E G||^2
 
-A prompt whose gradient is not finite is in no average; `n` counts what is averaged, `n_excluded` what is not.
+A prompt whose gradient is not finite is in no average: `n` counts what is averaged, `n_excluded` what is not. Fewer
+prompts can have a centred norm (`n_centered`): those longer than the calibration reaches have none.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Float
 
+from gbcd.circuits import circuit_files
 from gbcd.commits import committed_ids
 from gbcd.components import Component
 from gbcd.errors import BadInput
@@ -42,7 +44,7 @@ SUMMARY = pa.schema(
         ("layer", pa.int32()),
         ("head", pa.int32()),
         ("part", pa.string()),
-        *((name, pa.int64()) for name in ("n", "n_excluded", "n_templates")),
+        *((name, pa.int64()) for name in ("n", "n_centered", "n_excluded", "n_templates")),
         *((f"{statistic}_{estimate}", pa.float64()) for statistic in STATISTICS for estimate in _ESTIMATES),
         *((name, pa.float64()) for name in ("taylor_signed_mean", "signal", "noise", "cv", "score")),
         ("rank", pa.int32()),
@@ -53,15 +55,18 @@ value, `taylor_signed_mean` of the signed one; `cv` is standard deviation over m
 `part` of a node is `head`, `mlp` or, where it has one part, that part's."""
 
 
+def _no_moments() -> dict[str, ClusteredMoments]:
+    return {name: ClusteredMoments() for name in (*STATISTICS, SIGNED)}
+
+
 @dataclass
 class _Group:
     """Running sums of one task and wrong answer; columns are the parts, then the nodes."""
 
     nodes: NodeMap
     n_parts: int
-    n_excluded: int = 0
-    statistics: tuple[str, ...] | None = None
-    moments: ClusteredMoments = field(default_factory=ClusteredMoments)
+    n_rows: int = 0
+    moments: dict[str, ClusteredMoments] = field(default_factory=_no_moments)
     pairs: Float[np.ndarray, "parts"] = field(init=False)
     draws: Float[np.ndarray, "parts"] = field(init=False)
     excess: Float[np.ndarray, "parts"] = field(init=False)
@@ -71,15 +76,16 @@ class _Group:
         """Start the sums over batches at zero."""
         self.pairs, self.draws, self.excess, self.squares = np.zeros((4, self.n_parts))
 
+    @property
+    def n(self) -> int:
+        """Prompts whose gradient is finite."""
+        return self.moments["grad_norm"].n
+
     def add(self, rows: pa.Table) -> None:
-        """Take in norms; prompts that are not finite in any statistic are only counted."""
-        before = self.moments.n
-        for statistics, values, templates in finite_values(rows, self.nodes):
-            if self.statistics not in (None, statistics):
-                raise ValueError(f"shards of one study differ in their statistics: {self.statistics} and {statistics}")
-            self.statistics = statistics
-            self.moments.add(values, templates)
-        self.n_excluded += rows.num_rows - (self.moments.n - before)
+        """Take in norms."""
+        self.n_rows += rows.num_rows
+        for found in finite_values(rows, self.nodes):
+            self.moments[found.statistic].add(found.values, found.templates)
 
     def add_batches(self, index: np.ndarray, n: np.ndarray, sum_sq: np.ndarray, sq_sum: np.ndarray) -> None:
         """Take in coherence rows; `index` is the part that each row speaks of."""
@@ -104,7 +110,7 @@ def summarise(shards: Iterable[ShardTables], components: Sequence[Component]) ->
         components: the parts, in the order of the values in the norms.
 
     Raises:
-        ValueError: the shards do not belong together (statistics, number of components, an unknown component).
+        ValueError: the shards do not fit the components (their number, an unknown name).
     """
     nodes = NodeMap.of(components)
     groups: dict[Key, _Group] = {}
@@ -119,7 +125,7 @@ def summarise(shards: Iterable[ShardTables], components: Sequence[Component]) ->
 
 
 def reduce(out: str) -> pl.DataFrame:
-    """Reduce what is committed in `out`, write `summary.parquet` there and return it.
+    """Reduce what is committed in `out`, write `summary.parquet` and the circuits there and return the summary.
 
     Raises:
         BadInput: nothing is committed in `out`.
@@ -129,9 +135,13 @@ def reduce(out: str) -> pl.DataFrame:
         raise BadInput(
             f"nothing is committed in {store.location!r}, so there is nothing to reduce: run the study first"
         )
-    table = summarise(shard_tables(store), read_components(store))
+    components = read_components(store)
+    table = summarise(shard_tables(store), components)
     store.write(SUMMARY_FILE, encoded(table))
-    return cast(pl.DataFrame, pl.from_arrow(table))
+    summary = cast(pl.DataFrame, pl.from_arrow(table))
+    for name, circuit in circuit_files(summary, components).items():
+        store.write(name, circuit)
+    return summary
 
 
 def _add_coherence(group: _Group, rows: pa.Table, position: dict[str, int]) -> None:
@@ -151,7 +161,12 @@ def _table(key: Key, group: _Group, components: Sequence[Component]) -> pa.Table
         (*key, level, c.name, c.node, c.layer, c.head, c.part) for level, c in zip(levels, columns, strict=True)
     ]
     table: dict[str, Any] = dict(zip(names, zip(*described, strict=True), strict=True))
-    counts = {"n": group.moments.n, "n_excluded": group.n_excluded, "n_templates": group.moments.n_templates}
+    counts = {
+        "n": group.n,
+        "n_centered": group.moments["centered_grad_norm"].n,
+        "n_excluded": group.n_rows - group.n,
+        "n_templates": group.moments["grad_norm"].n_templates,
+    }
     table |= {name: [count] * len(columns) for name, count in counts.items()}
     table |= {name: pa.array(values, from_pandas=True) for name, values in numbers.items()}
     table["rank"] = [
@@ -166,16 +181,15 @@ def _numbers(group: _Group, n_columns: int) -> dict[str, Float[np.ndarray, "colu
     signal, noise = group.coherence()
     numbers = {name: np.full(n_columns, np.nan) for name in SUMMARY.names if SUMMARY.field(name).type == pa.float64()}
     numbers |= {"signal": signal, "noise": noise}
-    if group.statistics is None:
-        return numbers
-    estimate = group.moments.estimate()
-    for row, statistic in enumerate(group.statistics):
+    computed = {name: moments.estimate() for name, moments in group.moments.items() if moments.n}
+    for statistic, estimate in computed.items():
         if statistic == SIGNED:
-            numbers["taylor_signed_mean"] = estimate.mean[row]
+            numbers["taylor_signed_mean"] = estimate.mean
         else:
-            numbers |= {f"{statistic}_{name}": values[row] for name, values in estimate._asdict().items()}
-    ranked_by = score_statistic(group.statistics)
-    numbers["score"] = numbers[f"{ranked_by}_mean"]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        numbers["cv"] = numbers[f"{ranked_by}_std"] / numbers["score"]
+            numbers |= {f"{statistic}_{name}": values for name, values in estimate._asdict().items()}
+    if computed:
+        ranked_by = score_statistic(computed)
+        numbers["score"] = numbers[f"{ranked_by}_mean"]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            numbers["cv"] = numbers[f"{ranked_by}_std"] / numbers["score"]
     return numbers

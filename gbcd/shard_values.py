@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 
 from gbcd.nodes import NodeMap
 from gbcd.tables import STATISTICS
@@ -31,16 +31,18 @@ class Key(NamedTuple):
 
 
 class Values(NamedTuple):
-    """Some prompts of one group.
+    """One statistic of some prompts of one group.
 
     Attributes:
-        statistics: names of what was computed, `taylor` in absolute value and `taylor_signed` included.
-        values: for each of them, each part and then each node, and each prompt; finite.
+        statistic: its name; `taylor` is in absolute value, `taylor_signed` is not.
+        values: of each part and then each node, and each prompt; finite.
+        rows: where these prompts stand among the rows.
         templates: of the prompts.
     """
 
-    statistics: tuple[str, ...]
-    values: Float[np.ndarray, "statistics columns prompts"]
+    statistic: str
+    values: Float[np.ndarray, "columns prompts"]
+    rows: Int[np.ndarray, "prompts"]
     templates: list[str]
 
 
@@ -56,22 +58,22 @@ def rows_of(table: pa.Table, key: Key) -> pa.Table:
 
 
 def finite_values(rows: pa.Table, nodes: NodeMap) -> Iterator[Values]:
-    """Unfold norms of one group, some prompts at a time, leaving out those with a value that is not finite.
+    """Unfold norms of one group, some prompts at a time, without those that have no value or one that is not finite.
 
     Raises:
         ValueError: the lists are not as long as there are components.
     """
-    usable = rows.filter(rows["grad_norm"].is_valid())
-    if not usable.num_rows:
-        return
-    computed = [name for name in STATISTICS if usable[name].null_count < usable.num_rows]
-    tables = {name: _matrix(name, usable[name], len(nodes.by_node)) for name in computed}
-    templates = usable["template"].to_pylist()
-    kept = np.flatnonzero(np.logical_and.reduce([np.isfinite(table).all(axis=1) for table in tables.values()]))
-    for start in range(0, len(kept), CHUNK):
-        chosen = kept[start : start + CHUNK]
-        columns = _columns({name: table[chosen].T.astype(np.float64) for name, table in tables.items()}, nodes)
-        yield Values(tuple(columns), np.stack(list(columns.values())), [templates[index] for index in chosen])
+    templates = rows["template"].to_pylist()
+    for statistic in STATISTICS:
+        present = np.flatnonzero(rows[statistic].is_valid().to_numpy())
+        table = _matrix(statistic, rows[statistic].drop_null(), len(nodes.by_node))
+        finite = np.flatnonzero(np.isfinite(table).all(axis=1))
+        for start in range(0, len(finite), CHUNK):
+            chosen = finite[start : start + CHUNK]
+            where = present[chosen]
+            names = [templates[row] for row in where]
+            for name, values in _columns(statistic, table[chosen].T.astype(np.float64), nodes).items():
+                yield Values(name, values, where, names)
 
 
 def _matrix(name: str, lists: pa.ChunkedArray, n_parts: int) -> Float32[np.ndarray, "prompts parts"]:
@@ -82,12 +84,9 @@ def _matrix(name: str, lists: pa.ChunkedArray, n_parts: int) -> Float32[np.ndarr
 
 
 def _columns(
-    values: dict[str, Float[np.ndarray, "parts prompts"]], nodes: NodeMap
+    statistic: str, parts: Float[np.ndarray, "parts prompts"], nodes: NodeMap
 ) -> dict[str, Float[np.ndarray, "columns prompts"]]:
-    columns = {
-        name: np.concatenate([parts, parts[nodes.writers] if name == "taylor" else nodes.norms(parts)])
-        for name, parts in values.items()
-    }
-    if "taylor" in columns:
-        columns |= {"taylor": np.abs(columns["taylor"]), SIGNED: columns["taylor"]}
-    return columns
+    if statistic != "taylor":
+        return {statistic: np.concatenate([parts, nodes.norms(parts)])}
+    signed = np.concatenate([parts, parts[nodes.writers]])
+    return {statistic: np.abs(signed), SIGNED: signed}

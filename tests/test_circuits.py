@@ -1,11 +1,13 @@
 import json
 
 import networkx as nx
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gbcd.circuits import Circuit, Config, circuit_of, edge_names, ends, node_names
+from gbcd.circuits import Circuit, Config, circuit_files, circuit_of, edge_names, ends, node_names
+from gbcd.components import Component
 from gbcd.errors import BadInput
 
 CFG = Config(n_layers=2, n_heads=2, parallel_attn_mlp=False, d_model=8)
@@ -59,6 +61,25 @@ def test_networkx_has_the_members_only():
     assert set(graph.nodes) == {"input", "a0.h0", "a1.h1", "logits"}
     assert {data["part"] for *_, data in graph.edges("a0.h0", data=True) if "part" in data} == set("qkv")
     assert nx.has_path(graph, "input", "logits")
+
+
+def test_a_summary_gives_a_circuit_for_each_task_and_wrong_answer():
+    parts = [("q", "a0.h0", 0), ("o", "a0.h0", 0), ("q", "a0.h1", 1), ("in", "m0", None)]
+    components = [Component(f"{node}.{part}", node, 0, head, part, 4) for part, node, head in parts]
+    components.append(Component("final.norm", "final.norm", 1, None, "norm", 8))
+    assert Config.of(components) == Config(n_layers=1, n_heads=2, parallel_attn_mlp=False, d_model=8)
+    nodes = [{"component": name, "score": score, "rank": rank} for name, score, rank in
+             (("a0.h0", 1.0, 2), ("a0.h1", 3.0, 1), ("m0", 0.5, 3), ("final.norm", 9.0, None))]  # fmt: skip
+    rows = [
+        {"task": "ioi", "wrong_answer": wrong, "level": "node", **node}
+        for wrong in ("foil", "semantic")
+        for node in nodes
+    ]
+    files = circuit_files(pl.DataFrame(rows), components)
+    assert list(files) == ["circuit.json", "circuit_ioi_semantic.json"]
+    circuit = Circuit.from_json(files["circuit.json"], "circuit.json")
+    assert [name for name, node in circuit.nodes.items() if node.in_graph] == ["input", "a0.h1", "logits"]
+    assert circuit.nodes["m0"].score == 0.5
 
 
 @pytest.mark.parametrize(

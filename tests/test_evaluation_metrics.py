@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from gbcd.evaluation_metrics import SIZES, auprc, auroc, cmd, cpr, faithfulness, largest, spearman, stability
 
@@ -18,7 +18,7 @@ def test_ties_count_half_or_not_at_all():
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
-def test_auroc_is_that_of_scikit_learn(pairs):
+def test_areas_are_those_of_scikit_learn(pairs):
     scores, members = (
         np.array(column, kind) for column, kind in zip(zip(*pairs, strict=True), (float, bool), strict=True)
     )
@@ -27,6 +27,16 @@ def test_auroc_is_that_of_scikit_learn(pairs):
         assert np.isnan(auprc(scores, members))
     else:
         assert auroc(scores, members) == pytest.approx(roc_auc_score(members, scores))
+        assert auprc(scores, members) == pytest.approx(average_precision_score(members, scores))
+
+
+def test_replicas_are_taken_one_by_one():
+    rng = np.random.default_rng(0)
+    scores, effects = rng.integers(0, 4, (5, 12)).astype(float), rng.normal(size=(5, 12))
+    members = rng.random((5, 12)) < 0.4
+    members[0], members[1] = True, False
+    for figure, truth in ((auroc, members), (auprc, members), (spearman, effects)):
+        np.testing.assert_array_equal(figure(scores, truth), [figure(*row) for row in zip(scores, truth, strict=True)])
 
 
 def test_precision_by_hand():
@@ -47,8 +57,8 @@ def test_circuits_are_whole_components_in_order():
 
 
 def test_areas_by_hand():
-    found = faithfulness(np.array([2.0, 5.0]), nothing=1.0, everything=5.0)
-    np.testing.assert_allclose(found, [0.25, 1.0])
+    found = faithfulness(np.array([[2.0, 5.0]]), nothing=np.array([[1.0]]), everything=np.array([[5.0]]))
+    np.testing.assert_allclose(found, [[0.25, 1.0]])
     assert cpr(np.ones(len(SIZES))) == pytest.approx(0.999)
     assert cmd(np.full(len(SIZES), 1.5)) == pytest.approx(0.999 / 2)
     last = np.array([0.0] * (len(SIZES) - 1) + [1.0])

@@ -80,7 +80,7 @@ def test_prompts_that_are_not_finite_are_counted_and_in_no_average():
     values = drawn(6)
     clean = row(summarise([shard(values[2:], list("bbcc"))], COMPONENTS), "m0", "node")
     values[0] = np.nan
-    values[1, 0, 3] = np.inf
+    values[1] = np.inf
     found = row(summarise([shard(values, list("aabbcc"))], COMPONENTS), "m0", "node")
     assert (found["n"], found["n_excluded"]) == (4, 2)
     assert {**found, "n_excluded": 0} == clean
@@ -118,12 +118,17 @@ def test_the_cut_into_shards_does_not_matter_and_groups_stay_apart():
         assert one == (pytest.approx(two) if SUMMARY.field(name).type == pa.float64() else two)
 
 
-def test_shards_that_do_not_belong_together_are_refused():
+def test_prompts_without_a_centred_norm_are_in_the_other_averages():
+    values = drawn(6)
+    long = shard(values[:2], list("ab"), statistics=("grad_norm", "taylor"))
+    found = row(summarise([long, shard(values[2:], list("abab"))], COMPONENTS), "m0.in", "part")
+    assert (found["n"], found["n_centered"], found["n_excluded"]) == (6, 4, 0)
+    assert found["grad_norm_mean"] == pytest.approx(values[:, 0, 8].mean())
+    assert found["centered_grad_norm_mean"] == found["score"] == pytest.approx(values[2:, 1, 8].mean())
+
+
+def test_shards_that_do_not_fit_the_components_are_refused():
     values = drawn(2)
-    with pytest.raises(ValueError, match="differ in their statistics"):
-        summarise(
-            [shard(values, list("ab")), shard(values, list("ab"), statistics=("grad_norm", "taylor"))], COMPONENTS
-        )
     with pytest.raises(ValueError, match="values for 2 prompts and 10 components"):
         summarise([shard(values, list("ab"))], COMPONENTS[:10])
     strange = [{"component": "a9.h9.q", "batch": 0, "n": 2, "sum_sq": 1.0, "sq_sum": 1.0}]

@@ -1,0 +1,235 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from rich.console import Console
+from tiny_models import saved_tiny_gpt2
+
+from gbcd import models
+from gbcd.baselines import static_scores
+from gbcd.commits import commit_path
+from gbcd.errors import BadInput
+from gbcd.evaluation import evaluate
+from gbcd.evaluation_metrics import SIZES
+from gbcd.evaluation_tables import EFFECTS, EVALUATION, FAITHFULNESS
+from gbcd.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
+from gbcd.inputs import Inputs
+from gbcd.interventions import measure_effects
+from gbcd.metrics import metric_for
+from gbcd.nodes import NodeMap
+from gbcd.pairs import pair_up
+from gbcd.points import points
+from gbcd.recovery import Score, measured_truth, recovery_rows
+from gbcd.replicas import means, poisson_weights, score_replicas
+from gbcd.results import read_components, shard_tables
+from gbcd.run import run_study
+from gbcd.shard_values import Key
+from gbcd.shards import read_plan
+from gbcd.store import Store
+from gbcd.study import make_study
+from gbcd.tokens import encode
+
+N_PAIRS = 12
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    fields = {
+        "model": saved_tiny_gpt2(folder / "model"),
+        "tasks": ["ioi", "induction"],
+        "prompts_per_task": 24,
+        "wrong_answers": ["foil", "logit_difference"],
+        "calibration_prompts": 24,
+        "out": str(folder / "out"),
+        "compute": {"workers": 0, "shard_size": 12},
+    }
+    run_study(make_study(fields), Console(quiet=True))
+    return fields["out"]
+
+
+@pytest.fixture(scope="module")
+def evaluation(study):
+    return evaluate(study, n_pairs=N_PAIRS)
+
+
+@pytest.fixture(scope="module")
+def case(study):
+    store = Store(study)
+    plan = read_plan(store)
+    loaded = models.load(plan.study.model)
+    prompts = encode(Inputs(store, plan).sample("ioi", N_PAIRS), loaded.tokenizer, loaded.context)
+    places = points(loaded.sites, loaded.components, "node")
+    return loaded, pair_up(prompts, 32), places, metric_for("logit_difference", prompts, loaded.device)
+
+
+def test_tables_are_written_as_they_are_returned(study, evaluation):
+    names = ("evaluation", "effects", "faithfulness")
+    for table, name, schema in zip(evaluation[:3], names, (EVALUATION, EFFECTS, FAITHFULNESS), strict=True):
+        assert table.schema == schema
+        assert pl.read_parquet(Path(study) / f"{name}.parquet").equals(table)
+    assert evaluation.notes == ()
+
+
+def test_every_score_and_baseline_is_held_against_every_truth(evaluation):
+    rows = evaluation.figures.filter(pl.col("task") == "ioi", pl.col("group") == "all")
+    methods = set(rows.filter(pl.col("wrong_answer").is_null())["method"])
+    assert methods == {
+        *("attribution_patching", "attribution_patching_ig", "hisp", "direct_effect"),
+        *("weight_norm", "layer_index", "parameter_count", "random"),
+    }
+    of_gradients = rows.filter(pl.col("wrong_answer") == "foil")
+    assert set(of_gradients["method"]) == {"grad_norm", "centered_grad_norm", "taylor", "taylor_signed"}
+    assert set(rows["truth"].drop_nulls()) == {"resample", "mean", "zero"}
+    figures = rows.group_by("method", "wrong_answer").agg(pl.col("figure").unique())
+    wanted = {"auroc", "auroc_pessimistic", "auprc", "spearman", "stability", "cpr", "cmd"}
+    assert all(wanted <= set(found) for found in figures["figure"])
+    assert rows.filter(pl.col("figure") == "completeness")["method"].unique().to_list() == ["centered_grad_norm"]
+    assert evaluation.figures["n_pairs"].unique().to_list() == [N_PAIRS]
+
+
+def test_intervals_hold_the_value_and_costs_are_told(evaluation):
+    spearman = evaluation.figures.filter(pl.col("figure") == "spearman", pl.col("group") == "all")
+    held = spearman.filter(pl.col("value").is_between(pl.col("ci_low") - 0.1, pl.col("ci_high") + 0.1))
+    assert held.height > 0.9 * spearman.height
+    cost = dict(evaluation.figures.select("method", "cost").filter(pl.col("method") != "grad_norm").iter_rows())
+    assert (cost["attribution_patching"], cost["attribution_patching_ig"], cost["layer_index"]) == (3, 11, 0)
+    of_norm = evaluation.figures.filter(pl.col("method") == "grad_norm")
+    assert dict(of_norm.select("wrong_answer", "cost").iter_rows()) == {"foil": 2, "logit_difference": 4}
+
+
+def test_effects_are_the_measured_ones(evaluation, case):
+    effects = measure_effects(*case)
+    table = evaluation.effects.filter(pl.col("task") == "ioi")
+    for ablation, drops in effects.drops.items():
+        found = table.filter(pl.col("method") == ablation)
+        assert found["component"].to_list() == [point.name for point in case[2]]
+        np.testing.assert_allclose(found["value"], drops.mean(axis=0), atol=1e-6)
+        assert found["cost"][0] == effects.cost[ablation]
+    assert table["gap"][0] == pytest.approx((effects.clean - effects.counterfactual).mean())
+
+
+def test_faithfulness_ends_at_the_whole_model(evaluation):
+    whole = evaluation.faithfulness.filter(pl.col("size") == 1.0)
+    np.testing.assert_allclose(whole["faithfulness"], 1.0)
+    none = evaluation.faithfulness.filter(pl.col("n_components") == 0)
+    np.testing.assert_allclose(none["faithfulness"], 0.0, atol=1e-12)
+    assert evaluation.faithfulness.height == 2 * 16 * len(SIZES)
+
+
+def test_the_estimate_of_a_score_is_the_mean_of_the_summary(study):
+    components = read_components(Store(study))
+    found = score_replicas(shard_tables(Store(study)), components, ["a1.h0", "m1"], seed=0)
+    again = score_replicas(shard_tables(Store(study)), components, ["a1.h0", "m1"], seed=0)
+    keep = (pl.col("task") == "ioi", pl.col("wrong_answer") == "foil", pl.col("level") == "node")
+    summary = pl.read_parquet(Path(study) / "summary.parquet").filter(*keep)
+    for statistic in ("grad_norm", "centered_grad_norm", "taylor"):
+        replicas = found[Key("ioi", "foil")][statistic]
+        wanted = [summary.filter(component=name)[f"{statistic}_mean"][0] for name in ("a1.h0", "m1")]
+        assert replicas[0].tolist() == pytest.approx(wanted)
+        np.testing.assert_array_equal(replicas, again[Key("ioi", "foil")][statistic])
+        assert replicas[1:, 0].std() > 0
+    signed = summary.filter(component="m1")["taylor_signed_mean"][0]
+    assert found[Key("ioi", "foil")]["taylor_signed"][0, 1] == pytest.approx(abs(signed))
+
+
+def test_replicas_spread_as_the_mean_does():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(400, 1))
+    spread = means(poisson_weights(400, rng), values)[1:].std()
+    assert spread == pytest.approx(values.std() / 20, rel=0.2)
+
+
+def test_a_perfect_score_has_perfect_figures():
+    effects = np.tile([0.5, -0.3, 0.05, 0.0], (3, 1))
+    truth = measured_truth("resample", effects, np.ones(3))
+    assert truth.members[0].tolist() == [True, True, False, False]
+    score = Score("effect", None, np.abs(effects), 1.0)
+    rows = list(recovery_rows([score], [truth], {"all": np.ones(4, bool)}))
+    assert {row["figure"]: row["value"] for row in rows} == pytest.approx(
+        {"stability": 1, "auroc": 1, "auroc_pessimistic": 1, "auprc": 1, "spearman": 1}
+    )
+
+
+def test_circuits_are_cut_by_score_and_taken_apart(case):
+    loaded, pairs, places, metric = case
+    runner = CircuitRunner(loaded, pairs, places, metric, np.ones((2, N_PAIRS)))
+    scores = np.tile(np.arange(len(places), dtype=np.float64), (2, 1))
+    curves = faithfulness_curves(runner, [Score("by_index", None, scores, 0.0)])
+    half = next(row for row in curves.rows if row["size"] == 0.5)
+    last_three = frozenset(range(len(places) - 3, len(places)))
+    nothing, everything, circuit = (found[0] for found in runner.run([frozenset(), runner.everything, last_three]))
+    assert half["n_components"] == 3
+    assert half["faithfulness"] == pytest.approx((circuit - nothing) / (everything - nothing))
+    found = {row["figure"]: row["value"] for row in taken_apart(runner, Score("by_index", None, scores, 0.0), seed=0)}
+    only = len(places) - 1
+    empty, alone, without = (
+        found[0] for found in runner.run([frozenset(), frozenset([only]), runner.everything - {only}])
+    )
+    assert found["minimality"] == pytest.approx(abs(alone - empty) / (everything - nothing))
+    assert found["completeness"] == pytest.approx(abs(without - empty) / (everything - nothing))
+
+
+def test_static_scores_by_hand(case):
+    loaded = case[0]
+    nodes = [node for node in NodeMap.of(loaded.components).nodes if node.is_circuit_part]
+    found = {score.method: score.replicas[0] for score in static_scores(loaded, nodes, 1, seed=0)}
+    names = [node.name for node in nodes]
+    block = loaded.model.transformer.h[1]
+    mlp = torch.cat([block.mlp.c_fc.weight.flatten(), block.mlp.c_proj.weight.flatten()])
+    assert found["weight_norm"][names.index("m1")] == pytest.approx(float(mlp.norm()), rel=1e-5)
+    qkv, out = block.attn.c_attn.weight.view(16, 3, 2, 8)[:, :, 1], block.attn.c_proj.weight.view(2, 8, 16)[1]
+    head = torch.cat([qkv.flatten(), out.flatten()])
+    assert found["weight_norm"][names.index("a1.h1")] == pytest.approx(float(head.norm()), rel=1e-5)
+    assert found["parameter_count"][names.index("m1")] == mlp.numel()
+    assert found["layer_index"].tolist() == [node.layer for node in nodes]
+
+
+def test_parts_can_be_evaluated_too(study, tmp_path):
+    copy = shutil.copytree(study, tmp_path / "copy")
+    found = evaluate(str(copy), n_pairs=4, level="part")
+    assert set(found.effects["part"]) == {"q", "k", "v", "o", "in", "out"}
+    assert "direct_effect" not in set(found.effects["method"])
+
+
+def test_what_cannot_be_evaluated_is_refused(study, tmp_path):
+    with pytest.raises(BadInput, match="at least 2"):
+        evaluate(study, n_pairs=1)
+    with pytest.raises(BadInput, match="no plan"):
+        evaluate(str(tmp_path / "nothing"))
+    copy = shutil.copytree(study, tmp_path / "copy")
+    (copy / commit_path(1)).unlink()
+    with pytest.raises(BadInput, match="not complete: 1 of 4 shards are missing"):
+        evaluate(str(copy))
+
+
+def test_another_model_under_the_same_name_is_refused(study, tmp_path):
+    copy = shutil.copytree(study, tmp_path / "copy")
+    plan = (copy / "plan.json").read_text()
+    name = read_plan(Store(study)).study.model
+    (copy / "plan.json").write_text(plan.replace(name, saved_tiny_gpt2(tmp_path / "other", seed=1)))
+    with pytest.raises(BadInput, match="is of another model"):
+        evaluate(str(copy))
+
+
+def test_prompts_that_cannot_be_patched_are_named(study, tmp_path, monkeypatch):
+    from gbcd import evaluation
+
+    def without(prompts, tokenizer, context):
+        from dataclasses import replace
+
+        found = encode(prompts, tokenizer, context)
+        keep = 5 if found[0].prompt.task == "ioi" else 1
+        return [
+            replace(one, counterfactual_ids=one.counterfactual_ids if i < keep else None) for i, one in enumerate(found)
+        ]
+
+    monkeypatch.setattr(evaluation, "encode", without)
+    found = evaluation.evaluate(str(shutil.copytree(study, tmp_path / "copy")), n_pairs=8)
+    assert set(found.figures["task"]) == {"ioi"}
+    assert found.effects["n_unpatched"].unique().to_list() == [3]
+    assert found.notes[0].startswith("ioi: 3 prompts cannot be patched:\nioi/")
+    assert found.notes[-1] == "induction: not evaluated, fewer than 2 prompts can be patched"
