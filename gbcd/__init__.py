@@ -5,7 +5,8 @@
     gbcd.components(out)  parts of the model
     gbcd.summary(out)     statistics over prompts, ranked
 
-Each returns a polars LazyFrame; `out` is where a run keeps its results.
+Each returns a polars LazyFrame; `out` is where a run keeps its results. `gbcd.gradient_norms(model, tokenizer,
+prompts)` gives the table of `scan` at once, for a notebook.
 """
 
 # Importing the modules `components` and `prompts` binds their names here. They come first, so that the names end up
@@ -13,6 +14,7 @@ Each returns a polars LazyFrame; `out` is where a run keeps its results.
 from gbcd.components import Component
 from gbcd.prompts import Prompt
 
+from gbcd.in_memory import gradient_norms  # isort: skip
 from gbcd.results import components, prompts, scan, summary  # isort: skip
 
-__all__ = ["Component", "Prompt", "components", "prompts", "scan", "summary"]
+__all__ = ["Component", "Prompt", "components", "gradient_norms", "prompts", "scan", "summary"]

@@ -7,7 +7,7 @@ a query asks for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 import pyarrow as pa
@@ -38,7 +38,12 @@ def scan(out: str) -> pl.LazyFrame:
         BadInput: nothing is committed in `out`.
     """
     store = Store(out)
-    parts = _parquet(store, [COMPONENTS_FILE]).collect().with_row_index("_part")
+    return unfold(_committed(store, "norms"), _parquet(store, [COMPONENTS_FILE]).collect())
+
+
+def unfold(norms: pl.LazyFrame, parts: pl.DataFrame) -> pl.LazyFrame:
+    """From wide norms (`tables.norms_schema`) to the tidy table of `scan`; `parts` is the table of components."""
+    parts = parts.with_row_index("_part")
     unfolded = [
         pl.when(pl.col(name).is_null())
         .then(pl.lit([None] * len(parts)))
@@ -47,8 +52,7 @@ def scan(out: str) -> pl.LazyFrame:
         for name in STATISTICS
     ]
     return (
-        _committed(store, "norms")
-        .filter(pl.col("grad_norm").is_not_null())
+        norms.filter(pl.col("grad_norm").is_not_null())
         .with_columns(*unfolded, _part=pl.int_ranges(0, len(parts), dtype=pl.UInt32))
         .explode("_part", *STATISTICS)
         .join(parts.lazy(), on="_part", how="left", maintain_order="left")
@@ -122,8 +126,8 @@ def read_components(store: Store) -> list[Component]:
     return [Component(row.pop("component"), **row) for row in table.to_pylist()]
 
 
-def encoded_components(parts: list[Component]) -> bytes:
-    """The file of components."""
+def component_table(parts: Sequence[Component]) -> pa.Table:
+    """The table of components, in the order given."""
     rows = [
         {
             "component": part.name,
@@ -135,7 +139,12 @@ def encoded_components(parts: list[Component]) -> bytes:
         }
         for part in parts
     ]
-    return encoded(pa.Table.from_pylist(rows, schema=COMPONENTS))
+    return pa.Table.from_pylist(rows, schema=COMPONENTS)
+
+
+def encoded_components(parts: Sequence[Component]) -> bytes:
+    """The file of components."""
+    return encoded(component_table(parts))
 
 
 def encoded(table: pa.Table) -> bytes:
