@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from gbcd import models, wrong_answers
 from gbcd.commits import committed_ids
+from gbcd.effect_plot import draw_effect_plots
 from gbcd.errors import BadInput, listed
 from gbcd.evaluation_tables import (
     EFFECTS,
@@ -43,6 +44,8 @@ from gbcd.store import Store
 from gbcd.task_evaluation import Case, TaskEvaluation, evaluate_task
 from gbcd.tokens import encode
 
+_FILES = (EVALUATION_FILE, EFFECTS_FILE, FAITHFULNESS_FILE)
+
 
 class Evaluation(NamedTuple):
     """What an evaluation came to; the tables are also in the results folder.
@@ -61,7 +64,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(out: str, n_pairs: int = 128, level: Level = "node", batch_size: int = 32) -> Evaluation:
-    """Evaluate the study in `out` and write the tables there.
+    """Evaluate the study in `out` and write tables and pictures there.
 
     Args:
         out: a finished study.
@@ -93,7 +96,12 @@ def evaluate(out: str, n_pairs: int = 128, level: Level = "node", batch_size: in
         f"{task}: not evaluated, fewer than 2 prompts can be patched" for task in plan.study.tasks if task not in usable
     ]
     cases = _cases(store, plan, loaded, {task: pairs[task] for task in usable}, level)
-    return _written(store, [evaluate_task(loaded, case, level, plan.study.seed) for case in cases], notes)
+    evaluation = _tables([evaluate_task(loaded, case, level, plan.study.seed) for case in cases], notes)
+    for path, table in zip(_FILES, evaluation[:3], strict=True):
+        store.write(path, as_parquet(table.to_arrow()))
+    for path, picture in draw_effect_plots(evaluation.effects, _default_scores(cases)).items():
+        store.write(path, picture)
+    return evaluation
 
 
 def _refuse_incomplete(store: Store, plan: Plan) -> None:
@@ -137,10 +145,20 @@ def _gradient_scores(replicas: dict[Key, dict[str, Float[np.ndarray, "replicas c
     ]
 
 
-def _written(store: Store, measured: Sequence[TaskEvaluation], notes: list[str]) -> Evaluation:
-    figures = pl.from_dicts([row for found in measured for row in found.figures], schema=EVALUATION)
-    effects = pl.from_dicts([row for found in measured for row in found.effects], schema=EFFECTS)
-    curves = pl.from_dicts([row for found in measured for row in found.faithfulness], schema=FAITHFULNESS)
-    for path, table in ((EVALUATION_FILE, figures), (EFFECTS_FILE, effects), (FAITHFULNESS_FILE, curves)):
-        store.write(path, as_parquet(table.to_arrow()))
-    return Evaluation(figures, effects, curves, tuple(notes))
+def _tables(measured: Sequence[TaskEvaluation], notes: list[str]) -> Evaluation:
+    return Evaluation(
+        pl.from_dicts([row for found in measured for row in found.figures], schema=EVALUATION),
+        pl.from_dicts([row for found in measured for row in found.effects], schema=EFFECTS),
+        pl.from_dicts([row for found in measured for row in found.faithfulness], schema=FAITHFULNESS),
+        tuple(notes),
+    )
+
+
+def _default_scores(cases: Sequence[Case]) -> pl.DataFrame:
+    rows = [
+        {"task": case.task, "wrong_answer": score.wrong_answer, "component": component.name, "score": value}
+        for case in cases
+        for score in case.default_scores
+        for component, value in zip(case.components, score.replicas[0].tolist(), strict=True)
+    ]
+    return pl.DataFrame(rows)

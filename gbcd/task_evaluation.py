@@ -40,6 +40,12 @@ class Case(NamedTuple):
     weights: Float[np.ndarray, "replicas prompts"]
     scores: list[Score]
 
+    @property
+    def default_scores(self) -> list[Score]:
+        """Those of the statistic that components are ranked by, one for each wrong answer."""
+        default = score_statistic({score.method for score in self.scores})
+        return [score for score in self.scores if score.method == default]
+
 
 class TaskEvaluation(NamedTuple):
     """Rows of the three tables."""
@@ -66,10 +72,8 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> T
     figures = list(recovery_rows(scores, truths, _groups(case.components)))
     runner = CircuitRunner(loaded, case.pairs, places, metric, case.weights)
     curves = faithfulness_curves(runner, scores)
-    default = score_statistic({score.method for score in case.scores})
-    for score in case.scores:
-        if score.method == default:
-            figures += taken_apart(runner, score, seed)
+    for score in case.default_scores:
+        figures += taken_apart(runner, score, seed)
     shared = {"task": case.task, "n_pairs": len(case.pairs.encoded)}
     counted = {**shared, "n_components": len(case.components)}
     return TaskEvaluation(
