@@ -9,12 +9,25 @@ Each returns a polars LazyFrame; `out` is where a run keeps its results. `gbcd.g
 prompts)` gives the table of `scan` at once, for a notebook.
 """
 
+from typing import TYPE_CHECKING, Any
+
 # Importing the modules `components` and `prompts` binds their names here. They come first, so that the names end up
 # with the functions.
 from gbcd.components import Component
 from gbcd.prompts import Prompt
 
-from gbcd.in_memory import gradient_norms  # isort: skip
 from gbcd.results import components, prompts, scan, summary  # isort: skip
 
+if TYPE_CHECKING:
+    from gbcd.in_memory import gradient_norms
+
 __all__ = ["Component", "Prompt", "components", "gradient_norms", "prompts", "scan", "summary"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import, and whoever only queries results has no need of it
+    if name == "gradient_norms":
+        from gbcd.in_memory import gradient_norms
+
+        return gradient_norms
+    raise AttributeError(f"module 'gbcd' has no attribute {name!r}")
