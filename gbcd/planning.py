@@ -46,6 +46,7 @@ def open_plan(study: Study, device: str) -> Planned:
 
     Raises:
         BadInput: the study cannot be run, or the folder holds another; nothing was written.
+        StorageError: the bucket does not answer now.
     """
     check_names("task", study.tasks, tasks.names(), "`gbcd list tasks` describes them.")
     check_names("wrong answer", study.wrong_answers, wrong_answers.names(), "`gbcd list wrong-answers` describes them.")
@@ -57,6 +58,8 @@ def open_plan(study: Study, device: str) -> Planned:
             return Planned(store, _resumed(store, identity), resumed=True)
         return _created(store, identity, loaded)
     except StorageError as error:
+        if not error.is_lasting:
+            raise
         raise BadInput(f"results cannot be kept in {study.out!r}: {error}") from error
 
 

@@ -25,6 +25,7 @@ import pyarrow as pa
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from gbcd.errors import BadInput
+from gbcd.range_file import RangeFile
 
 REMOTE_SCHEMES = ("s3://", "gs://")
 
@@ -36,7 +37,16 @@ T = TypeVar("T")
 
 
 class StorageError(RuntimeError):
-    """Results cannot be read or written for a reason that lies outside the program: a full disk, a refused request."""
+    """Results cannot be read or written for a reason that lies outside the program: a full disk, a refused request.
+
+    Attributes:
+        is_lasting: True if waiting does not help, so that the location is a wrong one to start with.
+    """
+
+    def __init__(self, message: str, is_lasting: bool = False) -> None:
+        """Say what cannot be done, where, and why."""
+        super().__init__(message)
+        self.is_lasting = is_lasting
 
 
 class Entry(NamedTuple):
@@ -94,7 +104,13 @@ class Store:
         """
         if self.is_local:
             return pa.OSFile(self.url(path))
-        return pa.PythonFile(self._tried(path, lambda store: obstore.open_reader(store, path)), mode="r")
+        size = self._tried(path, lambda store: obstore.head(store, path)["size"])
+
+        def fetch(start: int, length: int) -> bytes:
+            ranged = self._tried(path, lambda store: obstore.get_range(store, path, start=start, length=length))
+            return ranged.to_bytes()
+
+        return pa.PythonFile(RangeFile(size, fetch), mode="r")
 
     def list(self, prefix: str) -> list[Entry]:
         """All objects under the folder `prefix`, in order of path."""
@@ -156,7 +172,7 @@ class Store:
             try:
                 Path(self.location).mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StorageError(f"folder {self.location!r} cannot be made: {error.strerror}") from error
+                raise StorageError(f"folder {self.location!r} cannot be made: {error.strerror}", True) from error
 
     def _connected(self) -> ObjectStore:
         if self._objects is None:
@@ -175,8 +191,9 @@ class Store:
                     raise
                 time.sleep(wait)
             except (obstore.exceptions.BaseError, OSError, ValueError) as error:
-                if wait is None or self.is_local or isinstance(error, _LASTING):
-                    raise StorageError(f"{self.location}/{path}: {_reason(error)}") from error
+                is_lasting = self.is_local or isinstance(error, _LASTING)
+                if wait is None or is_lasting:
+                    raise StorageError(f"{self.location}/{path}: {_reason(error)}", is_lasting) from error
                 time.sleep(wait)
         raise AssertionError("unreachable")
 
@@ -206,16 +223,11 @@ def _remote(location: str) -> ObjectStore:
     try:
         return from_url(
             location,
-            client_options={"timeout": "60s", "allow_http": _endpoint_is_plain()},
+            client_options={"timeout": "60s", "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"},
             retry_config={"max_retries": 8, "retry_timeout": timedelta(minutes=2)},
         )
     except Exception as error:
         raise BadInput(f"{location!r} cannot be used: {_reason(error)}") from error
-
-
-def _endpoint_is_plain() -> bool:
-    """Unencrypted HTTP is used only where the environment names such an endpoint (a local test server)."""
-    return any(os.environ.get(name, "").startswith("http://") for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
 
 
 def _reason(error: BaseException) -> str:
