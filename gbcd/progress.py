@@ -29,7 +29,7 @@ class Standing(NamedTuple):
 class ProgressDisplay:
     """Shows a run's standing. A context manager; call `show` as often as you like."""
 
-    def __init__(self, console: Console, clock: float | None = None) -> None:
+    def __init__(self, console: Console) -> None:
         """Prepare; the time that rates are taken over starts at the first `show`."""
         self._console = console
         self._bar = Progress(
@@ -44,7 +44,7 @@ class ProgressDisplay:
         )
         self._bar_task = self._bar.add_task("Computing", total=None, detail="")
         self._first: tuple[float, int] | None = None
-        self._last_line = -PLAIN_INTERVAL if clock is None else clock
+        self._last_line = -PLAIN_INTERVAL
 
     def __enter__(self) -> ProgressDisplay:
         """Start the bar."""

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from small_runs import finished, small_study
+from typer.testing import CliRunner
+
+from gbcd.cli import app
+
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]  # pyright: ignore
+
+
+def gbcd(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    finished(small_study(folder))
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example_of_its_own(command: str) -> None:
+    status, said, _ = gbcd(command, "--help")
+    assert status == 0
+    example = re.search(r"Example: gbcd (.*)", said)
+    assert example is not None
+    assert shlex.split(example.group(1))[0] == command
+
+
+def test_a_run_says_what_it_found_and_where_it_lies(folder: Path, tmp_path: Path) -> None:
+    flags = ["--task", "ioi", "--model", str(folder / "model"), "--prompts", "16", "--workers", "0", "--device", "cpu"]
+    out = str(tmp_path / "out")
+    status, said, _ = gbcd("run", *flags, "--wrong-answer", "foil", "--shard-size", "8", "--out", out)
+    assert status == 0
+    assert re.search(r"^ +1 +[am]\d", said, re.MULTILINE)
+    assert "16 of 16 prompts, 2 of 2 shards" in said
+    assert out in said.replace("\n", "")
+
+
+def test_a_study_file_and_a_flag_make_the_same_run(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(
+        f'model = "{folder / "model"}"\ntasks = ["ioi"]\nprompts_per_task = 99\nwrong_answers = ["foil"]\n'
+        f'out = "{tmp_path / "out"}"\n[compute]\nworkers = 0\ndevice = "cpu"\nshard_size = 4\n'
+    )
+    status, said, _ = gbcd("plan", str(file), "--prompts", "12")
+    assert status == 0
+    assert "12 prompts in 3 shards of up to 4, on cpu" in said
+    assert gbcd("status", str(tmp_path / "out"))[1].splitlines()[1] == "prompts      0 of 12 (0%)"
+    assert gbcd("verify", str(tmp_path / "out"))[0] == 3
+    assert gbcd("run", str(file), "--prompts", "12")[0] == 0
+    assert gbcd("verify", str(tmp_path / "out"))[0] == 0
+
+
+def test_status_and_verify_speak_of_a_finished_run(folder: Path) -> None:
+    status, said, _ = gbcd("status", str(folder / "out"))
+    assert status == 0
+    assert "prompts      40 of 40 (100%)" in said
+    status, said, _ = gbcd("verify", str(folder / "out"))
+    assert status == 0
+    assert said.startswith("sound    40 prompts, each exactly once")
+
+
+def test_repair_computes_what_is_bad(folder: Path) -> None:
+    (folder / "out" / "commits" / "00003.json").write_text("{")
+    status, said, refused = gbcd("verify", str(folder / "out"))
+    assert status == 3
+    assert "bad      shard 3" in said
+    assert "gbcd verify --repair" in refused
+    status, said, _ = gbcd("verify", str(folder / "out"), "--repair", "--workers", "0")
+    assert status == 0
+    assert "sound    40 prompts" in said
+
+
+def test_reduce_writes_the_summary_again(folder: Path) -> None:
+    before = (folder / "out" / "summary.parquet").read_bytes()
+    (folder / "out" / "summary.parquet").unlink()
+    assert gbcd("reduce", str(folder / "out"))[0] == 0
+    assert (folder / "out" / "summary.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--task", "ioi"], "out is missing"),
+        (["run", "--task", "ioy", "--out", "x"], "did you mean ioi"),
+        (["run", "--task", "ioi", "--out", "x", "--prompts", "0"], "prompts_per_task = 0"),
+        (["run", "none.toml"], "cannot be read"),
+        (["status", "nowhere"], "holds no plan.json"),
+        (["verify", "nowhere"], "holds no plan.json"),
+        (["reduce", "nowhere"], "nowhere"),
+        (["list", "planets"], "planets"),
+        (["fly"], "No such command"),
+    ],
+)
+def test_bad_input_is_status_2_with_one_clear_sentence(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, refused = gbcd(*arguments)
+    assert status == 2
+    assert said in refused
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_describe_what_there_is() -> None:
+    assert re.search(r"^ioi +\S", gbcd("list", "tasks")[1], re.MULTILINE)
+    assert re.search(r"^inverse_logits +Cross-entropy", gbcd("list", "wrong-answers")[1], re.MULTILINE)
