@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_prompts import VOCAB, random_prompts
 from tiny_models import random_gpt2
 
 from gbcd import wrong_answers
@@ -20,11 +20,8 @@ from gbcd.mean_inputs import MeanInputs
 from gbcd.models import LoadedModel, prepared
 from gbcd.oracle import Oracle
 from gbcd.part_norms import BatchMeans, PartNorms, all_statistics
-from gbcd.prompts import Prompt
 from gbcd.taps import ModelPass
 from gbcd.tokens import EncodedPrompt
-
-VOCAB = 53
 
 
 class Shape(NamedTuple):
@@ -49,19 +46,6 @@ def loaded_model(shape: Shape, dtype: torch.dtype = torch.float32, **config: obj
     return prepared(
         "tiny", *random_gpt2(shape.n_layers, shape.n_heads, shape.d_head, VOCAB, shape.seed, dtype, **config)
     )
-
-
-def random_prompts(shape: Shape, twins: bool = True) -> list[EncodedPrompt]:
-    rng = random.Random(shape.seed)
-    found: list[EncodedPrompt] = []
-    for index, length in enumerate(shape.lengths):
-        ids = tuple(rng.randrange(VOCAB) for _ in range(length))
-        changed = rng.randrange(length)
-        twin = (*ids[:changed], (ids[changed] + 1) % VOCAB, *ids[changed + 1 :])
-        answer, wrong, other = rng.sample(range(VOCAB), 3)
-        record = Prompt(f"p/{index}", "p", f"t{index % 2}", "", ("",))
-        found.append(EncodedPrompt(record, ids, (answer, other), (wrong,), twin if twins else None, None))
-    return found
 
 
 class Compared(NamedTuple):
@@ -136,12 +120,12 @@ DEFINITIONS = ["logit_difference", "foil", "inverse_logits", "right_answer", "le
 
 @pytest.mark.parametrize("pass_type", ["own", "hooked"])
 @given(shape=shapes, name=st.sampled_from(DEFINITIONS), centering=st.sampled_from(["position", "template"]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_every_statistic_of_every_part_equals_the_oracle(
     pass_type: str, shape: Shape, name: str, centering: str
 ) -> None:
     loaded = loaded_model(shape, torch.float64)
-    prompts = random_prompts(shape)
+    prompts = random_prompts(shape.lengths, shape.seed)
     model_pass = Gpt2Pass(loaded.model) if pass_type == "own" else HookedPass(loaded.model, loaded.sites)
     engine = Engine(loaded, [name], batch_size=3)
     engine._pass = model_pass

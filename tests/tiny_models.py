@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -12,9 +13,15 @@ from gbcd.reference.tokenizer import build_tokenizer
 CONTEXT = 64
 
 
+@lru_cache
+def small_tokenizer() -> PreTrainedTokenizerFast:
+    """The reference model's tokenizer, built once."""
+    return build_tokenizer(CONTEXT)
+
+
 def tiny_gpt2(n_layers: int = 2, n_heads: int = 2, seed: int = 0) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
     """A GPT-2 with random weights, of width 16, and the reference model's tokenizer."""
-    tokenizer = build_tokenizer(CONTEXT)
+    tokenizer = small_tokenizer()
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=len(tokenizer),
@@ -56,4 +63,4 @@ def random_gpt2(
     for name, parameter in model.named_parameters():
         spread = torch.randn(parameter.shape, generator=generator) * (0.3 if parameter.ndim == 1 else width**-0.5)
         parameter.data.copy_(spread + (1.0 if "ln_" in name and name.endswith("weight") else 0.0))
-    return model, build_tokenizer(CONTEXT)
+    return model, small_tokenizer()
