@@ -18,10 +18,13 @@ import polars as pl
 from jaxtyping import Float
 
 from gbcd import models, wrong_answers
+from gbcd.aggregation import first_prompts
 from gbcd.commits import committed_ids
 from gbcd.effect_plot import draw_effect_plots
 from gbcd.errors import BadInput, listed
 from gbcd.evaluation_tables import (
+    AGGREGATION,
+    AGGREGATION_FILE,
     EFFECTS,
     EFFECTS_FILE,
     EVALUATION,
@@ -44,7 +47,7 @@ from gbcd.store import Store
 from gbcd.task_evaluation import Case, TaskEvaluation, evaluate_task
 from gbcd.tokens import encode
 
-_FILES = (EVALUATION_FILE, EFFECTS_FILE, FAITHFULNESS_FILE)
+_FILES = (EVALUATION_FILE, EFFECTS_FILE, FAITHFULNESS_FILE, AGGREGATION_FILE)
 
 
 class Evaluation(NamedTuple):
@@ -54,12 +57,14 @@ class Evaluation(NamedTuple):
         figures: table `EVALUATION`.
         effects: table `EFFECTS`.
         faithfulness: table `FAITHFULNESS`.
+        aggregation: table `AGGREGATION`.
         notes: what could not be evaluated, by name.
     """
 
     figures: pl.DataFrame
     effects: pl.DataFrame
     faithfulness: pl.DataFrame
+    aggregation: pl.DataFrame
     notes: tuple[str, ...]
 
 
@@ -97,7 +102,7 @@ def evaluate(out: str, n_pairs: int = 128, level: Level = "node", batch_size: in
     ]
     cases = _cases(store, plan, loaded, {task: pairs[task] for task in usable}, level)
     evaluation = _tables([evaluate_task(loaded, case, level, plan.study.seed) for case in cases], notes)
-    for path, table in zip(_FILES, evaluation[:3], strict=True):
+    for path, table in zip(_FILES, evaluation[:4], strict=True):
         store.write(path, as_parquet(table.to_arrow()))
     for path, picture in draw_effect_plots(evaluation.effects, _default_scores(cases)).items():
         store.write(path, picture)
@@ -128,9 +133,17 @@ def _cases(store: Store, plan: Plan, loaded: LoadedModel, pairs: dict[str, Pairs
     components = [component for component in everything if component.is_circuit_part]
     names = [component.name for component in components]
     replicas = score_replicas(shard_tables(store), loaded.components, names, plan.study.seed)
+    values = first_prompts(shard_tables(store), loaded.components, names)
     rng = np.random.default_rng(plan.study.seed)
     return [
-        Case(task, some, components, poisson_weights(len(some.encoded), rng), _gradient_scores(replicas, task))
+        Case(
+            task=task,
+            pairs=some,
+            components=components,
+            weights=poisson_weights(len(some.encoded), rng),
+            scores=_gradient_scores(replicas, task),
+            per_prompt={key.wrong_answer: group for key, group in values.items() if key.task == task},
+        )
         for task, some in pairs.items()
     ]
 
@@ -150,6 +163,7 @@ def _tables(measured: Sequence[TaskEvaluation], notes: list[str]) -> Evaluation:
         pl.from_dicts([row for found in measured for row in found.figures], schema=EVALUATION),
         pl.from_dicts([row for found in measured for row in found.effects], schema=EFFECTS),
         pl.from_dicts([row for found in measured for row in found.faithfulness], schema=FAITHFULNESS),
+        pl.from_dicts([row for found in measured for row in found.aggregation], schema=AGGREGATION),
         tuple(notes),
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-EVALUATION_FILE, EFFECTS_FILE, FAITHFULNESS_FILE = "evaluation.parquet", "effects.parquet", "faithfulness.parquet"
+EVALUATION_FILE, EFFECTS_FILE = "evaluation.parquet", "effects.parquet"
+FAITHFULNESS_FILE, AGGREGATION_FILE = "faithfulness.parquet", "aggregation.parquet"
 
 _NAMES = {name: pl.String() for name in ("task", "wrong_answer", "method")}
 _BOUNDS = {name: pl.Float64() for name in ("value", "ci_low", "ci_high")}
@@ -39,3 +40,10 @@ FAITHFULNESS = pl.Schema(
     | {"ci_low": pl.Float64(), "ci_high": pl.Float64(), "cost": pl.Float64()}
 )
 """One row per score and size of circuit."""
+
+AGGREGATION = pl.Schema(
+    {**_NAMES, "n": pl.Int64(), "n_blocks": pl.Int64()}
+    | {f"{figure}_{of}": pl.Float64() for figure in ("auroc", "spearman") for of in ("mean", "std")}
+)
+"""One row per gradient score and number of prompts n that it is a mean over, held against the effects of resampling;
+mean and standard deviation over `n_blocks` separate blocks of n prompts."""

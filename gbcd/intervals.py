@@ -96,6 +96,16 @@ class ClusteredMoments:
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
         return Estimate(self.mean, std, self.mean - half, self.mean + half)
 
+    def resampled_means(self, n_replicas: int, seed: int) -> Float[np.ndarray, "replicas *columns"] | None:
+        """Means over other draws of as many clusters (the cluster bootstrap); None if there is one cluster only."""
+        clusters = len(self._sums)
+        if clusters < 2:
+            return None
+        drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), n_replicas)
+        sums = np.tensordot(drawn.astype(np.float64), np.stack(self._sums), axes=1)
+        counts = drawn @ np.array(self._sizes)
+        return sums / counts.reshape(-1, *[1] * (sums.ndim - 1))
+
     def _cluster(self, template: str) -> int:
         return self._clusters.setdefault(template, len(self._clusters)) % MAX_CLUSTERS
 

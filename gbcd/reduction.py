@@ -30,11 +30,17 @@ from gbcd.components import Component
 from gbcd.errors import BadInput
 from gbcd.intervals import ClusteredMoments
 from gbcd.nodes import NodeMap
-from gbcd.ranking import ranks, score_statistic
+from gbcd.quantiles import LogHistogram
+from gbcd.ranking import rank_intervals, ranks, score_statistic
 from gbcd.results import SUMMARY_FILE, encoded, read_components, shard_tables
 from gbcd.shard_values import SIGNED, Key, finite_values, keys, rows_of
 from gbcd.store import Store
 from gbcd.tables import STATISTICS, ShardTables
+
+#: Draws of templates that the intervals of ranks are taken from.
+N_REPLICAS = 400
+
+QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 
 _ESTIMATES = ("mean", "std", "ci_low", "ci_high")
 
@@ -45,14 +51,15 @@ SUMMARY = pa.schema(
         ("head", pa.int32()),
         ("part", pa.string()),
         *((name, pa.int64()) for name in ("n", "n_centered", "n_excluded", "n_templates")),
-        *((f"{statistic}_{estimate}", pa.float64()) for statistic in STATISTICS for estimate in _ESTIMATES),
+        *((f"{statistic}_{name}", pa.float64()) for statistic in STATISTICS for name in (*_ESTIMATES, *QUANTILES)),
         *((name, pa.float64()) for name in ("taylor_signed_mean", "signal", "noise", "cv", "score")),
-        ("rank", pa.int32()),
+        *((name, pa.int32()) for name in ("rank", "rank_ci_low", "rank_ci_high")),
     ]
 )
 """One row per task, wrong answer, level (`part`, `node`) and component. `taylor_mean` and its like are of the absolute
 value, `taylor_signed_mean` of the signed one; `cv` is standard deviation over mean of the statistic that is the score.
-`part` of a node is `head`, `mlp` or, where it has one part, that part's."""
+`part` of a node is `head`, `mlp` or, where it has one part, that part's. `rank_ci_low`, `rank_ci_high` bound the rank
+on 95 % of other draws of templates (null with one template); `_p05`, `_p50`, `_p95` are quantiles over prompts."""
 
 
 def _no_moments() -> dict[str, ClusteredMoments]:
@@ -67,6 +74,7 @@ class _Group:
     n_parts: int
     n_rows: int = 0
     moments: dict[str, ClusteredMoments] = field(default_factory=_no_moments)
+    histograms: dict[str, LogHistogram] = field(default_factory=dict[str, LogHistogram])
     pairs: Float[np.ndarray, "parts"] = field(init=False)
     draws: Float[np.ndarray, "parts"] = field(init=False)
     excess: Float[np.ndarray, "parts"] = field(init=False)
@@ -81,11 +89,19 @@ class _Group:
         """Prompts whose gradient is finite."""
         return self.moments["grad_norm"].n
 
+    @property
+    def ranked_by(self) -> str:
+        """The statistic whose mean is the score."""
+        return score_statistic([name for name, moments in self.moments.items() if moments.n])
+
     def add(self, rows: pa.Table) -> None:
         """Take in norms."""
         self.n_rows += rows.num_rows
         for found in finite_values(rows, self.nodes):
             self.moments[found.statistic].add(found.values, found.templates)
+            if found.statistic != SIGNED:
+                histogram = self.histograms.setdefault(found.statistic, LogHistogram(len(found.values)))
+                histogram.add(found.values)
 
     def add_batches(self, index: np.ndarray, n: np.ndarray, sum_sq: np.ndarray, sq_sum: np.ndarray) -> None:
         """Take in coherence rows; `index` is the part that each row speaks of."""
@@ -169,12 +185,22 @@ def _table(key: Key, group: _Group, components: Sequence[Component]) -> pa.Table
     }
     table |= {name: [count] * len(columns) for name, count in counts.items()}
     table |= {name: pa.array(values, from_pandas=True) for name, values in numbers.items()}
-    table["rank"] = [
-        rank
-        for level, parts in (("part", components), ("node", group.nodes.nodes))
-        for rank in ranks(parts, numbers["score"][levels == level])
-    ]
+    table |= _ranks(group, numbers["score"], components)
     return pa.table(table, schema=SUMMARY)
+
+
+def _ranks(
+    group: _Group, scores: Float[np.ndarray, "columns"], components: Sequence[Component]
+) -> dict[str, list[int | None]]:
+    moments = group.moments[group.ranked_by]
+    replicas = moments.resampled_means(N_REPLICAS, seed=0) if moments.n else None
+    found: dict[str, list[int | None]] = {"rank": [], "rank_ci_low": [], "rank_ci_high": []}
+    for start, level in ((0, components), (len(components), group.nodes.nodes)):
+        columns = slice(start, start + len(level))
+        low, high = rank_intervals(level, None if replicas is None else replicas[:, columns])
+        for name, ranked in zip(found, (ranks(level, scores[columns]), low, high), strict=True):
+            found[name] += ranked
+    return found
 
 
 def _numbers(group: _Group, n_columns: int) -> dict[str, Float[np.ndarray, "columns"]]:
@@ -187,9 +213,9 @@ def _numbers(group: _Group, n_columns: int) -> dict[str, Float[np.ndarray, "colu
             numbers["taylor_signed_mean"] = estimate.mean
         else:
             numbers |= {f"{statistic}_{name}": values for name, values in estimate._asdict().items()}
-    if computed:
-        ranked_by = score_statistic(computed)
-        numbers["score"] = numbers[f"{ranked_by}_mean"]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            numbers["cv"] = numbers[f"{ranked_by}_std"] / numbers["score"]
+            histogram = group.histograms[statistic]
+            numbers |= {f"{statistic}_{name}": histogram.quantile(level) for name, level in QUANTILES.items()}
+    numbers["score"] = numbers[f"{group.ranked_by}_mean"]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        numbers["cv"] = numbers[f"{group.ranked_by}_std"] / numbers["score"]
     return numbers

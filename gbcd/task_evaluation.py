@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gbcd import tasks
+from gbcd.aggregation import aggregation_rows
 from gbcd.attribution import Attribution, attribute
 from gbcd.baselines import attribution_scores, static_scores
 from gbcd.components import Component
@@ -32,6 +33,7 @@ class Case(NamedTuple):
         components: parts or nodes, as they are to be listed.
         weights: of the pairs, in the estimate and its replicas.
         scores: of the components, by gradients.
+        per_prompt: what these are means of, by wrong answer and statistic, for some of the prompts.
     """
 
     task: str
@@ -39,6 +41,7 @@ class Case(NamedTuple):
     components: list[Component]
     weights: Float[np.ndarray, "replicas prompts"]
     scores: list[Score]
+    per_prompt: dict[str, dict[str, Float[np.ndarray, "components prompts"]]]
 
     @property
     def default_scores(self) -> list[Score]:
@@ -48,11 +51,12 @@ class Case(NamedTuple):
 
 
 class TaskEvaluation(NamedTuple):
-    """Rows of the three tables."""
+    """Rows of the tables."""
 
     figures: list[dict[str, Any]]
     effects: list[dict[str, Any]]
     faithfulness: list[dict[str, Any]]
+    aggregation: list[dict[str, Any]]
 
 
 def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> TaskEvaluation:
@@ -80,6 +84,11 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> T
         [{**counted, **row} for row in [*figures, *curves.figures]],
         [{**shared, **row} for row in _effect_rows(case, effects, attributions)],
         [{"task": case.task, **row} for row in curves.rows],
+        [
+            {"task": case.task, "wrong_answer": wrong_answer, **row}
+            for wrong_answer, values in case.per_prompt.items()
+            for row in aggregation_rows(values, effects.drops["resample"].mean(axis=0), truths[0].members[0])
+        ],
     )
 
 

@@ -9,12 +9,13 @@ from rich.console import Console
 from tiny_models import saved_tiny_gpt2
 
 from gbcd import models
+from gbcd.aggregation import aggregation_rows
 from gbcd.baselines import static_scores
 from gbcd.commits import commit_path
 from gbcd.errors import BadInput
 from gbcd.evaluation import evaluate
 from gbcd.evaluation_metrics import SIZES
-from gbcd.evaluation_tables import EFFECTS, EVALUATION, FAITHFULNESS
+from gbcd.evaluation_tables import AGGREGATION, EFFECTS, EVALUATION, FAITHFULNESS
 from gbcd.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
 from gbcd.inputs import Inputs
 from gbcd.interventions import measure_effects
@@ -67,8 +68,11 @@ def case(study):
 
 
 def test_tables_are_written_as_they_are_returned(study, evaluation):
-    names = ("evaluation", "effects", "faithfulness")
-    for table, name, schema in zip(evaluation[:3], names, (EVALUATION, EFFECTS, FAITHFULNESS), strict=True):
+    names, schemas = (
+        ("evaluation", "effects", "faithfulness", "aggregation"),
+        (EVALUATION, EFFECTS, FAITHFULNESS, AGGREGATION),
+    )
+    for table, name, schema in zip(evaluation[:4], names, schemas, strict=True):
         assert table.schema == schema
         assert pl.read_parquet(Path(study) / f"{name}.parquet").equals(table)
     assert evaluation.notes == ()
@@ -173,6 +177,16 @@ def test_circuits_are_cut_by_score_and_taken_apart(case):
     )
     assert found["minimality"] == pytest.approx(abs(alone - empty) / (everything - nothing))
     assert found["completeness"] == pytest.approx(abs(without - empty) / (everything - nothing))
+
+
+def test_aggregation_is_over_blocks_of_prompts(study, evaluation):
+    table = evaluation.aggregation.filter(task="ioi", wrong_answer="foil", method="grad_norm").sort("n")
+    assert table.select("n", "n_blocks").rows() == [(1, 24), (2, 12), (5, 4), (10, 2), (20, 1)]
+    truth, score = np.array([3.0, -2.0, 1.0]), np.array([3.0, 2.0, 1.0])
+    noise = np.random.default_rng(0).normal(scale=5, size=(3, 4000))
+    rows = list(aggregation_rows({"grad_norm": score[:, None] + noise}, truth, truth > 2))
+    assert rows[0]["spearman_mean"] < 0.4 < 0.99 < rows[-1]["spearman_mean"]
+    assert rows[0]["auroc_std"] > rows[-1]["auroc_std"] == 0
 
 
 def test_static_scores_by_hand(case):

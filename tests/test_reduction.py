@@ -53,6 +53,7 @@ def test_parts_and_nodes_by_hand():
     norms = np.sqrt((values[:, 0, 4:8] ** 2).sum(axis=1))
     assert node["grad_norm_mean"] == pytest.approx(norms.mean())
     assert node["grad_norm_std"] == pytest.approx(norms.std(ddof=1))
+    assert node["grad_norm_p50"] == pytest.approx(np.sort(norms)[2], rel=0.045)
     assert node["taylor_signed_mean"] == pytest.approx(values[:, 2, 7].mean())
     assert node["cv"] == pytest.approx(node["centered_grad_norm_std"] / node["centered_grad_norm_mean"])
     assert (node["n"], node["n_excluded"], node["n_templates"]) == (6, 0, 3)
@@ -66,6 +67,19 @@ def test_ranks_are_of_heads_and_mlps_by_centred_norm_and_ties_keep_the_order_of_
     assert nodes.select("component", "rank").rows() == [("a0.h0", 2), ("a0.h1", 3), ("m0", 1), ("a0.norm", None)]
     parts = frame.filter((pl.col("level") == "part") & pl.col("rank").is_not_null()).sort("rank")
     assert parts["component"].to_list()[:4] == ["m0.in", "m0.out", "a0.h0.q", "a0.h0.k"]
+
+
+def test_intervals_of_ranks_are_wide_where_templates_disagree():
+    values = drawn(40)
+    values[:, 1] = 1.0
+    values[:, 1, 8:10] = 9.0
+    values[::2, 1, :4], values[1::2, 1, 4:8] = 4.0, 4.0
+    templates = [f"t{i % 10}" for i in range(40)]
+    frame = pl.from_arrow(summarise([shard(values, templates)], COMPONENTS)).filter(pl.col("level") == "node")
+    bounds = dict(zip(frame["component"], frame.select("rank_ci_low", "rank_ci_high").rows(), strict=True))
+    assert bounds == {"m0": (1, 1), "a0.h0": (2, 3), "a0.h1": (2, 3), "a0.norm": (None, None)}
+    alone = row(summarise([shard(values, ["t"] * 40)], COMPONENTS), "m0", "node")
+    assert (alone["rank"], alone["rank_ci_low"]) == (1, None)
 
 
 def test_without_centring_the_score_is_the_plain_norm():
