@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
@@ -95,7 +96,8 @@ def _pool(study: Study, device: str, build: EngineBuilder) -> Pool:
         return LocalPool(study.out, build)
     from gbcd.ray_pool import RayPool
 
-    return RayPool(study.out, study.compute.workers, study.compute.threads, device.startswith("cuda"), build)
+    out = study.out if "://" in study.out else str(Path(study.out).absolute())  # workers have a folder of their own
+    return RayPool(out, study.compute.workers, study.compute.threads, device.startswith("cuda"), build)
 
 
 def _concluded(store: Store, plan: Plan, found: int, quarantined: list[Quarantine], started: float) -> Run:

@@ -28,7 +28,7 @@ from gbcd.models import LoadedModel
 from gbcd.prompts import Prompt
 from gbcd.results import COMPONENTS_FILE, encoded_components
 from gbcd.shard_files import Expected, encode
-from gbcd.shards import Plan, read_plan
+from gbcd.shards import PLAN, Plan, read_plan
 from gbcd.store import StorageError, Store
 from gbcd.tables import ShardTables
 from gbcd.tokens import EncodedPrompt
@@ -106,6 +106,11 @@ class Worker:
         Raises:
             BadInput: this machine has other versions or other weights than the plan names.
         """
+        if not self._store.exists(PLAN):
+            raise BadInput(
+                f"a worker does not see {self._store.location!r}: with workers on several machines, results go to a "
+                "bucket or to a folder that all of them share"
+            )
         self._plan = read_plan(self._store)
         study = self._plan.study
         torch.set_num_threads(study.threads)

@@ -1,0 +1,140 @@
+"""What is submitted to clusters: study files, cluster descriptions, and a real job on a real local head."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from small_runs import N_SHARDS, finished, same, small_study, tables
+
+from gbcd import tasks, versions, wrong_answers
+from gbcd.study import read_study
+
+ROOT = Path(__file__).parent.parent
+STUDIES = sorted((ROOT / "jobs" / "studies").glob("*.toml"))
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_every_study_can_be_planned(file: Path) -> None:
+    study = read_study(file)
+    assert set(study.tasks) <= set(tasks.names())
+    assert set(study.wrong_answers) <= set(wrong_answers.names())
+    assert study.out == f"results/{file.stem}"
+
+
+def test_the_version_that_plans_carry_is_the_package_s() -> None:
+    assert version("gbcd") == versions.GBCD
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_cluster_is_valid_for_ray_and_keeps_its_promises() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    cluster = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+    validate_config(cluster)
+    head, worker = (cluster["available_node_types"][name] for name in ("head", "gpu_worker"))
+    assert head["resources"] == {"CPU": 0}
+    assert "InstanceMarketOptions" not in head["node_config"]
+    assert worker["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert (worker["min_workers"], worker["max_workers"]) == (0, cluster["max_workers"])
+    start = cluster["head_start_ray_commands"] + cluster["worker_start_ray_commands"]
+    assert all("RAY_AUTH_MODE=token" in line for line in start if "ray start" in line)
+    assert any("--dashboard-host=127.0.0.1" in line for line in start)
+    assert not any("0.0.0.0" in line for line in start)
+
+
+def test_the_kubernetes_job_names_what_there_is() -> None:
+    job: dict[str, Any]
+    policy: dict[str, Any]
+    job, policy = yaml.safe_load_all((ROOT / "jobs" / "kuberay.yaml").read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert f"ray=={cluster['rayVersion']}" in re.split(r"[\s]+", (ROOT / "constraints.txt").read_text())
+    assert policy["kind"] == "NetworkPolicy"
+    for word in job["spec"]["entrypoint"].split():
+        assert not word.startswith("jobs/") or (ROOT / word).is_file()
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> Generator[str]:
+    """Address of the job server of a Ray head that is really started, and asks for a token."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["ray", "start", "--head", "--block", "--port=0", "--num-cpus=2", f"--dashboard-port={port}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", *command[1:], "--dashboard-host=127.0.0.1"],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(port)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(port: int) -> None:
+    for _ in range(600):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError("the head does not come up")
+
+
+def submitted(head: str, *arguments: str) -> tuple[int, str]:
+    """Submit a study as cluster.yaml says; returns exit status and log."""
+    job = subprocess.run(
+        [
+            *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head, "--working-dir", "."),
+            *("--runtime-env", "jobs/runtime_env.yaml", "--", sys.executable, "jobs/run_study.py", *arguments),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return job.returncode, job.stdout + job.stderr
+
+
+@pytest.mark.slow
+def test_a_submitted_job_runs_resumes_and_fails_with_its_status(head: str, tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    finished(study)
+    file = tmp_path / "study.toml"
+    file.write_text(
+        f'model = "{study.model}"\ntasks = ["ioi"]\nprompts_per_task = {study.prompts_per_task}\n'
+        f'wrong_answers = {list(study.wrong_answers)}\nout = "nowhere"\n'
+        '[compute]\nworkers = 2\ndevice = "cpu"\nshard_size = 8\nbatch_size = 4\n'
+    )
+    out = str(tmp_path / "job")
+    status, log = submitted(head, str(file), "--out", out)
+    assert status == 0, log
+    assert "40 of 40 prompts" in log
+    assert same(tables(out), tables(study.out))
+    status, log = submitted(head, str(file), "--out", out)
+    assert status == 0, log
+    assert f"resuming: {N_SHARDS} of {N_SHARDS} shards are committed" in log
+    status, log = submitted(head, str(file), "--out", out, "--seed", "1")
+    assert status != 0
+    assert "holds another study" in log
