@@ -69,9 +69,9 @@ class CircuitRunner:
 def faithfulness_curves(runner: CircuitRunner, scores: Sequence[Score]) -> Curves:
     """Faithfulness at every size of `SIZES`, CPR and CMD, for every score."""
     curves = Curves([], [])
-    nothing, everything = runner.run([frozenset(), runner.everything])
-    for score in scores:
-        cuts = [frozenset(largest(score.replicas[0], size)) for size in SIZES]
+    all_cuts = [[frozenset(largest(score.replicas[0], size)) for size in SIZES] for score in scores]
+    nothing, everything, *_ = runner.run([frozenset(), runner.everything, *(cut for cuts in all_cuts for cut in cuts)])
+    for score, cuts in zip(scores, all_cuts, strict=True):
         found = np.stack(runner.run(cuts))
         curve = faithfulness(found.T, nothing[:, None], everything[:, None])
         for column, (size, cut) in enumerate(zip(SIZES, cuts, strict=True)):
@@ -92,14 +92,15 @@ def taken_apart(runner: CircuitRunner, score: Score, seed: int) -> list[dict[str
     rng = np.random.default_rng(seed)
     members = sorted(circuit)
     halves = [frozenset(rng.permutation(members)[: (len(members) + 1) // 2].tolist()) for _ in range(N_HALVES)]
-    nothing, everything, whole = runner.run([frozenset(), runner.everything, circuit])
-    gap = everything - nothing
-    model_less = np.stack(runner.run([runner.everything - half for half in halves]))
-    circuit_less = np.stack(runner.run([circuit - half for half in halves]))
-    without = np.stack(runner.run([circuit - {member} for member in members]))
+    model_less = [runner.everything - half for half in halves]
+    circuit_less = [circuit - half for half in halves]
+    without = [circuit - {member} for member in members]
+    found = runner.run([frozenset(), runner.everything, circuit, *model_less, *circuit_less, *without])
+    nothing, everything, whole = found[:3]
+    gap, rest = everything - nothing, np.stack(found[3:])
     figures = {
-        "completeness": np.abs(model_less - circuit_less).mean(axis=0) / gap,
-        "minimality": np.abs(whole - without).min(axis=0) / gap,
+        "completeness": np.abs(rest[:N_HALVES] - rest[N_HALVES : 2 * N_HALVES]).mean(axis=0) / gap,
+        "minimality": np.abs(whole - rest[2 * N_HALVES :]).min(axis=0) / gap,
     }
     return [
         {**score.keys, "group": "all", "figure": name, **_value("value", values)} for name, values in figures.items()

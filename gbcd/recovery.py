@@ -72,7 +72,7 @@ def recovery_rows(
         for truth in truths:
             for group, inside in groups.items():
                 for figure, values in _figures(score, truth, inside).items():
-                    low, high = interval(values)
+                    low, high = interval(values, -1.0 if figure == "spearman" else 0.0, 1.0)
                     found = {"figure": figure, "value": float(values[0]), "ci_low": low, "ci_high": high}
                     n_members = int(truth.members[0, inside].sum())
                     yield {**score.keys, "truth": truth.name, "group": group, "n_members": n_members, **found}
