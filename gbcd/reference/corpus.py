@@ -1,9 +1,9 @@
 """Writes the reference model's training text: prompts of the four tasks with their answers, among filler.
 
-A document is a prompt, its answer and a short end; filler has no answer. Documents come in a random order and are
-packed into rows: a row starts with a document (half of the time after an end-of-text token, as a prompt may be read
-with or without one), further documents follow, and the last one is cut off where the row is full. Positions where an
-answer is due weigh more in the loss, as they are few and everything else about a filler sentence is chance.
+A document is a prompt, its answer and a short end; filler has no answer. Documents come in stages, in a random order
+within each, and are packed into rows: a row starts with a document (half of the time after an end-of-text token, as a
+prompt may be read with or without one), further documents follow, and the last one is cut off where the row is full.
+Positions where an answer is due weigh more in the loss, as they are few and most of a filler sentence is chance.
 """
 
 from __future__ import annotations
@@ -14,17 +14,41 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from gbcd import datasets, tasks
+from gbcd import datasets
 from gbcd.prompts import Prompt
 from gbcd.reference.held_out import training_prompts
 from gbcd.reference.tokenizer import END_OF_TEXT
 
-#: Share of each kind of document.
-MIXTURE = {"ioi": 0.25, "greater_than": 0.10, "docstring": 0.17, "induction": 0.18, "repeats": 0.15, "filler": 0.15}
+
+class Stage(NamedTuple):
+    """A stretch of the training text.
+
+    Attributes:
+        share: of all documents.
+        mixture: share of each kind of document within the stage.
+    """
+
+    share: float
+    mixture: dict[str, float]
+
+
+#: Short blocks repeated over and over teach induction within a few hundred steps. Without that first lesson the other
+#: tasks, which build on it, are not begun within a thousand.
+STAGES = (
+    Stage(
+        0.25,
+        {"ioi": 0.15, "greater_than": 0.03, "docstring": 0.10, "induction": 0.15, "repeats": 0.50, "filler": 0.07},
+    ),
+    Stage(
+        0.75,
+        {"ioi": 0.27, "greater_than": 0.10, "docstring": 0.18, "induction": 0.20, "repeats": 0.10, "filler": 0.15},
+    ),
+)
 #: Weight of an answer in the loss; every other token weighs 1.
 ANSWER_WEIGHT = 5.0
-#: Longest block of words that filler repeats once.
-LONGEST_BLOCK = 30
+#: Filler repeats blocks of this many words until they fill about `REPEATED_WORDS`, and at least once.
+BLOCK = (2, 16)
+REPEATED_WORDS = 32
 
 
 class Document(NamedTuple):
@@ -48,20 +72,26 @@ class Row(NamedTuple):
 
 
 def documents(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> list[Document]:
-    """About `count` documents in random order, mixed as `MIXTURE` says; no task prompt of a held-out combination."""
-    rng = Random(f"corpus/{seed}")
+    """About `count` documents, stage after stage and in random order within each; none of a held-out combination."""
     written: list[Document] = []
-    for kind, share in MIXTURE.items():
-        n = int(count * share)
-        if kind in tasks.names():
-            written += [_with_answer(prompt, rng) for prompt in training_prompts(kind, tokenizer, n, seed + 1)]
-        elif kind == "repeats":
-            random_words = datasets.words("words")
-            written += [_repeat(random_words, rng) for _ in range(n)]
-        else:
-            written += list(_filler(n, rng))
-    rng.shuffle(written)
+    for number, stage in enumerate(STAGES):
+        rng = Random(f"corpus/{seed}/{number}")
+        draw_seed = len(STAGES) * seed + number + 1
+        some: list[Document] = []
+        for kind, share in stage.mixture.items():
+            some += _documents_of(kind, tokenizer, int(count * stage.share * share), draw_seed, rng)
+        rng.shuffle(some)
+        written += some
     return written
+
+
+def _documents_of(kind: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: int, rng: Random) -> list[Document]:
+    if kind == "repeats":
+        random_words = datasets.words("words")
+        return [_repeat(random_words, rng) for _ in range(n)]
+    if kind == "filler":
+        return list(_filler(n, rng))
+    return [_with_answer(prompt, rng) for prompt in training_prompts(kind, tokenizer, n, seed)]
 
 
 def rows(tokenizer: PreTrainedTokenizerBase, written: list[Document], lengths: list[int], rng: Random) -> Iterator[Row]:
@@ -98,8 +128,9 @@ def _with_answer(prompt: Prompt, rng: Random) -> Document:
 
 
 def _repeat(random_words: list[str], rng: Random) -> Document:
-    block = "".join(f" {word}" for word in rng.sample(random_words, rng.randint(3, LONGEST_BLOCK)))
-    return Document(block, block, "")
+    words = rng.sample(random_words, rng.randint(*BLOCK))
+    block = "".join(f" {word}" for word in words)
+    return Document(block, block * max(1, REPEATED_WORDS // len(words) - 1), "")
 
 
 def _filler(n: int, rng: Random) -> Iterator[Document]:

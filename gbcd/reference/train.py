@@ -15,7 +15,6 @@ import platform
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -41,14 +40,15 @@ class Settings:
 
     seed: int = 0
     steps: int = 4000
-    layers: int = 6
+    layers: int = 4
     heads: int = 8
     width: int = 128
     context: int = 256
     tokens_a_step: int = 2304
     row_lengths: tuple[int, ...] = (96, 96, 96, 96, 96, 96, 96, 256)
-    learning_rate: float = 2e-3
-    warm_up: int = 200
+    learning_rate: float = 3e-3
+    initial_std: float = 0.06
+    warm_up: int = 100
     weight_decay: float = 0.05
     beta_2: float = 0.98
     held_out_prompts: int = 400
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the reference model.")
     parser.add_argument("--seed", type=int, default=0, help="start of the weights and choice of the text")
     parser.add_argument("--out", type=Path, required=True, help="folder for model, tokenizer and training.json")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch; more gain little")
     parser.add_argument("--steps", type=int, default=Settings().steps, help="length of the training")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -72,6 +72,8 @@ def train(settings: Settings, out: Path) -> None:
     torch.manual_seed(settings.seed)
     tokenizer = build_tokenizer(settings.context)
     model = GPT2LMHeadModel(_config(settings, len(tokenizer)))
+    with torch.no_grad():
+        model.transformer.wpe.weight.copy_(_sinusoids(settings))
     count = settings.steps * settings.tokens_a_step // 20
     written = corpus.documents(tokenizer, count, settings.seed)
     print(
@@ -97,6 +99,7 @@ def _config(settings: Settings, vocabulary: int) -> GPT2Config:
         n_embd=settings.width,
         n_layer=settings.layers,
         n_head=settings.heads,
+        initializer_range=settings.initial_std,
         activation_function="gelu_pytorch_tanh",
         resid_pdrop=0.0,
         embd_pdrop=0.0,
@@ -105,6 +108,17 @@ def _config(settings: Settings, vocabulary: int) -> GPT2Config:
         eos_token_id=0,
         use_cache=False,
     )
+
+
+def _sinusoids(settings: Settings) -> Float[Tensor, "pos d"]:
+    """Start of the position embeddings, which then learn like any weight.
+
+    From sinusoids (Vaswani et al. 2017, section 3.5) one linear map reaches the previous token at every position at
+    once; from noise each position has to be learned on its own, and induction comes several times later.
+    """
+    frequencies = 1000.0 ** (-torch.arange(0, settings.width, 2) / settings.width)
+    angles = torch.arange(settings.context).unsqueeze(1) * frequencies
+    return settings.initial_std * math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def _fit(
@@ -120,12 +134,10 @@ def _fit(
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta_2))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(step, settings))
-    step_loss = torch.compile(partial(_loss, model), dynamic=False)
     curve: list[dict[str, float]] = []
     model.train()
     for step, (ids, weights) in enumerate(_batches(tokenizer, written, settings)):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, answers_right = step_loss(ids, weights)
+        loss, answers_right = _loss(model, ids, weights)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -169,7 +181,7 @@ def _loss(
     model: GPT2LMHeadModel, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]
 ) -> tuple[Tensor, Tensor]:
     """Weighted mean cross-entropy of the next token, and the share of answers that are the most likely token."""
-    logits = model(input_ids=ids).logits[:, :-1].float()
+    logits = model(input_ids=ids).logits[:, :-1]
     targets, weights = ids[:, 1:], weights[:, 1:]
     losses = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     answers = weights > 1

@@ -24,7 +24,8 @@ def docstring(vocabulary: Vocabulary) -> Iterator[Family]:
     data = datasets.table("docstring")
     functions = vocabulary.single(data["functions"], "function names")
     parameters = vocabulary.single(data["parameters"], "parameter names", at_least=10)
-    filler = vocabulary.single(datasets.words("words"), "words", at_least=8)
+    words = [word for word in datasets.words("words") if word not in parameters]
+    filler = vocabulary.single(words, "words", at_least=8)
     for template, wording in data["templates"].items():
         places = " ".join(dict.fromkeys(re.findall(r"\{(w\d+)\}", wording)))
         slots = [Slot("a b c d", parameters), Slot("function", functions), Slot(places, filler)]
