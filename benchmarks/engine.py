@@ -4,7 +4,8 @@
 
 Every round runs every contender once, in turn, so that a change in the machine's speed meets all of them; medians over
 rounds are compared. `vs_plain_answer_only` is the time relative to a plain batched forward and backward pass with
-logits at the answer alone; `vs_floor` relative to the bare matrix products of a forward and an activation-only backward pass.
+logits at the answer alone; `vs_floor` relative to the bare matrix products of a forward and an activation-only backward
+pass.
 """
 
 from __future__ import annotations

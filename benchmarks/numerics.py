@@ -1,6 +1,7 @@
 """How far float32 is from the truth: the engine against the float64 autograd oracle, part by part.
 
     python benchmarks/numerics.py --model reference --prompts 16
+    python benchmarks/numerics.py --cancellation
 
 For every kind of part the largest and the median relative error over prompts, layers, heads and wrong answers, of the
 gradient norm, of the centred gradient norm and of the Taylor score (the last relative to `|W| |G|`).
@@ -14,7 +15,7 @@ import json
 import torch
 from torch import Tensor
 
-from gbcd import models, tasks, tokens, wrong_answers
+from gbcd import gram, models, tasks, tokens, wrong_answers
 from gbcd.components import Component
 from gbcd.engine import Engine, loss_gradient, pass_for, scene_of
 from gbcd.mean_inputs import MeanInputs
@@ -59,6 +60,22 @@ def oracle_values(
     return {key: torch.stack(values) for key, values in rows.items()}
 
 
+def cancellation() -> None:
+    """Error of the norm where inputs share an offset and output gradients sum to nothing, as those of keys do."""
+    torch.manual_seed(0)
+    for offset in (0, 1, 10, 100, 1000):
+        x = torch.randn(1, 1, 768, dtype=torch.float64) * offset + torch.randn(64, 20, 768, dtype=torch.float64)
+        d = torch.randn(64, 20, 64, dtype=torch.float64)
+        x, d = x.float(), (d - d.mean(1, keepdim=True)).float()
+        truth = (x.double().transpose(1, 2) @ d.double()).norm(dim=(1, 2))
+        routes = {
+            "Gram": gram.slice_squares(gram.gram(x), d, 1),
+            "product": gram.materialised_squares(x, d, 1, "out"),
+        }
+        errors = {name: (found[:, 0].clamp(min=0).sqrt().double() / truth - 1).abs() for name, found in routes.items()}
+        print(f"offset {offset:5}  " + "  ".join(f"{name} {float(error.max()):.1e}" for name, error in errors.items()))
+
+
 def kind_of(component: Component) -> str:
     if component.head is not None:
         return f"a.{component.part}"
@@ -71,7 +88,10 @@ def main() -> None:
     parser.add_argument("--task", default="ioi")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cancellation", action="store_true", help="a sweep on made-up inputs instead")
     arguments = parser.parse_args()
+    if arguments.cancellation:
+        return cancellation()
     loaded = models.load(arguments.model, "cpu")
     prompts = tokens.encode(tasks.draw(arguments.task, loaded.tokenizer, 256, 0), loaded.tokenizer, loaded.context)
     task_means = Engine(loaded, [], 32).calibrate(prompts).tasks[arguments.task]
@@ -96,7 +116,7 @@ def main() -> None:
             error = (values.double() - truth).abs() / scale.clamp(min=1e-300)
             for column, component in enumerate(loaded.components):
                 errors.setdefault((kind_of(component), statistic), []).extend(error[:, column].tolist())
-    report(errors, arguments.json)
+    return report(errors, arguments.json)
 
 
 def report(errors: dict[tuple[str, str], list[float]], as_json: bool) -> None:
