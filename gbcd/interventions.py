@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gbcd.gram import widened
 from gbcd.metrics import Metric
 from gbcd.models import LoadedModel
 from gbcd.pairs import Batch, Pairs
@@ -115,9 +116,10 @@ def _position_means(loaded: LoadedModel, pairs: Pairs, points: Sequence[Point]) 
     for ids, values in _recordings(loaded, pairs, {point.tensor for point in points}):
         counts[: ids.shape[1]] += ids.shape[0]
         for tensor, value in values.items():
+            value = widened(value)
             total = sums.setdefault(tensor, value.new_zeros(longest, value.shape[2]))
             total[: value.shape[1]] += value.sum(0)
-    return {tensor: total / counts.to(total.dtype) for tensor, total in sums.items()}
+    return {tensor: (total / counts).to(loaded.dtype) for tensor, total in sums.items()}
 
 
 def _recordings(

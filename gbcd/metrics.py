@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gbcd.errors import BadInput
+from gbcd.gram import widened
 from gbcd.tokens import EncodedPrompt
 
 Metric = Callable[[Float[Tensor, "batch vocab"], list[int]], Float[Tensor, "batch"]]
@@ -37,7 +38,7 @@ def metric_for(name: str, encoded: Sequence[EncodedPrompt], device: torch.device
     answers = _padded([prompt.answer_ids for prompt in encoded], device)
     wrong = _padded([prompt.wrong_ids for prompt in encoded], device) if needs_wrong else answers
     formula = _METRICS[name]
-    return lambda logits, rows: formula(logits, answers[rows], wrong[rows])
+    return lambda logits, rows: formula(widened(logits), answers[rows], wrong[rows])
 
 
 def _logit_difference(logits: Tensor, answers: Tensor, wrong: Tensor) -> Tensor:
