@@ -21,6 +21,7 @@ class EncodedPrompt:
     wrong_ids: tuple[int, ...]
     twin_ids: tuple[int, ...] | None
     counterfactual_ids: tuple[int, ...] | None
+    farthest_ids: tuple[int, ...] = ()
 
 
 def encode(
@@ -31,11 +32,14 @@ def encode(
     Raises:
         BadInput: lists all prompts that fail, with the reason and, for an answer, the tokens it splits into.
     """
+    prompts = list(prompts)
+    texts = _ids([text for prompt in prompts for text in _texts(prompt)], tokenizer, special=True)
+    answers = _ids([answer for p in prompts for answer in (*p.answers, *p.wrong_answers)], tokenizer, special=False)
     encoded: list[EncodedPrompt] = []
     problems: list[str] = []
     for prompt in prompts:
         try:
-            encoded.append(_encode_one(prompt, tokenizer, context))
+            encoded.append(_encode_one(prompt, texts, answers, tokenizer, context))
         except BadInput as error:
             problems.append(f"{prompt.id}: {error}")
     if problems:
@@ -43,23 +47,44 @@ def encode(
     return encoded
 
 
-def _encode_one(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, context: int | None) -> EncodedPrompt:
-    answers = tuple(single_token(answer, tokenizer) for answer in prompt.answers)
-    wrong = tuple(single_token(answer, tokenizer) for answer in prompt.wrong_answers)
-    if not answers:
+def _texts(prompt: Prompt) -> list[str]:
+    return [text for text in (prompt.text, prompt.twin, prompt.counterfactual) if text is not None]
+
+
+def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, special: bool) -> dict[str, list[int]]:
+    """Tokens of each text. In one call: the library's overhead per call is many times the work on a short text."""
+    distinct = list(dict.fromkeys(texts))
+    return (
+        dict(zip(distinct, tokenizer(distinct, add_special_tokens=special)["input_ids"], strict=True)) if texts else {}
+    )
+
+
+def _encode_one(
+    prompt: Prompt,
+    texts: dict[str, list[int]],
+    answers: dict[str, list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    context: int | None,
+) -> EncodedPrompt:
+    right = tuple(_one_token(answer, answers[answer], tokenizer) for answer in prompt.answers)
+    wrong = tuple(_one_token(answer, answers[answer], tokenizer) for answer in prompt.wrong_answers)
+    if not right:
         raise BadInput("there is no answer")
-    if shared := set(answers) & set(wrong):
+    if shared := set(right) & set(wrong):
         names = ", ".join(repr(tokenizer.decode([token])) for token in sorted(shared))
         raise BadInput(f"answer and wrong answer are the same token: {names}")
+
+    def checked(text: str | None, field: str) -> tuple[int, ...] | None:
+        return None if text is None else _checked_length(texts[text], field, context)
+
     return EncodedPrompt(
         prompt,
-        _text_ids(prompt.text, "prompt", tokenizer, context),
-        answers,
+        _checked_length(texts[prompt.text], "prompt", context),
+        right,
         wrong,
-        None if prompt.twin is None else _text_ids(prompt.twin, "twin", tokenizer, context),
-        None
-        if prompt.counterfactual is None
-        else _text_ids(prompt.counterfactual, "counterfactual", tokenizer, context),
+        checked(prompt.twin, "twin"),
+        checked(prompt.counterfactual, "counterfactual"),
+        () if prompt.farthest is None else (single_token(prompt.farthest, tokenizer),),
     )
 
 
@@ -69,7 +94,10 @@ def single_token(answer: str, tokenizer: PreTrainedTokenizerBase) -> int:
     Raises:
         BadInput: the answer is not one known token.
     """
-    ids: list[int] = tokenizer.encode(answer, add_special_tokens=False)
+    return _one_token(answer, tokenizer.encode(answer, add_special_tokens=False), tokenizer)
+
+
+def _one_token(answer: str, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
     if len(ids) != 1:
         raise BadInput(f"answer {answer!r} is not one token but {tokenizer.convert_ids_to_tokens(ids)}")
     if ids[0] == tokenizer.unk_token_id and answer != tokenizer.unk_token:
@@ -77,8 +105,7 @@ def single_token(answer: str, tokenizer: PreTrainedTokenizerBase) -> int:
     return ids[0]
 
 
-def _text_ids(text: str, field: str, tokenizer: PreTrainedTokenizerBase, context: int | None) -> tuple[int, ...]:
-    ids: list[int] = tokenizer.encode(text)
+def _checked_length(ids: list[int], field: str, context: int | None) -> tuple[int, ...]:
     if not ids:
         raise BadInput(f"{field} is empty")
     if context is not None and len(ids) > context:
