@@ -7,7 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gbcd.progress import duration
+from gbcd.ranking import score_statistic
 from gbcd.run import Run
+from gbcd.tables import STATISTICS
 
 #: Nodes listed per task and wrong answer.
 TOP = 10
@@ -18,7 +20,8 @@ def closing_summary(run: Run, out: str, console: Console) -> None:
     if run.summary is not None:
         nodes = run.summary.filter((pl.col("level") == "node") & (pl.col("rank") <= TOP)).sort("rank")
         for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
-            console.print(_ranking(f"{task}, {wrong_answer}", rows))
+            _show_ranking(f"{task}, {wrong_answer}", rows, console)
+    console.print()
     for record in run.quarantined:
         console.print(f"shard {record.shard} was given up: {record.reason.strip().splitlines()[0]}", markup=False)
     done = len(run.plan.shards) - len(run.missing)
@@ -33,12 +36,16 @@ def closing_summary(run: Run, out: str, console: Console) -> None:
     )
 
 
-def _ranking(title: str, rows: pl.DataFrame) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+def _show_ranking(title: str, rows: pl.DataFrame, console: Console) -> None:
+    statistic = score_statistic([name for name in STATISTICS if rows[f"{name}_mean"].is_not_null().any()])
+    table = Table(box=None)
     table.add_column("rank", justify="right")
     table.add_column("node")
     table.add_column("score", justify="right")
-    table.add_column("prompts", justify="right")
+    table.add_column("95 % interval", justify="right")
     for row in rows.iter_rows(named=True):
-        table.add_row(str(row["rank"]), row["component"], f"{row['score']:.4g}", f"{row['n']:,}")
-    return table
+        low, high = row[f"{statistic}_ci_low"], row[f"{statistic}_ci_high"]
+        interval = "" if low is None else f"{low:#.4g} to {high:#.4g}"
+        table.add_row(str(row["rank"]), row["component"], f"{row['score']:#.4g}", interval)
+    console.print(f"\n{title}: mean {statistic} over {rows['n'][0]:,} prompts", soft_wrap=True)
+    console.print(table)

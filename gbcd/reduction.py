@@ -28,6 +28,7 @@ from gbcd.circuits import circuit_files
 from gbcd.commits import committed_ids
 from gbcd.components import Component
 from gbcd.errors import BadInput
+from gbcd.heatmap import draw_heatmaps
 from gbcd.intervals import ClusteredMoments
 from gbcd.nodes import NodeMap
 from gbcd.quantiles import LogHistogram
@@ -141,7 +142,7 @@ def summarise(shards: Iterable[ShardTables], components: Sequence[Component]) ->
 
 
 def reduce(out: str) -> pl.DataFrame:
-    """Reduce what is committed in `out`, write `summary.parquet` and the circuits there and return the summary.
+    """Reduce what is committed in `out`; write summary, circuits and heat maps there and return the summary.
 
     Raises:
         BadInput: nothing is committed in `out`.
@@ -155,8 +156,8 @@ def reduce(out: str) -> pl.DataFrame:
     table = summarise(shard_tables(store), components)
     store.write(SUMMARY_FILE, encoded(table))
     summary = cast(pl.DataFrame, pl.from_arrow(table))
-    for name, circuit in circuit_files(summary, components).items():
-        store.write(name, circuit)
+    for name, content in (circuit_files(summary, components) | draw_heatmaps(summary)).items():
+        store.write(name, content)
     return summary
 
 
