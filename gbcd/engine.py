@@ -181,7 +181,8 @@ class Engine:
 def scene_of(batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt vocab"], loaded: LoadedModel) -> Scene:
     """What definitions of wrong answers may look at; `logits` are those of the prompts themselves, without twins."""
     answers, wrong = [prompt.answer_ids for prompt in batch], [prompt.wrong_ids for prompt in batch]
-    return Scene(widened(logits.detach()), answers, wrong, loaded.unembedding)
+    farthest = [prompt.farthest_ids for prompt in batch]
+    return Scene(widened(logits.detach()), answers, wrong, loaded.unembedding, farthest)
 
 
 def loss_gradient(

@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("wrong_answers", pa.list_(pa.string())),
         ("twin", pa.string()),
         ("counterfactual", pa.string()),
+        ("farthest", pa.string()),
     ]
 )
 """One row per prompt; the columns are the fields of `Prompt`."""

@@ -24,6 +24,8 @@ class Prompt:
         twin: the same prompt with the subjects swapped, so that answer and wrong answer trade places; its gradient is
             added to the prompt's own under the `logit_difference` loss (the deck's pair). None where the task has none.
         counterfactual: a prompt of the same length that calls for another answer; patching takes activations from it.
+        farthest: of all answers in the study's prompts of this task, the one farthest in meaning from the right ones;
+            set by `gbcd.semantic` where a study asks for it.
     """
 
     id: str
@@ -34,3 +36,4 @@ class Prompt:
     wrong_answers: tuple[str, ...] = ()
     twin: str | None = None
     counterfactual: str | None = None
+    farthest: str | None = None

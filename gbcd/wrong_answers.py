@@ -27,12 +27,14 @@ class Scene(NamedTuple):
         answers: the right tokens of each prompt.
         wrong: the task's own wrong tokens of each prompt; empty where the task has none.
         unembedding: the model's unembedding matrix.
+        farthest: the token farthest in meaning from the answer, of each prompt; empty where no study asked for it.
     """
 
     logits: Float[Tensor, "prompt vocab"]
     answers: Sequence[TokenSet]
     wrong: Sequence[TokenSet]
     unembedding: Float[Tensor, "vocab d_model"]
+    farthest: Sequence[TokenSet] = ()
 
 
 class WrongAnswer(NamedTuple):
@@ -43,12 +45,14 @@ class WrongAnswer(NamedTuple):
         define: makes the target.
         needs_foil: True where it reads the task's own wrong answer.
         reads_twin: True where its loss is a sum over the prompt and its twin.
+        needs_meaning: True where it reads the answer farthest in meaning, which `gbcd.semantic` finds beforehand.
     """
 
     name: str
     define: Callable[[Scene], Target]
     needs_foil: bool
     reads_twin: bool
+    needs_meaning: bool = False
 
     @property
     def summary(self) -> str:
@@ -60,7 +64,7 @@ _REGISTRY: dict[str, WrongAnswer] = {}
 
 
 def wrong_answer(
-    name: str, *, needs_foil: bool = False, reads_twin: bool = False
+    name: str, *, needs_foil: bool = False, reads_twin: bool = False, needs_meaning: bool = False
 ) -> Callable[[Callable[[Scene], Target]], Callable[[Scene], Target]]:
     """Register the decorated function as the definition `name`.
 
@@ -71,7 +75,7 @@ def wrong_answer(
     def register(define: Callable[[Scene], Target]) -> Callable[[Scene], Target]:
         if name in _REGISTRY:
             raise ValueError(f"a wrong answer named {name!r} is registered already")
-        _REGISTRY[name] = WrongAnswer(name, define, needs_foil, reads_twin)
+        _REGISTRY[name] = WrongAnswer(name, define, needs_foil, reads_twin, needs_meaning)
         return define
 
     return register
@@ -97,12 +101,15 @@ def refuse_undefined(definition: WrongAnswer, encoded: Sequence[EncodedPrompt]) 
     """Check that `definition` is defined for all prompts.
 
     Raises:
-        BadInput: names the first prompt that lacks the wrong answer which the definition reads.
+        BadInput: names the first prompt that lacks what the definition reads.
     """
-    if not definition.needs_foil:
-        return
     for prompt in encoded:
-        if not prompt.wrong_ids:
+        if definition.needs_meaning and not prompt.farthest_ids:
+            raise BadInput(
+                f"{definition.name} needs the answer farthest in meaning, and {prompt.prompt.id} has none; "
+                "prepare the prompts with gbcd.semantic.with_farthest"
+            )
+        if definition.needs_foil and not prompt.wrong_ids:
             raise BadInput(
                 f"{definition.name} compares with the task's own wrong answer, and {prompt.prompt.id} has none; "
                 "add one, or choose another definition"
@@ -154,6 +161,16 @@ def inverse_logits(scene: Scene) -> Target:
     The prediction turned upside down: the less likely a token, the more it is asked for.
     """
     return TowardsDistribution(torch.softmax(-scene.logits, 1))
+
+
+@wrong_answer("semantic", needs_meaning=True)
+def semantic(scene: Scene) -> Target:
+    """Cross-entropy towards the answer farthest in meaning, by a sentence-embedding model.
+
+    `argmin_c cos(e_c, mean of e_a over the answers a)` over the embeddings e of all answers in the study's prompts of
+    this task (Reimers and Gurevych 2019, arXiv 1908.10084); see `gbcd.semantic`.
+    """
+    return TowardsTokens(scene.farthest)
 
 
 @wrong_answer("right_answer")
