@@ -9,6 +9,7 @@ import fault_engines
 import pytest
 import ray
 from fault_engines import killed_by
+from ray import cloudpickle
 from small_runs import finished, same, small_study, tables
 
 from gbcd import ray_pool
@@ -30,7 +31,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def ray_here() -> Generator[None]:
     ray_pool.connect(2)
-    ray.cloudpickle.register_pickle_by_value(fault_engines)  # workers do not have the tests on their path
+    cloudpickle.register_pickle_by_value(fault_engines)  # workers do not have the tests on their path
     yield
     ray.shutdown()
 

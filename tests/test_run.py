@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -124,7 +125,7 @@ def test_another_model_or_version_is_refused(reference: Path, tmp_path: Path) ->
         ({"tasks": ("greater_than",), "prompts_per_task": 10**9}, "distinct prompts of task 'greater_than'"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, fields: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         finished(small_study(tmp_path, **fields))
     assert not (tmp_path / "out").exists()
