@@ -1,0 +1,70 @@
+"""The pool grows with the cluster and survives nodes that are taken away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fault_engines
+import pytest
+import ray
+from fault_engines import faulty
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+from small_runs import finished, same, small_study, tables
+
+from gbcd.commits import read_commits
+from gbcd.store import Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture
+def cluster() -> Generator[Cluster]:
+    """A head with room for one worker."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    cloudpickle.register_pickle_by_value(fault_engines)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_workers_come_with_nodes_and_go_with_them(cluster: Cluster, tmp_path: Path) -> None:
+    study = small_study(tmp_path, workers=2)
+    study = study.model_copy(update={"compute": study.compute.model_copy(update={"shard_size": 1})})
+    alone = study.model_copy(
+        update={"out": str(tmp_path / "alone"), "compute": study.compute.model_copy(update={"workers": 0})}
+    )
+    finished(alone)
+    seen, gone = tmp_path / "seen", tmp_path / "gone"
+    seen.mkdir()
+
+    def slowly(prompts: object, batch_size: int) -> None:
+        (seen / str(os.getpid())).touch()
+        if not gone.exists():
+            time.sleep(1.0)
+
+    with ThreadPoolExecutor(1) as beside:  # Ray's test cluster adds nodes from the main thread only
+        running = beside.submit(finished, study, faulty(slowly))
+        wait_for(lambda: len(list(seen.iterdir())) == 1)
+        node = cluster.add_node(num_cpus=1)
+        wait_for(lambda: len(list(seen.iterdir())) == 2)
+        cluster.remove_node(node, allow_graceful=False)
+        gone.touch()
+        run = running.result()
+    assert (run.missing, run.quarantined) == ((), ())
+    assert {commit.batch_size for commit in read_commits(Store(study.out))} == {4}
+    assert same(tables(study.out), tables(alone.out))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(1800):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise TimeoutError("it does not happen")
