@@ -37,6 +37,7 @@ from gbcd.mean_inputs import MeanInputs
 from gbcd.models import DTYPES, LoadedModel, prepared
 from gbcd.part_norms import BatchMeans, all_statistics, circuit_norms
 from gbcd.prompts import Prompt
+from gbcd.reference.tokenizer import build_tokenizer
 from gbcd.taps import ModelPass
 from gbcd.tokens import EncodedPrompt
 
@@ -64,7 +65,7 @@ class Setting:
 
     @property
     def target(self) -> SquaredLogitDifference:
-        return SquaredLogitDifference(self.answers, self.wrong, reads_twin=False)
+        return SquaredLogitDifference(self.answers, self.wrong, reads_all=False)
 
     def loss(self, logits: Tensor) -> Tensor:
         return self.target(logits.unsqueeze(1)).sum()
@@ -76,8 +77,8 @@ def setting(model: GPT2LMHeadModel, trainable: GPT2LMHeadModel, length: int, bat
     ids = torch.randint(vocab, (batch, length), generator=generator).to(model.device)
     answers = [(int(token),) for token in torch.randint(vocab, (batch,), generator=generator)]
     wrong = [((token + 1) % vocab,) for (token,) in answers]
-    tokenizer: Any = None
-    return Setting(model, trainable, prepared("random gpt2", model, tokenizer), ids, answers, wrong)
+    loaded = prepared("random gpt2", model, build_tokenizer(model.config.n_positions))
+    return Setting(model, trainable, loaded, ids, answers, wrong)
 
 
 def deck_loop(s: Setting) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from gbcd import tables
 from gbcd.components import Component
 from gbcd.losses import Target, set_logits
+from gbcd.output_targets import OutputScene
+from gbcd.output_targets import readings as output_readings
 from gbcd.part_norms import PartNorms
 from gbcd.tables import NON_FINITE, OK, UNCALIBRATED
 from gbcd.tokens import EncodedPrompt
@@ -38,7 +41,7 @@ class BatchRows:
     number: int
     prompts: Sequence[EncodedPrompt]
     calibrated: Sequence[bool]
-    scene: Scene
+    scene: Scene | OutputScene
     target: Target
     losses: Float[Tensor, " prompt"]
     norms: PartNorms
@@ -73,13 +76,6 @@ def assemble(
 
 
 def _prompt_rows(batch: BatchRows, tokenizer: PreTrainedTokenizerBase) -> pa.Table:
-    logits, answers = batch.scene.logits, batch.scene.answers
-    wrong_tokens: list[str | None] = [None] * len(batch.prompts)
-    wrong_logits: list[float | None] = [None] * len(batch.prompts)
-    if batch.target.tokens is not None:
-        wrong_tokens = ["|".join(str(tokenizer.decode([token])) for token in tokens) for tokens in batch.target.tokens]
-        wrong_logits = set_logits(logits, batch.target.tokens).tolist()
-    first_choice = logits.argmax(1).tolist()
     records = [prompt.prompt for prompt in batch.prompts]
     columns = {
         "prompt_id": [record.id for record in records],
@@ -88,15 +84,29 @@ def _prompt_rows(batch: BatchRows, tokenizer: PreTrainedTokenizerBase) -> pa.Tab
         "prompt": [record.text for record in records],
         "answer": ["|".join(record.answers) for record in records],
         "wrong_answer": [batch.wrong_answer] * len(records),
-        "wrong_token": wrong_tokens,
         "n_tokens": [len(prompt.ids) for prompt in batch.prompts],
-        "answer_logit": set_logits(logits, answers).tolist(),
-        "wrong_logit": wrong_logits,
-        "correct": [choice in tokens for choice, tokens in zip(first_choice, answers, strict=True)],
         "loss": batch.losses.tolist(),
         "status": batch.statuses,
     }
-    return pa.table(columns, schema=tables.PROMPTS)
+    scene, target = batch.scene, batch.target
+    read = _token_readings(scene, target, tokenizer) if isinstance(scene, Scene) else output_readings(scene, target)
+    return pa.table(columns | read, schema=tables.PROMPTS)
+
+
+def _token_readings(scene: Scene, target: Target, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+    """Columns of the table of prompts that depend on the kind of answer, for answers that are tokens."""
+    wrong_tokens: list[str | None] = [None] * len(scene.answers)
+    wrong_logits: list[float | None] = [None] * len(scene.answers)
+    if target.tokens is not None:
+        wrong_tokens = ["|".join(str(tokenizer.decode([token])) for token in tokens) for tokens in target.tokens]
+        wrong_logits = set_logits(scene.logits, target.tokens).tolist()
+    first_choice = scene.logits.argmax(1).tolist()
+    return {
+        "wrong_token": wrong_tokens,
+        "answer_logit": set_logits(scene.logits, scene.answers).tolist(),
+        "wrong_logit": wrong_logits,
+        "correct": [choice in tokens for choice, tokens in zip(first_choice, scene.answers, strict=True)],
+    }
 
 
 def _norm_rows(batch: BatchRows, n_components: int) -> pa.Table:

@@ -21,7 +21,10 @@ NAMES = ("embed.token", "embed.position", "unembed", "embed.tied")
 
 
 class EmbeddingSquares(NamedTuple):
-    """Squared norm, or Taylor score, by name of the component: one value per unit, or one for the batch."""
+    """Squared norm, or Taylor score, by name of the component: one value per unit, or one for the batch.
+
+    `tied` means something only where the two are one matrix.
+    """
 
     token: Tensor
     position: Tensor
@@ -40,9 +43,10 @@ def raw_squares(tap: EmbeddingTap) -> EmbeddingSquares:
     token = (_same(tap.ids) * own).sum((1, 2))
     position = (_same(tap.positions) * own).sum((1, 2))
     unembed = (gram(hidden) * gram(d_logits)).sum((1, 2))
-    at_tokens = d_logits.gather(2, tap.ids.unsqueeze(1).expand(-1, d_logits.shape[1], -1))
-    cross = (torch.bmm(hidden, d.transpose(1, 2)) * at_tokens).sum((1, 2))
-    return EmbeddingSquares(token, position, unembed, token + unembed + 2 * cross)
+    tied = token + unembed
+    if tap.tied:
+        tied = tied + 2 * (torch.bmm(hidden, d.transpose(1, 2)) * _at_tokens(tap, d_logits)).sum((1, 2))
+    return EmbeddingSquares(token, position, unembed, tied)
 
 
 def centered_squares(tap: EmbeddingTap, means: MeanInputs, groups: Int[Tensor, " unit"]) -> EmbeddingSquares:
@@ -51,10 +55,11 @@ def centered_squares(tap: EmbeddingTap, means: MeanInputs, groups: Int[Tensor, "
     hidden = widened(tap.hidden.x) - means.of(tap.hidden, groups)
     token = (means.one_hot_gram(tap.ids, tap.positions, groups) * gram(d)).sum((1, 2))
     unembed = (gram(hidden) * gram(d_logits)).sum((1, 2))
-    at_tokens = d_logits.gather(2, tap.ids.unsqueeze(1).expand(-1, d_logits.shape[1], -1))
-    surprise = at_tokens - means.expected_logit_gradients(d_logits, tap.positions, groups)
-    cross = (torch.bmm(hidden, d.transpose(1, 2)) * surprise).sum((1, 2))
-    return EmbeddingSquares(token, torch.zeros_like(token), unembed, token + unembed + 2 * cross)
+    tied = token + unembed
+    if tap.tied:
+        surprise = _at_tokens(tap, d_logits) - means.expected_logit_gradients(d_logits, tap.positions, groups)
+        tied = tied + 2 * (torch.bmm(hidden, d.transpose(1, 2)) * surprise).sum((1, 2))
+    return EmbeddingSquares(token, torch.zeros_like(token), unembed, tied)
 
 
 def taylor_scores(tap: EmbeddingTap) -> EmbeddingSquares:
@@ -75,8 +80,14 @@ def summed_squares(tap: EmbeddingTap) -> EmbeddingSquares:
     token = _sum_by(ids, d).square().sum()
     position = _sum_by(tap.positions.flatten(), d).square().sum()
     unembed = ((hidden @ hidden.T) * (d_logits @ d_logits.T)).sum()
-    cross = ((hidden @ d.T) * d_logits[:, ids]).sum()
-    return EmbeddingSquares(token, position, unembed, token + unembed + 2 * cross)
+    tied = token + unembed
+    if tap.tied:
+        tied = tied + 2 * ((hidden @ d.T) * d_logits[:, ids]).sum()
+    return EmbeddingSquares(token, position, unembed, tied)
+
+
+def _at_tokens(tap: EmbeddingTap, d_logits: Float[Tensor, "unit seq vocab"]) -> Float[Tensor, "unit seq pos"]:
+    return d_logits.gather(2, tap.ids.unsqueeze(1).expand(-1, d_logits.shape[1], -1))
 
 
 def _same(index: Int[Tensor, "unit pos"]) -> Float[Tensor, "unit pos pos"]:

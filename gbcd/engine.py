@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gbcd import output_targets
 from gbcd import wrong_answers as registry
 from gbcd.architectures import gpt2_pass
 from gbcd.batch_tables import BatchRows, assemble
@@ -25,11 +26,13 @@ from gbcd.hooked_pass import HookedPass
 from gbcd.losses import Target
 from gbcd.mean_inputs import MeanInputs
 from gbcd.models import LoadedModel
+from gbcd.output_targets import OutputScene, output_scene
+from gbcd.outputs import space_of
 from gbcd.part_norms import BatchMeans, all_statistics
 from gbcd.tables import ShardTables
 from gbcd.taps import ModelPass
 from gbcd.tokens import EncodedPrompt
-from gbcd.wrong_answers import Scene
+from gbcd.wrong_answers import Scene, WrongAnswer
 
 
 def pass_for(loaded: LoadedModel) -> ModelPass:
@@ -63,6 +66,7 @@ class Engine:
         self._loaded, self._batch_size, self._calibration = loaded, batch_size, calibration
         self._definitions = [registry.get(name) for name in wrong_answers]
         self._pass = pass_for(loaded)
+        self._space = space_of(loaded.tokenizer)
         self._means: dict[str, MeanInputs] = {}
         self.components: list[Component] = loaded.components
 
@@ -73,7 +77,7 @@ class Engine:
             BadInput: a definition does not apply to a prompt, or one prompt alone is too large for the memory.
         """
         for definition in self._definitions:
-            registry.refuse_undefined(definition, prompts)
+            registry.refuse_undefined(definition, prompts, self._space)
         rows: list[BatchRows] = []
         start = 0
         for _, same_task in groupby(prompts, key=lambda prompt: prompt.prompt.task):
@@ -149,15 +153,20 @@ class Engine:
         reads_twin = any(definition.reads_twin for definition in self._definitions)
         units = [(p.ids, p.twin_ids) if reads_twin and p.twin_ids is not None else (p.ids,) for p in batch]
         forward = self._pass.forward(units)
-        scene = scene_of(batch, forward.logits[:, 0], self._loaded)
+        scene = self._scene(batch, forward.logits)
         means, calibrated = self._batch_means(batch)
         found: list[BatchRows] = []
         for definition in self._definitions:
-            target = definition.define(scene)
+            target = target_of(definition, scene)
             losses, d_logits = loss_gradient(target, forward.logits)
             norms = all_statistics(forward.backward(d_logits), self.components, len(batch), means)
             found.append(BatchRows(definition.name, number, batch, calibrated, scene, target, losses, norms))
         return found
+
+    def _scene(self, batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt seq vocab"]) -> Scene | OutputScene:
+        if self._space is None:
+            return scene_of(batch, logits[:, 0], self._loaded)
+        return output_scene(batch, widened(logits), self._space)
 
     def _batch_means(self, batch: Sequence[EncodedPrompt]) -> tuple[BatchMeans | None, list[bool]]:
         task = batch[0].prompt.task
@@ -165,7 +174,7 @@ class Engine:
             return None, [True] * len(batch)
         means = self._calibration.tasks[task]
         if task not in self._means:
-            device, vocab = self._loaded.device, self._loaded.unembedding.shape[0]
+            device, vocab = self._loaded.device, self._loaded.vocabulary_size
             dtype = torch.float64 if self._loaded.dtype == torch.float64 else torch.float32
             self._means[task] = MeanInputs(means, vocab, device, dtype)
         groups = [self._calibration.group_of(prompt.prompt.template) for prompt in batch]
@@ -176,6 +185,13 @@ class Engine:
         ]
         index = [means.groups.index(group) if group in means.groups else 0 for group in groups]
         return BatchMeans(self._means[task], torch.tensor(index, device=self._loaded.device)), calibrated
+
+
+def target_of(definition: WrongAnswer, scene: Scene | OutputScene) -> Target:
+    """What `definition` pulls the prediction towards."""
+    if isinstance(scene, Scene):
+        return definition.define(scene)
+    return output_targets.target_of(definition.name, scene)
 
 
 def scene_of(batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt vocab"], loaded: LoadedModel) -> Scene:
@@ -189,7 +205,7 @@ def loss_gradient(
     target: Target, logits: Float[Tensor, "prompt seq vocab"]
 ) -> tuple[Float[Tensor, " prompt"], Float[Tensor, "prompt read_seq vocab"]]:
     """Loss of each prompt and its gradient by the logits of the sequences that the target reads."""
-    read = logits if target.reads_twin else logits[:, :1]
+    read = logits if target.reads_all else logits[:, :1]
     with torch.enable_grad():
         leaf = widened(read.detach()).requires_grad_()
         losses = target(leaf)

@@ -49,16 +49,15 @@ class HookedForward:
         device = owner.model.device
         self._length = max(map(len, rows))
         self._ids = torch.tensor([[*row, *[0] * (self._length - len(row))] for row in rows], device=device)
-        self._last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        read = range(self._length) if owner.sites.reads_every_token else None
+        self._read = torch.tensor([read or [len(row) - 1] for row in rows], device=device)
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
         with ExitStack() as stack, torch.enable_grad():
             self._hook(stack)
             output: Any = owner.model(input_ids=self._ids, use_cache=False)
         self._graph_logits = cast(Tensor, output.logits)
-        self.logits: Float[Tensor, "unit seq vocab"] = self._graph_logits.detach().view(
-            self._n_units, self._n_sequences, -1
-        )
+        self.logits: Float[Tensor, "unit seq vocab"] = self._at_units(self._graph_logits.detach())
 
     def inputs(self) -> Iterator[InputRows]:
         """See `gbcd.taps.ForwardPass`."""
@@ -74,7 +73,7 @@ class HookedForward:
     def backward(self, d_logits: Float[Tensor, "unit seq vocab"]) -> Iterator[Tap]:
         """See `gbcd.taps.ForwardPass`; sequences that `d_logits` leaves out get gradients of zero."""
         sites = self._owner.sites
-        left_out = self._n_sequences - d_logits.shape[1]
+        left_out = self.logits.shape[1] - d_logits.shape[1]
         d_logits = functional.pad(d_logits, (0, 0, 0, left_out)).view(self._graph_logits.shape)
         wanted = list(self._outputs)
         found = torch.autograd.grad(
@@ -110,7 +109,7 @@ class HookedForward:
         position_rows = None
         if embedding.position is not None:
             position_rows = cast(Tensor, self._owner.module(embedding.position).weight).detach()[positions]
-        d_unembed = gradients[embedding.unembed].view(self._n_units, self._n_sequences, -1)
+        d_unembed = self._at_units(gradients[embedding.unembed])
         return EmbeddingTap(
             ids,
             positions,
@@ -120,6 +119,7 @@ class HookedForward:
             self._hidden(),
             d_unembed @ _matrix(self._owner.module(embedding.unembed)).T,
             d_unembed,
+            embedding.tied,
         )
 
     def _hook(self, stack: ExitStack) -> None:
@@ -146,15 +146,18 @@ class HookedForward:
 
     def _at_answers(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
         hidden = inputs[0]
-        return (hidden.gather(1, self._last.view(-1, 1, 1).expand(-1, 1, hidden.shape[2])),)
+        return (hidden.gather(1, self._read.unsqueeze(2).expand(-1, -1, hidden.shape[2])),)
 
     def _normalised(self, path: str) -> Float[Tensor, "row pos d"]:
         module = cast(nn.LayerNorm, self._owner.module(path))
         return functional.layer_norm(self._inputs[path], module.normalized_shape, eps=module.eps)
 
     def _hidden(self) -> InputRows:
-        hidden = self._inputs[self._owner.sites.embedding.unembed].view(self._n_units, self._n_sequences, -1)
-        return InputRows("unembed", hidden, self._last.view(self._n_units, -1))
+        hidden = self._at_units(self._inputs[self._owner.sites.embedding.unembed])
+        return InputRows("unembed", hidden, self._read.view(self._n_units, -1))
+
+    def _at_units(self, x: Float[Tensor, "row read d"]) -> Float[Tensor, "unit seq d"]:
+        return x.reshape(self._n_units, -1, x.shape[2])
 
     def _rows(self, name: str, x: Float[Tensor, "row pos d"]) -> InputRows:
         return InputRows(name, self._unit_rows(x), self._positions())

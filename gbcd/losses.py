@@ -23,14 +23,15 @@ class Target(Protocol):
 
     Attributes:
         tokens: the tokens that each prompt is pulled towards; None for a target that is a distribution.
-        reads_twin: True where the loss is a sum over the prompt and its twin.
+        reads_all: True where the loss is a sum over all rows of `logits` (prompt and twin, or the positions of one
+            prompt); False where it reads the first alone.
     """
 
     @property
     def tokens(self) -> Sequence[TokenSet] | None: ...  # noqa: D102
 
     @property
-    def reads_twin(self) -> bool: ...  # noqa: D102
+    def reads_all(self) -> bool: ...  # noqa: D102
 
     def __call__(self, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:
         """One loss per prompt."""
@@ -42,7 +43,7 @@ class TowardsTokens:
     """Cross-entropy towards a token, or towards a set: `-log sum_{v in set} softmax(logits)_v`."""
 
     tokens: Sequence[TokenSet]
-    reads_twin: bool = False
+    reads_all: bool = False
 
     def __call__(self, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:
         """Cross-entropy at the prompt's own answer position; see `Target`."""
@@ -56,7 +57,7 @@ class TowardsDistribution:
 
     probabilities: Float[Tensor, "prompt vocab"]
     tokens: None = None
-    reads_twin: bool = False
+    reads_all: bool = False
 
     def __call__(self, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:
         """Cross-entropy at the prompt's own answer position; see `Target`."""
@@ -74,7 +75,7 @@ class SquaredLogitDifference:
 
     answers: Sequence[TokenSet]
     tokens: Sequence[TokenSet]
-    reads_twin: bool = True
+    reads_all: bool = True
 
     def __call__(self, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:
         """Sum of the squared differences; see `Target`."""

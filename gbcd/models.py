@@ -1,4 +1,4 @@
-"""Load a model by name or directory: the shipped reference model, a local directory, or a name on the model hub.
+"""Load a model by name or directory: one that is shipped, a local directory, or a name on the model hub.
 
 Weights are read from safetensors only and no code that comes with a model is ever run. There is no fallback: a model
 that cannot be had is an error that names the ways out.
@@ -24,6 +24,14 @@ from gbcd.errors import BadInput
 
 REFERENCE = "reference"
 REFERENCE_DIRECTORY = Path(__file__).parent / "reference" / "model"
+_COMPILED = Path(__file__).parent / "tracr" / "models"
+
+#: Models that come with the package.
+SHIPPED = {
+    REFERENCE: REFERENCE_DIRECTORY,
+    "tracr_xproportion": _COMPILED / "xproportion",
+    "tracr_reverse": _COMPILED / "reverse",
+}
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -64,6 +72,11 @@ class LoadedModel:
         """The matrix that turns the final residual stream into logits."""
         return architectures.parameter(self.model, self.sites.embedding.unembed).detach()
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens that the model reads."""
+        return architectures.parameter(self.model, self.sites.embedding.token).shape[0]
+
     @cached_property
     def components(self) -> list[Component]:
         """Parts in canonical order."""
@@ -80,7 +93,7 @@ class LoadedModel:
 
 
 def load(name: str, device: str = "auto", dtype: str = "float32") -> LoadedModel:
-    """Load `name`: `reference`, a local directory, or a hub name such as `gpt2`.
+    """Load `name`: a shipped model, a local directory, or a hub name such as `gpt2`.
 
     Raises:
         BadInput: unknown name, unreachable hub, weights that are not safetensors, an architecture that no file knows, a
@@ -139,15 +152,15 @@ def resolve_device(device: str, dtype: str) -> torch.device:
 
 
 def _source(name: str) -> str:
-    return str(REFERENCE_DIRECTORY) if name == REFERENCE else name
+    return str(SHIPPED.get(name, name))
 
 
 def _unavailable(name: str, error: Exception) -> BadInput:
     reason = str(error).splitlines()[0]
-    if Path(name).is_dir() or name == REFERENCE:
+    if Path(name).is_dir() or name in SHIPPED:
         return BadInput(f"model directory {name!r} cannot be loaded: {reason}")
     return BadInput(
         f"model {name!r} is neither a directory here nor to be had from the model hub: {reason}\n"
         "Ways out: check the spelling; go online; or download it elsewhere (hf download NAME --local-dir DIR) and pass "
-        "the directory; --model reference is the model that is shipped with gbcd."
+        f"the directory. Shipped with gbcd: {', '.join(SHIPPED)}."
     )

@@ -41,7 +41,10 @@ class Oracle:
     def gradients(self, unit: Sequences, target: Target) -> dict[str, Tensor]:
         """Weight gradient of each component of the loss summed over the unit's sequences, `W` as `[in, out]`."""
         self.model.zero_grad(set_to_none=True)
-        answers = torch.stack([self.logits(sequence)[-1] for sequence in unit])
+        if self._sites.reads_every_token:
+            answers = torch.cat([self.logits(sequence) for sequence in unit])
+        else:
+            answers = torch.stack([self.logits(sequence)[-1] for sequence in unit])
         target(answers.unsqueeze(0)).sum().backward()
         found: dict[str, Tensor] = {}
         for site in self._sites.linear:

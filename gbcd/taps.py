@@ -65,6 +65,7 @@ class EmbeddingTap(NamedTuple):
         hidden: what the unembedding reads.
         d_hidden: gradients of the loss by it.
         d_logits: gradients of the loss by the logits.
+        tied: whether embedding and unembedding are one matrix.
     """
 
     ids: Int[Tensor, "unit pos"]
@@ -75,6 +76,7 @@ class EmbeddingTap(NamedTuple):
     hidden: InputRows
     d_hidden: Float[Tensor, "unit seq d_model"]
     d_logits: Float[Tensor, "unit seq vocab"]
+    tied: bool
 
 
 Tap = LinearTap | GainTap | EmbeddingTap
@@ -85,7 +87,8 @@ class ForwardPass(Protocol):
     """The activations of a batch, from which backward passes start.
 
     Attributes:
-        logits: at the last token of every sequence of every unit, without graph.
+        logits: at the last token of every sequence of every unit, or at every token of models that answer at each,
+            without graph.
     """
 
     logits: Float[Tensor, "unit seq vocab"]

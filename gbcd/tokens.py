@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from gbcd.errors import BadInput, listed
+from gbcd.outputs import OutputAnswer, OutputSpace, output_answer, space_of
 from gbcd.prompts import Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """A prompt with its token ids; the loss reads the logits at the last position of `ids` (and of `twin_ids`)."""
+    """A prompt with its token ids; the loss reads the logits at the last position of `ids` (and of `twin_ids`).
+
+    For models that answer at every position the answers are `outputs`, and there are no tokens of answers.
+    """
 
     prompt: Prompt
     ids: tuple[int, ...]
@@ -22,6 +26,7 @@ class EncodedPrompt:
     twin_ids: tuple[int, ...] | None
     counterfactual_ids: tuple[int, ...] | None
     farthest_ids: tuple[int, ...] = ()
+    outputs: OutputAnswer | None = None
 
 
 def encode(
@@ -35,11 +40,15 @@ def encode(
     prompts = list(prompts)
     texts = _ids([text for prompt in prompts for text in _texts(prompt)], tokenizer, special=True)
     answers = _ids([answer for p in prompts for answer in (*p.answers, *p.wrong_answers)], tokenizer, special=False)
+    space = space_of(tokenizer)
     encoded: list[EncodedPrompt] = []
     problems: list[str] = []
     for prompt in prompts:
         try:
-            encoded.append(_encode_one(prompt, texts, answers, tokenizer, context))
+            if space is None:
+                encoded.append(_encode_one(prompt, texts, answers, tokenizer, context))
+            else:
+                encoded.append(_encode_for_outputs(prompt, texts, space, tokenizer, context))
         except BadInput as error:
             problems.append(f"{prompt.id}: {error}")
     if problems:
@@ -86,6 +95,24 @@ def _encode_one(
         checked(prompt.counterfactual, "counterfactual"),
         () if prompt.farthest is None else (single_token(prompt.farthest, tokenizer),),
     )
+
+
+def _encode_for_outputs(
+    prompt: Prompt,
+    texts: dict[str, list[int]],
+    space: OutputSpace,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int | None,
+) -> EncodedPrompt:
+    if len(prompt.answers) != 1 or len(prompt.wrong_answers) > 1:
+        raise BadInput("this model answers at every position: give one answer, and at most one wrong answer")
+    if prompt.twin is not None or prompt.counterfactual is not None:
+        raise BadInput("this model answers at every position, and has no use for a twin or counterfactual")
+    ids = _checked_length(texts[prompt.text], "prompt", context)
+    if tokenizer.unk_token_id in ids:
+        raise BadInput(f"prompt {prompt.text!r} has a symbol that is not in the model's vocabulary")
+    answer = output_answer(prompt.answers[0], next(iter(prompt.wrong_answers), None), len(ids) - 1, space)
+    return EncodedPrompt(prompt, ids, (), (), None, None, outputs=answer)
 
 
 def single_token(answer: str, tokenizer: PreTrainedTokenizerBase) -> int:

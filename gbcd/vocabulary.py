@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from gbcd.errors import BadInput
+from gbcd.outputs import OutputSpace, space_of
 
 
 class Vocabulary:
@@ -19,6 +20,26 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Wrap `tokenizer`; nothing is read until words are sifted."""
         self._tokenizer = tokenizer
+
+    def compiled(self, symbols: Sequence[str], task: str) -> OutputSpace:
+        """The outputs of a compiled model that reads exactly `symbols`.
+
+        Raises:
+            BadInput: the tokenizer is another model's.
+        """
+        space = space_of(self._tokenizer)
+        read = set(self._tokenizer.get_vocab()) - set(self._tokenizer.all_special_tokens)
+        if space is None or read != set(symbols):
+            raise BadInput(
+                f"task '{task}' is for the model that was compiled for it, over the symbols {' '.join(symbols)}: "
+                f"choose it with --model {task}."
+            )
+        return space
+
+    @property
+    def longest(self) -> int:
+        """Longest sequence, in tokens, that the tokenizer's model takes."""
+        return self._tokenizer.model_max_length
 
     def pieces(self, texts: Sequence[str]) -> list[list[str]]:
         """Cut each text into the texts of its tokens (special tokens are never added)."""

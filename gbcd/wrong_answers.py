@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gbcd import output_targets
 from gbcd.errors import BadInput
 from gbcd.losses import SquaredLogitDifference, Target, TokenSet, TowardsDistribution, TowardsTokens
+from gbcd.outputs import OutputSpace
 from gbcd.tokens import EncodedPrompt
 
 
@@ -97,12 +99,17 @@ def get(name: str) -> WrongAnswer:
     return _REGISTRY[name]
 
 
-def refuse_undefined(definition: WrongAnswer, encoded: Sequence[EncodedPrompt]) -> None:
-    """Check that `definition` is defined for all prompts.
+def refuse_undefined(
+    definition: WrongAnswer, encoded: Sequence[EncodedPrompt], space: OutputSpace | None = None
+) -> None:
+    """Check that `definition` is defined for all prompts; `space` is that of a model with outputs at every position.
 
     Raises:
         BadInput: names the first prompt that lacks what the definition reads.
     """
+    if space is not None:
+        output_targets.refuse_undefined(definition.name, definition.needs_foil, encoded, space)
+        return
     for prompt in encoded:
         if definition.needs_meaning and not prompt.farthest_ids:
             raise BadInput(

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from gbcd.architectures import gpt2
+from gbcd.architectures import gpt2, tracr
 from gbcd.architectures.sites import GainSite, LinearSite, ModelSites
 from gbcd.components import Component
 from gbcd.errors import BadInput, listed
@@ -23,7 +23,10 @@ class Architecture(NamedTuple):
     sites: Callable[[PreTrainedConfig], ModelSites]
 
 
-ARCHITECTURES = (Architecture("gpt2", gpt2.matches, gpt2.sites),)
+ARCHITECTURES = (
+    Architecture("gpt2", gpt2.matches, gpt2.sites),
+    Architecture("tracr", tracr.matches, tracr.sites),
+)
 
 
 def of(model: PreTrainedModel) -> Architecture:

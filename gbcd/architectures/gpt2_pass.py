@@ -52,6 +52,7 @@ class Gpt2Pass:
         self.token_table = body.wte.weight.detach()
         self.position_table = body.wpe.weight.detach()
         self.unembedding = cast(Any, model).lm_head.weight.detach()
+        self.tied = bool(model.config.tie_word_embeddings)
         self.final_norm = Affine.of(body.ln_f)
         self.blocks = [
             BlockWeights(*map(Affine.of, (b.ln_1, b.attn.c_attn, b.attn.c_proj, b.ln_2, b.mlp.c_fc, b.mlp.c_proj)))
@@ -166,7 +167,7 @@ class Gpt2Forward:
             d = yield from self._block_backward(layer, block, d, positions)
         ids, model = self._packed.ids[:, :length], self._model
         token_rows, position_rows = model.token_table[ids], model.position_table[positions]
-        yield EmbeddingTap(ids, positions, token_rows, position_rows, d, hidden, d_hidden, d_logits)
+        yield EmbeddingTap(ids, positions, token_rows, position_rows, d, hidden, d_hidden, d_logits, model.tied)
 
     def _block_backward(
         self, layer: int, block: Block, d: Float[Tensor, "unit row d"], positions: Int[Tensor, "unit pos"]

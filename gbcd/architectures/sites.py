@@ -51,7 +51,10 @@ class EmbeddingSites:
 
 @dataclass(frozen=True, slots=True)
 class ModelSites:
-    """All sites of a model, in the order of the forward pass."""
+    """All sites of a model, in the order of the forward pass.
+
+    `reads_every_token` says whether the model answers at every position (compiled programs) or at the last (language).
+    """
 
     linear: tuple[LinearSite, ...]
     gains: tuple[GainSite, ...]
@@ -59,3 +62,4 @@ class ModelSites:
     n_layers: int
     n_heads: int
     d_model: int
+    reads_every_token: bool = False
