@@ -44,10 +44,10 @@ def test_every_prompt_is_there_once_per_wrong_answer_and_part(reference: Path) -
 
 def test_the_folder_is_as_the_contract_says(reference: Path) -> None:
     out = reference / "out"
-    assert sorted(path.name for path in out.iterdir()) == [
+    assert {path.name for path in out.iterdir()} >= {
         "calibration.safetensors", "coherence", "commits", "components.parquet", "inputs", "norms", "plan.json",
         "prompts", "summary.parquet",
-    ]  # fmt: skip
+    }  # fmt: skip
     assert len(list((out / "commits").iterdir())) == N_SHARDS
     for kind in ("prompts", "norms", "coherence"):
         assert len(list((out / kind).iterdir())) == N_SHARDS
