@@ -36,12 +36,11 @@ def static_scores(loaded: LoadedModel, components: Sequence[Component], n_replic
         seed: of the noise.
     """
     squares = _squared_weight_norms(loaded)
-    of_node: dict[str, float] = {}
     for part in loaded.components:
         if part.is_circuit_part:
-            of_node[part.node] = of_node.get(part.node, 0.0) + squares[part.name]
+            squares[part.node] = squares.get(part.node, 0.0) + squares[part.name]
     values = {
-        "weight_norm": [(squares.get(part.name) or of_node[part.node]) ** 0.5 for part in components],
+        "weight_norm": [squares[part.name] ** 0.5 for part in components],
         "layer_index": [float(part.layer) for part in components],
         "parameter_count": [float(part.n_params) for part in components],
         "random": np.random.default_rng(seed).random(len(components)).tolist(),

@@ -38,12 +38,17 @@ class Config(BaseModel):
     d_model: int
 
     @staticmethod
-    def of(components: Sequence[Component]) -> Config:
-        """Shape of the model with these parts: attention and MLP take turns, and a norm of full width comes last."""
+    def of(components: Sequence[Component]) -> Config | None:
+        """Shape of the model with these parts: attention and MLP take turns, and a norm of full width comes last.
+
+        None for a model without that norm, whose width its parts do not tell.
+        """
         layers = {component.layer for component in components if component.is_circuit_part}
         heads = {component.head for component in components if component.head is not None}
-        [d_model] = [component.n_params for component in components if component.name == "final.norm"]
-        return Config(n_layers=len(layers), n_heads=len(heads), parallel_attn_mlp=False, d_model=d_model)
+        norm = next((component for component in components if component.name == "final.norm"), None)
+        if norm is None:
+            return None
+        return Config(n_layers=len(layers), n_heads=len(heads), parallel_attn_mlp=False, d_model=norm.n_params)
 
 
 class Node(BaseModel):
@@ -127,9 +132,12 @@ def circuit_of(cfg: Config, scores: Mapping[str, float], members: Collection[str
 def circuit_files(summary: pl.DataFrame, components: Sequence[Component]) -> dict[str, bytes]:
     """The circuits of a summary by file name: the best `CIRCUIT_SHARE` of the nodes of each task and wrong answer.
 
-    The first is `circuit.json`; a study of several has a `circuit_<task>_<wrong answer>.json` for each further one.
+    The first is `circuit.json`; a study of several has a `circuit_<task>_<wrong answer>.json` for each further one. A
+    model without norms, as tracr compiles them, is not what the format describes and has none.
     """
     cfg, files = Config.of(components), dict[str, bytes]()
+    if cfg is None:
+        return files
     nodes = summary.filter((pl.col("level") == "node") & pl.col("rank").is_not_null())
     for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
         scores = dict(rows.select("component", "score").iter_rows())

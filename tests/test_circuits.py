@@ -80,6 +80,7 @@ def test_a_summary_gives_a_circuit_for_each_task_and_wrong_answer():
     circuit = Circuit.from_json(files["circuit.json"], "circuit.json")
     assert [name for name, node in circuit.nodes.items() if node.in_graph] == ["input", "a0.h1", "logits"]
     assert circuit.nodes["m0"].score == 0.5
+    assert circuit_files(pl.DataFrame(rows), components[:-1]) == {}
 
 
 @pytest.mark.parametrize(
