@@ -224,7 +224,7 @@ def _vectors(values: Sequence[float], space: OutputSpace) -> Float[Tensor, "pos 
 def _texts(target: Target, scene: OutputScene) -> list[str] | None:
     if not isinstance(target, TowardsOutputs) or not _is_one_hot(target, scene.space):
         return None
-    values = target.values.argmax(2) if scene.space.symbols else target.values.squeeze(2)
+    values = target.values.argmax(2).double() if scene.space.symbols else target.values.squeeze(2)
     rows = zip(values.tolist(), scene.real.tolist(), strict=True)
     return [scene.space.write(tuple(v for v, real in zip(*row, strict=True) if real)) for row in rows]
 

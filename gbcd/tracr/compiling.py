@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from gbcd.errors import BadInput
-from gbcd.outputs import SPACE_KEY, OutputSpace, stored_form
+from gbcd.outputs import SPACE_KEY, OutputSpace, space_of, stored_form
 from gbcd.tracr.model import PAD, TracrConfig, TracrModel
 
 PAD_TOKEN, BOS_TOKEN = "<pad>", "<bos>"
@@ -123,7 +123,8 @@ def write(compiled: Compiled, out: Path) -> None:
     Raises:
         BadInput: `out` cannot be written.
     """
-    space = OutputSpace(**compiled.tokenizer.init_kwargs[SPACE_KEY])
+    space = space_of(compiled.tokenizer)
+    assert space is not None
     try:
         compiled.model.save_pretrained(out)
         compiled.tokenizer.save_pretrained(out)

@@ -1,0 +1,114 @@
+"""Parts of compiled programs whose gradient is exactly zero though ablating them changes the output.
+
+    python benchmarks/tracr_saturation.py
+
+runs all inputs of both shipped programs and prints the tables of `docs/tracr.md`, in seconds on one core. A part is
+ablated by setting its weights to zero. An output counts as changed where another symbol is largest, or where a number
+moves by more than a hundredth of the range. Columns: on how many inputs ablation changes the output; on how many of
+these the part's gradient norm is exactly zero in float32; the part's norm as a share of that of the largest part of the
+same input, median over these inputs; and the largest norm over all inputs, in float32 and in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gbcd import models, tasks, wrong_answers
+from gbcd.engine import loss_gradient, pass_for, target_of
+from gbcd.models import LoadedModel
+from gbcd.output_targets import CLOSE, OutputScene, output_scene
+from gbcd.outputs import OutputSpace, space_of
+from gbcd.part_norms import all_statistics
+from gbcd.tokens import EncodedPrompt, encode
+
+PROGRAMS = ("tracr_xproportion", "tracr_reverse")
+
+
+def every_prompt(name: str, loaded: LoadedModel) -> list[EncodedPrompt]:
+    task = tasks.get(name)
+    return encode(task.draw(loaded.tokenizer, task.capacity(loaded.tokenizer), seed=0), loaded.tokenizer)
+
+
+def scene(loaded: LoadedModel, prompts: list[EncodedPrompt], space: OutputSpace) -> OutputScene:
+    logits = pass_for(loaded).forward([(prompt.ids,) for prompt in prompts]).logits
+    return output_scene(prompts, logits, space)
+
+
+def norms(
+    loaded: LoadedModel, prompts: list[EncodedPrompt], space: OutputSpace, definition: str
+) -> Float[Tensor, "prompt component"]:
+    """Gradient norms of every part on every prompt, as the engine computes them, in the type of the model."""
+    forward = pass_for(loaded).forward([(prompt.ids,) for prompt in prompts])
+    target = target_of(wrong_answers.get(definition), output_scene(prompts, forward.logits, space))
+    _, d_logits = loss_gradient(target, forward.logits)
+    return all_statistics(forward.backward(d_logits), loaded.components, len(prompts), None).squares.clamp(min=0).sqrt()
+
+
+def without(loaded: LoadedModel, part: str) -> LoadedModel | None:
+    """The model without one part; None where the part's weights are zero to begin with."""
+    site = next(site for site in loaded.sites.linear if part in site.components)
+    model = copy.deepcopy(loaded.model)
+    weight = model.get_submodule(site.module).weight
+    pieces = weight.data.chunk(len(site.components), 0 if site.axis == "out" else 1)
+    piece = pieces[site.components.index(part)]
+    if not bool(piece.any()):
+        return None
+    piece.zero_()
+    return replace(loaded, model=model)
+
+
+def changed(whole: OutputScene, ablated: OutputScene) -> Bool[Tensor, " prompt"]:
+    if whole.space.symbols:
+        differs = whole.outputs.argmax(2) != ablated.outputs.argmax(2)
+    else:
+        moved = (whole.outputs - ablated.outputs).abs().squeeze(2)
+        differs = moved > CLOSE * (whole.space.high - whole.space.low)
+    return (differs & whole.real).any(1)
+
+
+def table(name: str, definition: str) -> None:
+    single, double = models.load(name, "cpu", "float32"), models.load(name, "cpu", "float64")
+    prompts, space = every_prompt(name, single), space_of(single.tokenizer)
+    assert space is not None
+    circuit = tasks.get(name).circuit
+    assert circuit is not None
+    found = norms(single, prompts, space, definition)
+    wide = norms(double, prompts, space, definition)
+    is_part = torch.tensor([component.is_circuit_part for component in single.components])
+    shares = wide / wide[:, is_part].amax(1, keepdim=True)
+    whole, unused = scene(single, prompts, space), []
+    print(f"\n`{name}`, `{definition}`, {len(prompts):,} inputs\n")
+    print("| part | published | output changes | of these, exactly 0 | share of the largest | norm | norm in float64 |")
+    print("|---|---|---|---|---|---|---|")
+    for column, component in enumerate(single.components):
+        if not component.is_circuit_part:
+            continue
+        ablated = without(single, component.name)
+        if ablated is None:
+            unused.append(component.name)
+            continue
+        matters = changed(whole, scene(ablated, prompts, space))
+        own, row = found[:, column], [f"`{component.name}`", "yes" if component.name in circuit.parts else "no"]
+        row.append(f"{float(matters.float().mean()):.1%}")
+        if bool(matters.any()):
+            row += [
+                f"{float((own[matters] == 0).float().mean()):.1%}",
+                f"{float(shares[matters, column].median()):.1g}",
+            ]
+        else:
+            row += ["-", "-"]
+        row += [f"{float(own.max()):.2g}", f"{float(wide[:, column].max()):.2g}"]
+        print(f"| {' | '.join(row)} |")
+    print(f"\nNot used by the program (all weights zero): {', '.join(unused)}.")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for program in PROGRAMS:
+        for wrong in ("foil", "inverse_logits"):
+            table(program, wrong)
