@@ -6,13 +6,15 @@ runs all inputs of both shipped programs and prints the tables of `docs/tracr.md
 ablated by setting its weights to zero. An output counts as changed where another symbol is largest, or where a number
 moves by more than a hundredth of the range. Columns: on how many inputs ablation changes the output; on how many of
 these the part's gradient norm is exactly zero in float32; the part's norm as a share of that of the largest part of the
-same input, median over these inputs; and the largest norm over all inputs, in float32 and in float64.
+same input, median over these inputs; over all inputs, the largest norm in float32 and in float64, and the largest
+Taylor score `<W, G>` in float64, by size.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -39,14 +41,18 @@ def scene(loaded: LoadedModel, prompts: list[EncodedPrompt], space: OutputSpace)
     return output_scene(prompts, logits, space)
 
 
-def norms(
-    loaded: LoadedModel, prompts: list[EncodedPrompt], space: OutputSpace, definition: str
-) -> Float[Tensor, "prompt component"]:
-    """Gradient norms of every part on every prompt, as the engine computes them, in the type of the model."""
+class Scores(NamedTuple):
+    norms: Float[Tensor, "prompt component"]
+    taylor: Float[Tensor, "prompt component"]
+
+
+def scores(loaded: LoadedModel, prompts: list[EncodedPrompt], space: OutputSpace, definition: str) -> Scores:
+    """What the engine computes for every part on every prompt, in the type of the model."""
     forward = pass_for(loaded).forward([(prompt.ids,) for prompt in prompts])
     target = target_of(wrong_answers.get(definition), output_scene(prompts, forward.logits, space))
     _, d_logits = loss_gradient(target, forward.logits)
-    return all_statistics(forward.backward(d_logits), loaded.components, len(prompts), None).squares.clamp(min=0).sqrt()
+    found = all_statistics(forward.backward(d_logits), loaded.components, len(prompts), None)
+    return Scores(found.squares.clamp(min=0).sqrt(), found.taylor)
 
 
 def without(loaded: LoadedModel, part: str) -> LoadedModel | None:
@@ -77,14 +83,17 @@ def table(name: str, definition: str) -> None:
     assert space is not None
     circuit = tasks.get(name).circuit
     assert circuit is not None
-    found = norms(single, prompts, space, definition)
-    wide = norms(double, prompts, space, definition)
+    found = scores(single, prompts, space, definition).norms
+    wide, taylor = scores(double, prompts, space, definition)
     is_part = torch.tensor([component.is_circuit_part for component in single.components])
     shares = wide / wide[:, is_part].amax(1, keepdim=True)
     whole, unused = scene(single, prompts, space), []
     print(f"\n`{name}`, `{definition}`, {len(prompts):,} inputs\n")
-    print("| part | published | output changes | of these, exactly 0 | share of the largest | norm | norm in float64 |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| part | published | output changes | of these, exactly 0 | share of the largest | norm | norm in float64 "
+        "| Taylor |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for column, component in enumerate(single.components):
         if not component.is_circuit_part:
             continue
@@ -102,7 +111,7 @@ def table(name: str, definition: str) -> None:
             ]
         else:
             row += ["-", "-"]
-        row += [f"{float(own.max()):.2g}", f"{float(wide[:, column].max()):.2g}"]
+        row += [f"{float(value.max()):.2g}" for value in (own, wide[:, column], taylor[:, column].abs())]
         print(f"| {' | '.join(row)} |")
     print(f"\nNot used by the program (all weights zero): {', '.join(unused)}.")
 
