@@ -18,6 +18,7 @@ from rich.markup import escape
 from gbcd import cli_options as options
 from gbcd.errors import BAD_INPUT, INCOMPLETE, INTERRUPTED, BadInput, Incomplete
 from gbcd.store import StorageError
+from gbcd.tracr.command import compile_tracr
 
 if TYPE_CHECKING:
     from gbcd.verification import Verification
@@ -62,6 +63,7 @@ def run(
     model: options.Model = None,
     prompts: options.Prompts = None,
     wrong_answer: options.WrongAnswers = None,
+    embedding_model: options.EmbeddingModel = None,
     seed: options.Seed = None,
     out: options.Out = None,
     workers: options.Workers = None,
@@ -76,8 +78,9 @@ def run(
             study,
             tasks=task,
             model=model,
-            prompts_per_task=prompts,
+            prompts=prompts,
             wrong_answers=wrong_answer,
+            embedding_model=embedding_model,
             seed=seed,
             out=out,
             workers=workers,
@@ -103,6 +106,7 @@ def plan(
     model: options.Model = None,
     prompts: options.Prompts = None,
     wrong_answer: options.WrongAnswers = None,
+    embedding_model: options.EmbeddingModel = None,
     seed: options.Seed = None,
     out: options.Out = None,
     device: options.Device = None,
@@ -116,8 +120,9 @@ def plan(
             study,
             tasks=task,
             model=model,
-            prompts_per_task=prompts,
+            prompts=prompts,
             wrong_answers=wrong_answer,
+            embedding_model=embedding_model,
             seed=seed,
             out=out,
             workers=None,
@@ -182,6 +187,25 @@ def reduce(out: options.Results) -> None:
         _say(f"{out}/summary.parquet: {summarise(out).height:,} rows")
 
 
+@app.command(epilog="Example: gbcd show ioi --model reference -n 5")
+def show(
+    task: Annotated[str | None, typer.Argument(metavar="[TASK]", help="Task to draw prompts from.")] = None,
+    prompts: Annotated[str | None, typer.Option("--prompts", metavar="FILE", help="Or a file of your own.")] = None,
+    model: Annotated[str, typer.Option("--model", help="`reference`, a hub name or a directory.")] = "reference",
+    number: Annotated[int, typer.Option("-n", help="How many prompts.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="Fixes which prompts are drawn.")] = 0,
+    embedding_model: options.EmbeddingModel = None,
+) -> None:
+    """Print prompts as tokens, with answers, what the model predicts and what each wrong answer pulls towards."""
+    with exit_status():
+        _hush_libraries()
+        from gbcd import models
+        from gbcd import show as shown
+
+        loaded = models.load(model, "cpu")
+        shown.show(shown.chosen(loaded, task, prompts, number, seed), loaded, embedding_model, console)
+
+
 @app.command("list", epilog="Example: gbcd list tasks")
 def list_(what: Listed) -> None:
     """List the tasks, or the definitions of the wrong answer."""
@@ -195,6 +219,12 @@ def list_(what: Listed) -> None:
         width = max(map(len, entries)) + 2
         for name, line in entries.items():
             _say(f"{name:<{width}}{line}")
+
+
+app.command(
+    "compile-tracr",
+    epilog='Example: gbcd compile-tracr gbcd.tracr.programs:reverse --vocab "1 2 3" --max-length 5 --out reverse',
+)(compile_tracr)
 
 
 def _show(found: Verification) -> None:

@@ -12,9 +12,14 @@ from gbcd.study import Study, make_study, read_study
 StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study file; flags win over it.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="Task to draw prompts from; may be repeated.")]
 Model = Annotated[str | None, typer.Option("--model", help="`reference`, a hub name such as gpt2, or a directory.")]
-Prompts = Annotated[int | None, typer.Option("--prompts", help="Prompts per task.")]
+Prompts = Annotated[
+    str | None, typer.Option("--prompts", metavar="N|FILE", help="Prompts per task, or a file of your own prompts.")
+]
 WrongAnswers = Annotated[
     list[str] | None, typer.Option("--wrong-answer", help="Definition of the wrong answer; may be repeated.")
+]
+EmbeddingModel = Annotated[
+    str | None, typer.Option("--embedding-model", help="For `semantic`: a hub name, or a directory.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Fixes which prompts are drawn.")]
 Out = Annotated[str | None, typer.Option("--out", help="Folder, s3://bucket/prefix or gs://bucket/prefix.")]
@@ -32,6 +37,10 @@ def asked_study(file: Path | None, **flags: Any) -> Study:
     Raises:
         BadInput: it cannot be meant.
     """
+    prompts = flags.pop("prompts")
+    if prompts is not None:
+        is_number = prompts.removeprefix("-").isdigit()
+        flags |= {"prompts_per_task": int(prompts)} if is_number else {"prompts": prompts}
     compute = _given({name: flags.pop(name) for name in ("workers", "device", "dtype", "shard_size", "batch_size")})
     fields = _given(flags) | ({"compute": compute} if compute else {})
     return read_study(file, fields) if file else make_study(fields)

@@ -7,26 +7,26 @@ a model that cannot be had, a folder that cannot be written or that holds anothe
 from __future__ import annotations
 
 import hashlib
-import random
+from itertools import islice
 from typing import NamedTuple, cast
 
 from transformers import PreTrainedTokenizerFast
 
-from gbcd import models, tasks, wrong_answers
+from gbcd import models, wrong_answers
 from gbcd.errors import BadInput
-from gbcd.inputs import InputsWriter, fingerprint
+from gbcd.inputs import InputsWriter
 from gbcd.models import LoadedModel
+from gbcd.outputs import space_of
+from gbcd.prompt_lines import TASK
 from gbcd.shards import PLAN, Identity, Plan, Settings, Shard, cut, read_plan
+from gbcd.sources import fingerprints, needs_meaning, refuse_unknown, sources
 from gbcd.store import StorageError, Store
-from gbcd.study import Compute, Study, check_names
+from gbcd.study import Compute, Study
 from gbcd.tokens import encode
 from gbcd.versions import versions
 
 #: Prompts per forward pass where a study says `auto`.
 AUTO_BATCH_SIZE = 64
-
-#: Prompts of a task whose hash stands for its templates and fillers when a study is resumed.
-FINGERPRINT_PROMPTS = 200
 
 
 class Planned(NamedTuple):
@@ -48,8 +48,7 @@ def open_plan(study: Study, device: str) -> Planned:
         BadInput: the study cannot be run, or the folder holds another; nothing was written.
         StorageError: the bucket does not answer now.
     """
-    check_names("task", study.tasks, tasks.names(), "`gbcd list tasks` describes them.")
-    check_names("wrong answer", study.wrong_answers, wrong_answers.names(), "`gbcd list wrong-answers` describes them.")
+    refuse_unknown(study)
     store = Store(study.out)
     loaded = models.load(study.model, "cpu", study.compute.dtype)
     identity = _identity(study, device, loaded)
@@ -69,22 +68,29 @@ def study_of(plan: Plan, out: str, workers: int | None = None) -> Study:
     compute = {name: settings.pop(name) for name in ("device", "dtype", "shard_size", "batch_size", "threads")}
     if workers is not None:
         compute["workers"] = workers
-    return Study(**settings, out=out, compute=Compute(**compute))
+    if settings["prompts"] is not None:
+        del settings["tasks"]
+    given = {name: value for name, value in settings.items() if value is not None}
+    return Study(**given, out=out, compute=Compute(**compute))
 
 
 def _identity(study: Study, device: str, loaded: LoadedModel) -> Identity:
     shared = study.model_dump(exclude={"out", "compute"}) | study.compute.model_dump(exclude={"workers"})
     if shared["batch_size"] == "auto":
         shared["batch_size"] = AUTO_BATCH_SIZE
-    sample = min(study.prompts_per_task, FINGERPRINT_PROMPTS)
-    sources = {
-        f"prompts:{task}": fingerprint(tasks.draw(task, loaded.tokenizer, sample, study.seed)) for task in study.tasks
-    }
+    if study.prompts is not None:
+        shared |= {"tasks": (TASK,), "prompts_per_task": None}
+    if not needs_meaning(study.wrong_answers):
+        shared["embedding_model"] = None
     tokenizer = cast(PreTrainedTokenizerFast, loaded.tokenizer).backend_tokenizer.to_str()
     return Identity(
         study=Settings.model_validate({**shared, "device": device}),
         versions=versions(),
-        hashes={"model": loaded.sha256, "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(), **sources},
+        hashes={
+            "model": loaded.sha256,
+            "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
+            **fingerprints(study, loaded.tokenizer),
+        },
     )
 
 
@@ -112,15 +118,12 @@ def _created(store: Store, identity: Identity, loaded: LoadedModel) -> Planned:
 
 def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -> list[Shard]:
     shards: list[Shard] = []
-    for task in study.tasks:
-        prompts = tasks.draw(task, loaded.tokenizer, study.prompts_per_task, study.seed)
-        random.Random(f"{study.seed}/{task}").shuffle(prompts)
-        first_row = writer.rows
-        for shard in cut(task, len(prompts), study.shard_size, len(shards), first_row):
-            rows = prompts[shard.start - first_row : shard.stop - first_row]
+    for task, n_prompts, prompts in sources(study, loaded):
+        for shard in cut(task, n_prompts, study.shard_size, len(shards), writer.rows):
+            rows = list(islice(prompts, shard.n_prompts))
             encoded = encode(rows, loaded.tokenizer, loaded.context)
             for definition in study.wrong_answers:
-                wrong_answers.refuse_undefined(wrong_answers.get(definition), encoded)
+                wrong_answers.refuse_undefined(wrong_answers.get(definition), encoded, space_of(loaded.tokenizer))
             shards.append(shard)
             writer.add(rows)
     return shards

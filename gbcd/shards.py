@@ -31,10 +31,15 @@ class Settings(BaseModel):
 
     model: str
     tasks: tuple[str, ...]
-    prompts_per_task: int
+    prompts: str | None = None
+    """A prompt file; None where prompts are drawn from tasks."""
+    prompts_per_task: int | None
+    """None where there is a prompt file, which is run whole."""
     wrong_answers: tuple[str, ...]
     seed: int
     calibration_prompts: int
+    embedding_model: str | None = None
+    """None where no wrong answer needs it."""
     device: str
     dtype: str
     shard_size: int

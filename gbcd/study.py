@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from gbcd.errors import BadInput, listed
 
@@ -43,8 +43,10 @@ class Study(BaseModel):
 
     model: str = "reference"
     """`reference`, a name on the model hub, or a local directory."""
-    tasks: tuple[str, ...] = Field(min_length=1)
+    tasks: tuple[str, ...] = ()
     """Names of tasks; `gbcd list tasks` prints them."""
+    prompts: str | None = None
+    """Instead of tasks: a file of JSON lines with prompts of one's own, all of which are run."""
     prompts_per_task: PositiveInt = 2000
     """How many prompts are drawn for each task."""
     wrong_answers: tuple[str, ...] = Field(default=("inverse_logits",), min_length=1)
@@ -53,6 +55,8 @@ class Study(BaseModel):
     """Fixes which prompts are drawn and how they fall into shards."""
     calibration_prompts: PositiveInt = 512
     """Prompts per task over which the mean activations are taken that centred norms subtract."""
+    embedding_model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Sentence-embedding model of the wrong answer `semantic`: a directory, or a name on the model hub."""
     out: str = Field(min_length=1)
     """Folder for the results, or `s3://bucket/prefix` or `gs://bucket/prefix`."""
     compute: Compute = Compute()
@@ -63,6 +67,12 @@ class Study(BaseModel):
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"named twice: {', '.join(repeated)}")
         return names
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Study:
+        if problem := _source_problem({name: getattr(self, name) for name in self.model_fields_set}):
+            raise ValueError(problem)
+        return self
 
 
 def read_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Study:
@@ -90,6 +100,9 @@ def make_study(fields: dict[str, Any], source: str = "command line") -> Study:
         return Study.model_validate(fields)
     except ValidationError as error:
         problems = [_explained(dict(problem)) for problem in error.errors()]
+        validated = any(not problem["loc"] for problem in error.errors())
+        if not validated and (source_problem := _source_problem(fields)):
+            problems.insert(0, source_problem)
         raise BadInput(f"study ({source}):\n{listed(problems)}") from error
 
 
@@ -104,8 +117,23 @@ def check_names(kind: str, asked: tuple[str, ...], known: list[str], remedy: str
         raise BadInput(f"{listed(problems)}\nKnown: {', '.join(known)}. {remedy}")
 
 
+def _source_problem(fields: dict[str, Any]) -> str | None:
+    tasks, prompts = fields.get("tasks"), fields.get("prompts")
+    if prompts is None and not tasks:
+        return (
+            'tasks is missing: name at least one, for example tasks = ["ioi"] (--task ioi), or give a prompt file, '
+            'prompts = "FILE.jsonl" (--prompts FILE.jsonl)'
+        )
+    if prompts is not None and tasks:
+        return "tasks and prompts exclude each other: draw from tasks, or run a prompt file"
+    if prompts is not None and "prompts_per_task" in fields:
+        return "prompts_per_task is for tasks; a prompt file is run whole"
+    return None
+
+
 def _merged(raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    merged = {**raw, **overrides}
+    replaced = ("tasks", "prompts_per_task") if "prompts" in overrides else ("prompts",) if "tasks" in overrides else ()
+    merged = {**{key: value for key, value in raw.items() if key not in replaced}, **overrides}
     if isinstance(raw.get("compute"), dict) and "compute" in overrides:
         merged["compute"] = {**raw["compute"], **overrides["compute"]}
     return merged
@@ -117,16 +145,17 @@ def _explained(problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         known = [*Compute.model_fields] if where.startswith("compute.") else [*Study.model_fields]
         return f"unknown key {where!r}{_near(key, known)} (known: {', '.join(known)})"
+    if not where:
+        return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"{where} is missing: {_described(where)}"
     return f"{where} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def _described(field: str) -> str:
-    return {
-        "tasks": 'name at least one task, for example tasks = ["ioi"] (--task ioi)',
-        "out": 'say where results go, for example out = "results/ioi" (--out results/ioi)',
-    }.get(field, "it has no default")
+    return {"out": 'say where results go, for example out = "results/ioi" (--out results/ioi)'}.get(
+        field, "it has no default"
+    )
 
 
 def _near(name: str, known: list[str]) -> str:

@@ -19,6 +19,7 @@ from gbcd.metrics import metric_for
 from gbcd.models import LoadedModel
 from gbcd.pairs import Pairs
 from gbcd.points import Level, points
+from gbcd.prompt_lines import TASK
 from gbcd.ranking import score_statistic
 from gbcd.recovery import Score, Truth, measured_truth, published_truth, recovery_rows
 from gbcd.replicas import interval, means
@@ -62,8 +63,7 @@ class TaskEvaluation(NamedTuple):
 def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> TaskEvaluation:
     """Measure effects, hold every score against them, and run the circuits that the scores give."""
     places = points(loaded.sites, loaded.components, level)
-    task = tasks.get(case.task)
-    metric = metric_for(task.metric, case.pairs.encoded, loaded.device)
+    metric = metric_for(_metric_name(case), case.pairs.encoded, loaded.device)
     effects = measure_effects(loaded, case.pairs, places, metric)
     attributions = attribute(loaded, case.pairs, places, metric, with_direct=level == "node")
     n_replicas = len(case.weights)
@@ -92,10 +92,17 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> T
     )
 
 
+def _metric_name(case: Case) -> str:
+    if case.task != TASK:
+        return tasks.get(case.task).metric
+    compares = all(prompt.wrong_ids for prompt in case.pairs.encoded)
+    return "logit_difference" if compares else "negative_log_probability"
+
+
 def _truths(case: Case, effects: Effects, model: str, level: Level) -> list[Truth]:
     gap = means(case.weights, effects.clean - effects.counterfactual)
     truths = [measured_truth(name, means(case.weights, drops), gap) for name, drops in effects.drops.items()]
-    circuit = tasks.get(case.task).circuit
+    circuit = tasks.get(case.task).circuit if case.task != TASK else None
     if circuit is not None and circuit.model == model:
         members = circuit.nodes if level == "node" else circuit.parts
         if members:
