@@ -35,7 +35,7 @@ TOP = 5
 #: Tokens of a set that are written out.
 SHOWN = 6
 
-LABEL = 18
+LABEL = 20
 
 
 def chosen(loaded: LoadedModel, task: str | None, file: str | None, n: int, seed: int) -> list[Prompt]:
