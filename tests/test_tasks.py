@@ -48,7 +48,7 @@ def toy() -> Iterator[tasks.Task]:
         yield Family("one", [Slot("a", ["u", "v"])], lambda words, _: Filled(words["a"], (" c",)))
 
     yield toy
-    del registry._tasks["toy"]
+    del registry._tasks["toy"]  # pyright: ignore[reportPrivateUsage]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -1,0 +1,83 @@
+"""The reference model's tokenizer, its training text, and what training never sees."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gbcd import datasets, tasks
+from gbcd.prompts import Prompt
+from gbcd.reference import corpus, held_out
+from gbcd.reference.tokenizer import END_OF_TEXT, build_tokenizer
+
+TOKENIZER = build_tokenizer(256)
+
+
+def pieces(text: str) -> list[str]:
+    return TOKENIZER.convert_ids_to_tokens(TOKENIZER(text)["input_ids"])  # pyright: ignore[reportReturnType, reportArgumentType]
+
+
+class TestTokenizer:
+    @settings(deadline=None)
+    @given(st.text(max_size=40))
+    def test_any_text_can_be_written_and_read_back(self, text: str):
+        assert TOKENIZER.decode(TOKENIZER(text)["input_ids"]) == text
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            (" from 1517 to 15", ["Ġfrom", "Ġ15", "17", "Ġto", "Ġ15"]),
+            (" Dursley", ["ĠDurs", "ley"]),
+            ("\n    :param size", ["ĊĠĠĠ", "Ġ:", "param", "Ġsize"]),
+            (f"Zzk{END_OF_TEXT}", ["Z", "z", "k", END_OF_TEXT]),
+        ],
+    )
+    def test_text_is_cut_as_the_tasks_need_it(self, text: str, expected: list[str]):
+        assert pieces(text) == expected
+
+    def test_every_word_of_the_data_is_one_token(self):
+        for name in ("names", "places", "objects", "words"):
+            assert all(len(pieces(f" {word}")) == 1 for word in datasets.words(name))
+
+
+class TestHeldOut:
+    @pytest.mark.parametrize("task", held_out.COMBINATION)
+    def test_about_a_tenth_is_held_out(self, task: str):
+        drawn = tasks.draw(task, TOKENIZER, 3000, seed=3)
+        assert 0.07 < sum(held_out.is_held_out(prompt) for prompt in drawn) / len(drawn) < 0.13
+
+    def test_a_pair_of_names_is_held_out_in_every_template_and_order(self):
+        def prompt(template: str, answer: str, wrong: str) -> Prompt:
+            return Prompt("ioi/0", "ioi", template, f"{answer} and {wrong} in {template}", (answer,), (wrong,))
+
+        drawn = tasks.draw("ioi", TOKENIZER, 200, seed=4)
+        for drawn_prompt in drawn:
+            pair = drawn_prompt.answers[0], drawn_prompt.wrong_answers[0]
+            alike = {held_out.is_held_out(prompt(*form)) for form in [("x", *pair), ("y", *pair), ("x", *pair[::-1])]}
+            assert alike == {held_out.is_held_out(drawn_prompt)}
+
+    def test_training_text_has_no_held_out_prompt(self):
+        text = {document.prompt for document in corpus.documents(TOKENIZER, 4000, seed=0)}
+        for task in held_out.COMBINATION:
+            drawn = tasks.draw(task, TOKENIZER, 600, seed=1)
+            held = {prompt.text for prompt in drawn if held_out.is_held_out(prompt)}
+            assert held
+            assert not held & text
+            assert {prompt.text for prompt in drawn} & text
+
+
+class TestCorpus:
+    def test_rows_are_full_and_the_answer_weighs_more(self):
+        written = [corpus.Document(" arm art", " ball", ".")] * 50
+        rows = list(corpus.rows(TOKENIZER, written, [12, 20], Random(0)))
+        assert [len(row.ids) for row in rows[:4]] == [12, 20, 12, 20]
+        [answer] = TOKENIZER(" ball")["input_ids"]  # pyright: ignore[reportGeneralTypeIssues]
+        for row in rows:
+            assert [weight > 1 for weight in row.weights] == [token == answer for token in row.ids]
+
+    def test_the_seed_fixes_the_text(self):
+        assert corpus.documents(TOKENIZER, 300, seed=1) == corpus.documents(TOKENIZER, 300, seed=1)
+        assert corpus.documents(TOKENIZER, 300, seed=1) != corpus.documents(TOKENIZER, 300, seed=2)
