@@ -187,6 +187,17 @@ def reduce(out: options.Results) -> None:
         _say(f"{out}/summary.parquet: {summarise(out).height:,} rows")
 
 
+@app.command(epilog="Example: gbcd evaluate results/ioi")
+def evaluate(out: options.Results, pairs: options.Pairs = 128) -> None:
+    """Hold a finished study against what components do when they are ablated, and against other methods."""
+    with exit_status():
+        _hush_libraries()
+        from gbcd.evaluation import evaluate as measure
+        from gbcd.evaluation_view import show_evaluation
+
+        show_evaluation(measure(out, pairs), out, console)
+
+
 @app.command(epilog="Example: gbcd show ioi --model reference -n 5")
 def show(
     task: Annotated[str | None, typer.Argument(metavar="[TASK]", help="Task to draw prompts from.")] = None,

@@ -28,6 +28,7 @@ Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.
 DType = Annotated[str | None, typer.Option("--dtype", help="float32, float64 or bfloat16.")]
 ShardSize = Annotated[int | None, typer.Option("--shard-size", help="Prompts per shard.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Prompts per forward pass.")]
+Pairs = Annotated[int, typer.Option(help="Prompts per task, each with its counterfactual, to measure effects on.")]
 Results = Annotated[str, typer.Argument(metavar="OUT", help="Where a run keeps its results.")]
 
 
