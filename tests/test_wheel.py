@@ -31,7 +31,8 @@ def test_a_study_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert where.stdout.startswith(str(installed))
-    flags = "--task ioi --model reference --prompts 24 --wrong-answer foil --workers 0 --out out".split()
+    study = ["--task", "ioi", "--model", "reference", "--prompts", "24", "--wrong-answer", "foil"]
+    flags = [*study, "--workers", "0", "--out", "out"]
     done = subprocess.run(
         [sys.executable, "-m", "gbcd", "run", *flags], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
