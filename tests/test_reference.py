@@ -72,11 +72,19 @@ class TestHeldOut:
 class TestCorpus:
     def test_rows_are_full_and_the_answer_weighs_more(self):
         written = [corpus.Document(" arm art", " ball", ".")] * 50
-        rows = list(corpus.rows(TOKENIZER, written, [12, 20], Random(0)))
-        assert [len(row.ids) for row in rows[:4]] == [12, 20, 12, 20]
+        rows = list(corpus.rows(TOKENIZER, written, 12, Random(0)))
+        assert {len(row.ids) for row in rows} == {12}
         [answer] = TOKENIZER(" ball")["input_ids"]  # pyright: ignore[reportGeneralTypeIssues]
         for row in rows:
             assert [weight > 1 for weight in row.weights] == [token == answer for token in row.ids]
+
+    def test_each_document_has_positions_of_its_own_and_its_first_token_is_not_predicted(self):
+        written = [corpus.Document(" arm art", " ball", ".")] * 50
+        for row in corpus.rows(TOKENIZER, written, 12, Random(0)):
+            starts = [place for place, position in enumerate(row.positions) if position == 0]
+            assert starts[0] == 0
+            assert len(starts) > 1
+            assert [place for place, weight in enumerate(row.weights) if weight == 0] == starts
 
     def test_the_seed_fixes_the_text(self):
         assert corpus.documents(TOKENIZER, 300, seed=1) == corpus.documents(TOKENIZER, 300, seed=1)

@@ -32,23 +32,32 @@ class Stage(NamedTuple):
     mixture: dict[str, float]
 
 
-#: Short blocks repeated over and over teach induction within a few hundred steps. Without that first lesson the other
-#: tasks, which build on it, are not begun within a thousand.
-STAGES = (
-    Stage(
-        0.25,
-        {"ioi": 0.15, "greater_than": 0.03, "docstring": 0.10, "induction": 0.15, "repeats": 0.50, "filler": 0.07},
+#: Short blocks repeated over and over teach induction within a few hundred steps. Without that first stage the other
+#: tasks, which build on it, are not begun within a thousand. The second lesson has a learning rate of its own and
+#: dwells on words that come back once, which are learned last.
+LESSONS = (
+    (
+        Stage(
+            0.25,
+            {"ioi": 0.15, "greater_than": 0.03, "docstring": 0.10, "induction": 0.15, "repeats": 0.50, "filler": 0.07},
+        ),
+        Stage(
+            0.75,
+            {"ioi": 0.27, "greater_than": 0.10, "docstring": 0.18, "induction": 0.20, "repeats": 0.10, "filler": 0.15},
+        ),
     ),
-    Stage(
-        0.75,
-        {"ioi": 0.27, "greater_than": 0.10, "docstring": 0.18, "induction": 0.20, "repeats": 0.10, "filler": 0.15},
+    (
+        Stage(
+            1.0,
+            {"ioi": 0.12, "greater_than": 0.10, "docstring": 0.06, "induction": 0.42, "repeats": 0.24, "filler": 0.06},
+        ),
     ),
 )
 #: Weight of an answer in the loss; every other token weighs 1.
 ANSWER_WEIGHT = 5.0
 #: Filler repeats blocks of this many words until they fill about `REPEATED_WORDS`, and at least once.
-BLOCK = (2, 16)
-REPEATED_WORDS = 32
+BLOCK = (3, 24)
+REPEATED_WORDS = 48
 
 
 class Document(NamedTuple):
@@ -64,19 +73,27 @@ class Row(NamedTuple):
 
     Attributes:
         ids: token ids.
-        weights: weight in the loss of predicting each token.
+        weights: weight in the loss of predicting each token; none for a document's first.
+        positions: place of each token in its own document.
     """
 
     ids: list[int]
     weights: list[float]
+    positions: list[int]
 
 
-def documents(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> list[Document]:
-    """About `count` documents, stage after stage and in random order within each; none of a held-out combination."""
+class _Piece(NamedTuple):
+    ids: list[int]
+    weights: list[float]
+
+
+def documents(tokenizer: PreTrainedTokenizerBase, count: int, seed: int, lesson: int = 0) -> list[Document]:
+    """About `count` documents of a lesson, stage after stage, in random order within each; no held-out combination."""
     written: list[Document] = []
-    for number, stage in enumerate(STAGES):
+    before = sum(len(stages) for stages in LESSONS[:lesson])
+    for number, stage in enumerate(LESSONS[lesson], start=before):
         rng = Random(f"corpus/{seed}/{number}")
-        draw_seed = len(STAGES) * seed + number + 1
+        draw_seed = sum(map(len, LESSONS)) * seed + number + 1
         some: list[Document] = []
         for kind, share in stage.mixture.items():
             some += _documents_of(kind, tokenizer, int(count * stage.share * share), draw_seed, rng)
@@ -94,25 +111,23 @@ def _documents_of(kind: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: i
     return [_with_answer(prompt, rng) for prompt in training_prompts(kind, tokenizer, n, seed)]
 
 
-def rows(tokenizer: PreTrainedTokenizerBase, written: list[Document], lengths: list[int], rng: Random) -> Iterator[Row]:
-    """Pack documents into rows whose lengths run through `lengths` again and again."""
+def rows(tokenizer: PreTrainedTokenizerBase, written: list[Document], length: int, rng: Random) -> Iterator[Row]:
+    """Pack documents into rows of `length` tokens."""
     end_of_text: list[int] = tokenizer(END_OF_TEXT)["input_ids"]  # pyright: ignore[reportAssignmentType]
-    cut = iter(_cut(tokenizer, written))
-    number = 0
-    while True:
-        length = lengths[number % len(lengths)]
-        row = Row(end_of_text[:], [1.0]) if rng.random() < 0.5 else Row([], [])
-        while len(row.ids) < length:
-            piece = next(cut, None)
-            if piece is None:
-                return
-            row.ids.extend(piece.ids + end_of_text)
-            row.weights.extend([*piece.weights, 1.0])
-        yield Row(row.ids[:length], row.weights[:length])
-        number += 1
+    row = Row([], [], [])
+    for piece in _cut(tokenizer, written):
+        start = end_of_text if rng.random() < 0.5 else []
+        ids = [*start, *piece.ids, *end_of_text]
+        weights = [1.0] * len(start) + piece.weights + [1.0]
+        row.ids.extend(ids)
+        row.weights.extend([0.0, *weights[1:]])
+        row.positions.extend(range(len(ids)))
+        if len(row.ids) >= length:
+            yield Row(row.ids[:length], row.weights[:length], row.positions[:length])
+            row = Row([], [], [])
 
 
-def _cut(tokenizer: PreTrainedTokenizerBase, written: list[Document], at_once: int = 2000) -> Iterator[Row]:
+def _cut(tokenizer: PreTrainedTokenizerBase, written: list[Document], at_once: int = 2000) -> Iterator[_Piece]:
     for start in range(0, len(written), at_once):
         some = written[start : start + at_once]
         flat = [text for document in some for text in document]
@@ -120,7 +135,7 @@ def _cut(tokenizer: PreTrainedTokenizerBase, written: list[Document], at_once: i
         for place in range(0, len(flat), 3):
             prompt, answer, end = ids[place : place + 3]  # pyright: ignore[reportAssignmentType]
             weights = [1.0] * len(prompt) + [ANSWER_WEIGHT] * len(answer) + [1.0] * len(end)
-            yield Row([*prompt, *answer, *end], weights)
+            yield _Piece([*prompt, *answer, *end], weights)
 
 
 def _with_answer(prompt: Prompt, rng: Random) -> Document:

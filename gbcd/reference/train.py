@@ -36,18 +36,18 @@ REPORT_EVERY, MEASURE_EVERY = 50, 500
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that decides the result, besides the data."""
+    """Everything that decides the result, besides the data; `steps` and `learning_rates` by lesson."""
 
     seed: int = 0
-    steps: int = 4000
+    steps: tuple[int, ...] = (2500, 900)
     layers: int = 4
     heads: int = 8
-    width: int = 128
-    context: int = 256
-    tokens_a_step: int = 2304
-    row_lengths: tuple[int, ...] = (96, 96, 96, 96, 96, 96, 96, 256)
-    learning_rate: float = 3e-3
-    initial_std: float = 0.06
+    width: int = 192
+    context: int = 96
+    row_length: int = 96
+    rows_a_step: int = 24
+    learning_rates: tuple[float, ...] = (2e-3, 1.5e-3)
+    initial_std: float = 0.02
     warm_up: int = 100
     weight_decay: float = 0.05
     beta_2: float = 0.98
@@ -60,10 +60,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="start of the weights and choice of the text")
     parser.add_argument("--out", type=Path, required=True, help="folder for model, tokenizer and training.json")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch; more gain little")
-    parser.add_argument("--steps", type=int, default=Settings().steps, help="length of the training")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(Settings(seed=arguments.seed, steps=arguments.steps), arguments.out)
+    train(Settings(seed=arguments.seed), arguments.out)
 
 
 def train(settings: Settings, out: Path) -> None:
@@ -74,13 +73,10 @@ def train(settings: Settings, out: Path) -> None:
     model = GPT2LMHeadModel(_config(settings, len(tokenizer)))
     with torch.no_grad():
         model.transformer.wpe.weight.copy_(_sinusoids(settings))
-    count = settings.steps * settings.tokens_a_step // 20
-    written = corpus.documents(tokenizer, count, settings.seed)
-    print(
-        f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, {len(written):,} documents, {_since(began)}",
-        flush=True,
-    )
-    curve = _fit(model, tokenizer, written, settings, began)
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
+    curve = [
+        record for lesson in range(len(corpus.LESSONS)) for record in _fit(model, tokenizer, lesson, settings, began)
+    ]
     model.eval()
     measured = _held_out_quality(model, tokenizer, settings.held_out_prompts)
     print(json.dumps(measured, indent=1))
@@ -116,35 +112,40 @@ def _sinusoids(settings: Settings) -> Float[Tensor, "pos d"]:
     From sinusoids (Vaswani et al. 2017, section 3.5) one linear map reaches the previous token at every position at
     once; from noise each position has to be learned on its own, and induction comes several times later.
     """
-    frequencies = 1000.0 ** (-torch.arange(0, settings.width, 2) / settings.width)
+    half = settings.width // 2
+    frequencies = torch.pi * (torch.arange(half) + 0.5) / half
     angles = torch.arange(settings.context).unsqueeze(1) * frequencies
     return settings.initial_std * math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def _fit(
-    model: GPT2LMHeadModel,
-    tokenizer: PreTrainedTokenizerFast,
-    written: list[corpus.Document],
-    settings: Settings,
-    began: float,
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, lesson: int, settings: Settings, began: float
 ) -> list[dict[str, float]]:
-    """Train in place; returns the loss every 50 steps."""
+    """Teach one lesson; returns the loss every 50 steps."""
+    steps, peak = settings.steps[lesson], settings.learning_rates[lesson]
+    count = steps * settings.rows_a_step * settings.row_length // 20
+    written = corpus.documents(tokenizer, count, settings.seed, lesson)
     decayed = [weight for weight in model.parameters() if weight.ndim == 2]
     rest = [weight for weight in model.parameters() if weight.ndim != 2]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta_2))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(step, settings))
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, settings.beta_2))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(step, steps, settings.warm_up))
     curve: list[dict[str, float]] = []
     model.train()
-    for step, (ids, weights) in enumerate(_batches(tokenizer, written, settings)):
-        loss, answers_right = _loss(model, ids, weights)
+    for step, batch in enumerate(_batches(tokenizer, written, steps, settings)):
+        loss, answers_right = _loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % REPORT_EVERY == 0 or step == settings.steps - 1:
-            record = {"step": step, "loss": round(loss.item(), 4), "answers_right": round(answers_right.item(), 4)}
+        if step % REPORT_EVERY == 0 or step == steps - 1:
+            record = {
+                "lesson": lesson,
+                "step": step,
+                "loss": round(loss.item(), 4),
+                "answers_right": round(answers_right.item(), 4),
+            }
             print(json.dumps(record), _since(began), flush=True)
             curve.append(record)
         if step and step % MEASURE_EVERY == 0:
@@ -157,42 +158,44 @@ def _fit(
 
 
 def _batches(
-    tokenizer: PreTrainedTokenizerFast, written: list[corpus.Document], settings: Settings
-) -> Iterator[tuple[Int[Tensor, "batch pos"], Float[Tensor, "batch pos"]]]:
-    """Exactly `settings.steps` batches of equal rows; the text is read again should it end first."""
+    tokenizer: PreTrainedTokenizerFast, written: list[corpus.Document], steps: int, settings: Settings
+) -> Iterator[list[corpus.Row]]:
+    """Exactly `steps` batches; the text is read again should it end first."""
     rng = Random(f"rows/{settings.seed}")
-    lengths = [length for length in settings.row_lengths for _ in range(settings.tokens_a_step // length)]
-    step = 0
+    step, batch = 0, list[corpus.Row]()
     while True:
-        packed = corpus.rows(tokenizer, written, lengths, rng)
-        batch: list[corpus.Row] = []
-        for row in packed:
+        for row in corpus.rows(tokenizer, written, settings.row_length, rng):
             batch.append(row)
-            if len(batch) < settings.tokens_a_step // len(row.ids):
-                continue
-            yield torch.tensor([row.ids for row in batch]), torch.tensor([row.weights for row in batch])
-            batch = []
-            step += 1
-            if step == settings.steps:
-                return
+            if len(batch) == settings.rows_a_step:
+                yield batch
+                step, batch = step + 1, []
+                if step == steps:
+                    return
 
 
-def _loss(
-    model: GPT2LMHeadModel, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]
-) -> tuple[Tensor, Tensor]:
+def _loss(model: GPT2LMHeadModel, batch: list[corpus.Row]) -> tuple[Tensor, Tensor]:
     """Weighted mean cross-entropy of the next token, and the share of answers that are the most likely token."""
-    logits = model(input_ids=ids).logits[:, :-1]
-    targets, weights = ids[:, 1:], weights[:, 1:]
+    ids, positions = torch.tensor([row.ids for row in batch]), torch.tensor([row.positions for row in batch])
+    weights = torch.tensor([row.weights for row in batch])[:, 1:]
+    logits = model(input_ids=ids, position_ids=positions, attention_mask=_own_document(positions)).logits[:, :-1]
+    targets = ids[:, 1:]
     losses = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     answers = weights > 1
     right = ((logits.argmax(-1) == targets) & answers).sum() / answers.sum()
     return (losses * weights.flatten()).sum() / weights.sum(), right
 
 
-def _learning_rate(step: int, settings: Settings) -> float:
-    if step < settings.warm_up:
-        return (step + 1) / settings.warm_up
-    done = (step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
+def _own_document(positions: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch 1 pos pos"]:
+    """What is added to attention's scores: a token sees earlier tokens of its own document and nothing else."""
+    document = (positions == 0).cumsum(1)
+    seen = (document.unsqueeze(2) == document.unsqueeze(1)).tril()
+    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min).unsqueeze(1)
+
+
+def _learning_rate(step: int, steps: int, warm_up: int) -> float:
+    if step < warm_up:
+        return (step + 1) / warm_up
+    done = (step - warm_up) / max(1, steps - warm_up)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
