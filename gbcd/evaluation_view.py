@@ -32,8 +32,8 @@ def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
 
 def _methods(rows: pl.DataFrame) -> Table:
     table = Table(box=None)
-    table.add_column("score")
-    for column in ("AUROC", "Spearman", "forward passes"):
+    table.add_column("score", no_wrap=True)
+    for column in ("AUROC", "Spearman", "passes"):
         table.add_column(column, justify="right")
     by_method = {str(method): group for (method,), group in rows.group_by("method", maintain_order=True)}
     figures = {
