@@ -207,7 +207,8 @@ def loss_gradient(
     """Loss of each prompt and its gradient by the logits of the sequences that the target reads."""
     read = logits if target.reads_all else logits[:, :1]
     with torch.enable_grad():
-        leaf = widened(read.detach()).requires_grad_()
+        # where the model is nearly certain, 1 - p has few digits left in float32
+        leaf = read.detach().double().requires_grad_()
         losses = target(leaf)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
     return losses.detach(), gradient.to(logits.dtype)
