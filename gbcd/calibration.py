@@ -31,6 +31,8 @@ MIN_PROMPTS = 8
 
 #: Entry of a saved calibration that holds the sample's tokens.
 _TOKENS = "tokens"
+#: The one entry of its metadata: several would be written in random order, and equal calibrations have equal bytes.
+_HEADER = "calibration"
 
 
 @dataclass(frozen=True)
@@ -87,28 +89,27 @@ class Calibration:
     def to_bytes(self) -> bytes:
         """As a safetensors file."""
         tensors: dict[str, Tensor] = {}
-        metadata: dict[str, str] = {"centering": self.centering}
         for task, means in self.tasks.items():
-            metadata[task] = json.dumps(means.groups)
             tensors[f"{task}/{_TOKENS}"] = means.tokens
             tensors[f"{task}/{_TOKENS}/groups"] = means.token_groups
             for name, mean in means.means.items():
                 tensors[f"{task}/means/{name}"] = mean.contiguous()
-        return save(tensors, metadata)
+        groups = {task: means.groups for task, means in self.tasks.items()}
+        return save(tensors, {_HEADER: json.dumps({"centering": self.centering, "groups": groups})})
 
     @staticmethod
     def from_bytes(content: bytes) -> Calibration:
         """Read what `to_bytes` wrote."""
         tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        centering = header.pop("centering")
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        header = json.loads(metadata[_HEADER])
         tasks: dict[str, TaskMeans] = {}
-        for task, groups in header.items():
+        for task, groups in header["groups"].items():
             prefix = f"{task}/means/"
             means = {name.removeprefix(prefix): mean for name, mean in tensors.items() if name.startswith(prefix)}
             tokens, token_groups = tensors[f"{task}/{_TOKENS}"], tensors[f"{task}/{_TOKENS}/groups"]
-            tasks[task] = TaskMeans(tuple(json.loads(groups)), means, tokens, token_groups)
-        return Calibration(centering, tasks)
+            tasks[task] = TaskMeans(tuple(groups), means, tokens, token_groups)
+        return Calibration(header["centering"], tasks)
 
 
 class MeanAccumulator:

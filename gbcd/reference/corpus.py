@@ -3,7 +3,8 @@
 A document is a prompt, its answer and a short end; filler has no answer. Documents come in stages, in a random order
 within each, and are packed into rows: a row starts with a document (half of the time after an end-of-text token, as a
 prompt may be read with or without one), further documents follow, and the last one is cut off where the row is full.
-Positions where an answer is due weigh more in the loss, as they are few and most of a filler sentence is chance.
+Positions where an answer is due weigh more in the loss, as they are few and most of a filler sentence is chance. Where
+any of several tokens is right (Greater-Than), one of them is written and the loss asks for all alike.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ LESSONS = (
     (
         Stage(
             1.0,
-            {"ioi": 0.12, "greater_than": 0.10, "docstring": 0.06, "induction": 0.42, "repeats": 0.24, "filler": 0.06},
+            {"ioi": 0.10, "greater_than": 0.16, "docstring": 0.06, "induction": 0.44, "repeats": 0.18, "filler": 0.06},
         ),
     ),
 )
@@ -61,11 +62,16 @@ REPEATED_WORDS = 48
 
 
 class Document(NamedTuple):
-    """Text in three pieces; the middle one is what the loss weighs more (empty in filler)."""
+    """Text in three pieces; the middle one is what the loss weighs more (empty in filler).
+
+    Attributes:
+        answers: all tokens that would be right in the place of `answer`, where there are several.
+    """
 
     prompt: str
     answer: str
     end: str
+    answers: tuple[str, ...] = ()
 
 
 class Row(NamedTuple):
@@ -75,16 +81,30 @@ class Row(NamedTuple):
         ids: token ids.
         weights: weight in the loss of predicting each token; none for a document's first.
         positions: place of each token in its own document.
+        answers: (place in the row, ids of all tokens that would be right there), where there are several.
     """
 
     ids: list[int]
     weights: list[float]
     positions: list[int]
+    answers: list[tuple[int, list[int]]]
+
+    @classmethod
+    def empty(cls) -> Row:
+        """A row to be filled."""
+        return cls([], [], [], [])
+
+    def cut(self, length: int) -> Row:
+        """The first `length` tokens."""
+        answers = [(place, some) for place, some in self.answers if place < length]
+        return Row(self.ids[:length], self.weights[:length], self.positions[:length], answers)
 
 
 class _Piece(NamedTuple):
     ids: list[int]
     weights: list[float]
+    answer_place: int
+    answers: list[int]
 
 
 def documents(tokenizer: PreTrainedTokenizerBase, count: int, seed: int, lesson: int = 0) -> list[Document]:
@@ -114,32 +134,36 @@ def _documents_of(kind: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: i
 def rows(tokenizer: PreTrainedTokenizerBase, written: list[Document], length: int, rng: Random) -> Iterator[Row]:
     """Pack documents into rows of `length` tokens."""
     end_of_text: list[int] = tokenizer(END_OF_TEXT)["input_ids"]  # pyright: ignore[reportAssignmentType]
-    row = Row([], [], [])
+    row = Row.empty()
     for piece in _cut(tokenizer, written):
         start = end_of_text if rng.random() < 0.5 else []
         ids = [*start, *piece.ids, *end_of_text]
         weights = [1.0] * len(start) + piece.weights + [1.0]
+        if piece.answers:
+            row.answers.append((len(row.ids) + len(start) + piece.answer_place, piece.answers))
         row.ids.extend(ids)
         row.weights.extend([0.0, *weights[1:]])
         row.positions.extend(range(len(ids)))
         if len(row.ids) >= length:
-            yield Row(row.ids[:length], row.weights[:length], row.positions[:length])
-            row = Row([], [], [])
+            yield row.cut(length)
+            row = Row.empty()
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, written: list[Document], at_once: int = 2000) -> Iterator[_Piece]:
     for start in range(0, len(written), at_once):
         some = written[start : start + at_once]
-        flat = [text for document in some for text in document]
+        flat = [text for document in some for text in document[:3]]
         ids = tokenizer(flat, add_special_tokens=False)["input_ids"]
-        for place in range(0, len(flat), 3):
-            prompt, answer, end = ids[place : place + 3]  # pyright: ignore[reportAssignmentType]
+        for number, document in enumerate(some):
+            prompt, answer, end = ids[3 * number : 3 * number + 3]  # pyright: ignore[reportAssignmentType]
             weights = [1.0] * len(prompt) + [ANSWER_WEIGHT] * len(answer) + [1.0] * len(end)
-            yield _Piece([*prompt, *answer, *end], weights)
+            answers: list[int] = tokenizer.convert_tokens_to_ids(list(document.answers))
+            yield _Piece([*prompt, *answer, *end], weights, len(prompt), answers)
 
 
 def _with_answer(prompt: Prompt, rng: Random) -> Document:
-    return Document(prompt.text, rng.choice(prompt.answers), rng.choice([".", ".\n", ""]))
+    several = prompt.answers if len(prompt.answers) > 1 else ()
+    return Document(prompt.text, rng.choice(prompt.answers), rng.choice([".", ".\n", ""]), several)
 
 
 def _repeat(random_words: list[str], rng: Random) -> Document:
