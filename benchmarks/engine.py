@@ -29,17 +29,17 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from gbcd.architectures.gpt2_pass import Gpt2Pass
-from gbcd.calibration import Calibration
-from gbcd.engine import Engine, loss_gradient
-from gbcd.hooked_pass import HookedPass
-from gbcd.losses import SquaredLogitDifference
-from gbcd.mean_inputs import MeanInputs
-from gbcd.models import DTYPES, LoadedModel, prepared
-from gbcd.part_norms import BatchMeans, all_statistics, circuit_norms
-from gbcd.prompts import Prompt
+from gbcd.architectures.hooked_pass import HookedPass
+from gbcd.architectures.models import DTYPES, LoadedModel, prepared
+from gbcd.architectures.taps import ModelPass
+from gbcd.gradients.calibration import Calibration
+from gbcd.gradients.engine import Engine, loss_gradient
+from gbcd.gradients.mean_inputs import MeanInputs
+from gbcd.gradients.part_norms import BatchMeans, all_statistics, circuit_norms
+from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.reference.tokenizer import build_tokenizer
-from gbcd.taps import ModelPass
-from gbcd.tokens import EncodedPrompt
+from gbcd.wrong_answers.losses import SquaredLogitDifference
 
 #: The slow loops are timed on so many prompts and scaled to the batch.
 LOOP_PROMPTS = 4

@@ -15,14 +15,17 @@ import json
 import torch
 from torch import Tensor
 
-from gbcd import gram, models, tasks, tokens, wrong_answers
-from gbcd.components import Component
-from gbcd.engine import Engine, loss_gradient, pass_for, scene_of
-from gbcd.mean_inputs import MeanInputs
-from gbcd.models import LoadedModel
-from gbcd.oracle import Oracle
-from gbcd.part_norms import BatchMeans, all_statistics
-from gbcd.tokens import EncodedPrompt
+from gbcd import tasks, wrong_answers
+from gbcd.architectures import models
+from gbcd.architectures.models import LoadedModel
+from gbcd.component import Component
+from gbcd.gradients import gram
+from gbcd.gradients.engine import Engine, loss_gradient, pass_for, scene_of
+from gbcd.gradients.mean_inputs import MeanInputs
+from gbcd.gradients.oracle import Oracle
+from gbcd.gradients.part_norms import BatchMeans, all_statistics
+from gbcd.prompting import tokens
+from gbcd.prompting.tokens import EncodedPrompt
 
 DEFINITIONS = ("logit_difference", "foil", "inverse_logits", "right_answer")
 

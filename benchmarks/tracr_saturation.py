@@ -20,13 +20,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gbcd import models, tasks, wrong_answers
-from gbcd.engine import loss_gradient, pass_for, target_of
-from gbcd.models import LoadedModel
-from gbcd.output_targets import CLOSE, OutputScene, output_scene
-from gbcd.outputs import OutputSpace, space_of
-from gbcd.part_norms import all_statistics
-from gbcd.tokens import EncodedPrompt, encode
+from gbcd import tasks, wrong_answers
+from gbcd.architectures import models
+from gbcd.architectures.models import LoadedModel
+from gbcd.gradients.engine import loss_gradient, pass_for, target_of
+from gbcd.gradients.part_norms import all_statistics
+from gbcd.prompting.outputs import OutputSpace, space_of
+from gbcd.prompting.tokens import EncodedPrompt, encode
+from gbcd.wrong_answers.output_targets import CLOSE, OutputScene, output_scene
 
 PROGRAMS = ("tracr_xproportion", "tracr_reverse")
 

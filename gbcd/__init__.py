@@ -11,12 +11,9 @@ prompts)` gives the table of `scan` at once, for a notebook.
 
 from typing import TYPE_CHECKING, Any
 
-# Importing the modules `components` and `prompts` binds their names here. They come first, so that the names end up
-# with the functions.
-from gbcd.components import Component
-from gbcd.prompts import Prompt
-
-from gbcd.results import components, prompts, scan, summary  # isort: skip
+from gbcd.component import Component
+from gbcd.job.results import components, prompts, scan, summary
+from gbcd.prompting.prompt import Prompt
 
 if TYPE_CHECKING:
     from gbcd.in_memory import gradient_norms

@@ -17,11 +17,11 @@ from rich.markup import escape
 
 from gbcd import cli_options as options
 from gbcd.errors import BAD_INPUT, INCOMPLETE, INTERRUPTED, BadInput, Incomplete
-from gbcd.store import StorageError
+from gbcd.job.store import StorageError
 from gbcd.tracr.command import compile_tracr
 
 if TYPE_CHECKING:
-    from gbcd.verification import Verification
+    from gbcd.job.verification import Verification
 
 app = typer.Typer(
     help="Which attention heads and MLPs carry a behaviour: gradient norms per component, over thousands of prompts.",
@@ -132,7 +132,7 @@ def plan(
             batch_size=batch_size,
         )
         _hush_libraries()
-        from gbcd.planning import open_plan
+        from gbcd.job.planning import open_plan
         from gbcd.run import device_of
 
         planned = open_plan(asked, device_of(asked)).plan
@@ -145,7 +145,7 @@ def plan(
 def status(out: options.Results) -> None:
     """Say how far a run is; works while it runs, from anywhere that reaches its folder."""
     with exit_status():
-        from gbcd.standing import folder_standing, show
+        from gbcd.job.standing import folder_standing, show
 
         show(folder_standing(out), console)
 
@@ -158,13 +158,13 @@ def verify(
 ) -> None:
     """Read everything back: every prompt exactly once, every byte as committed. Status 0 if so, else 3."""
     with exit_status():
-        from gbcd.verification import forget
-        from gbcd.verification import verify as examine
+        from gbcd.job.verification import forget
+        from gbcd.job.verification import verify as examine
 
         found = examine(out)
         _show(found)
         if repair and not found.is_sound:
-            from gbcd.planning import study_of
+            from gbcd.job.planning import study_of
             from gbcd.run import run_study
 
             _hush_libraries()
@@ -182,7 +182,7 @@ def verify(
 def reduce(out: options.Results) -> None:
     """Reduce what is committed to summary.parquet: statistics per component, ranked."""
     with exit_status():
-        from gbcd.reduction import reduce as summarise
+        from gbcd.reduction.reduce import reduce as summarise
 
         _say(f"{out}/summary.parquet: {summarise(out).height:,} rows")
 
@@ -192,8 +192,8 @@ def evaluate(out: options.Results, pairs: options.Pairs = 128) -> None:
     """Hold a finished study against what components do when they are ablated, and against other methods."""
     with exit_status():
         _hush_libraries()
-        from gbcd.evaluation import evaluate as measure
-        from gbcd.evaluation_view import show_evaluation
+        from gbcd.evaluation.evaluate import evaluate as measure
+        from gbcd.evaluation.view import show_evaluation
 
         show_evaluation(measure(out, pairs), out, console)
 
@@ -210,8 +210,8 @@ def show(
     """Print prompts as tokens, with answers, what the model predicts and what each wrong answer pulls towards."""
     with exit_status():
         _hush_libraries()
-        from gbcd import models
         from gbcd import show as shown
+        from gbcd.architectures import models
 
         loaded = models.load(model, "cpu")
         shown.show(shown.chosen(loaded, task, prompts, number, seed), loaded, embedding_model, console)

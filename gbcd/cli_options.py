@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gbcd.study import Study, make_study, read_study
+from gbcd.job.study import Study, make_study, read_study
 
 StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study file; flags win over it.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="Task to draw prompts from; may be repeated.")]

@@ -6,10 +6,10 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from gbcd.progress import duration
-from gbcd.ranking import score_statistic
+from gbcd.gradients.tables import STATISTICS
+from gbcd.job.progress import duration
+from gbcd.reduction.ranking import score_statistic
 from gbcd.run import Run
-from gbcd.tables import STATISTICS
 
 #: Nodes listed per task and wrong answer.
 TOP = 10

@@ -8,11 +8,12 @@ from typing import cast
 import polars as pl
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gbcd import models, tokens
-from gbcd.engine import Engine
+from gbcd.architectures import models
 from gbcd.errors import BadInput
-from gbcd.prompts import Prompt
-from gbcd.results import component_table, unfold
+from gbcd.gradients.engine import Engine
+from gbcd.job.results import component_table, unfold
+from gbcd.prompting import tokens
+from gbcd.prompting.prompt import Prompt
 
 
 def gradient_norms(

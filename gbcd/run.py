@@ -19,16 +19,16 @@ import polars as pl
 import torch
 from rich.console import Console
 
-from gbcd.commits import Quarantine, committed_ids
-from gbcd.driver import Driver, Pool
 from gbcd.errors import Incomplete
-from gbcd.planning import open_plan
-from gbcd.progress import ProgressDisplay
-from gbcd.reduction import reduce
-from gbcd.shards import Plan
-from gbcd.store import StorageError, Store
-from gbcd.study import Study
-from gbcd.workers import EngineBuilder, LocalPool, build_engine
+from gbcd.job.commits import Quarantine, committed_ids
+from gbcd.job.driver import Driver, Pool
+from gbcd.job.planning import open_plan
+from gbcd.job.progress import ProgressDisplay
+from gbcd.job.shards import Plan
+from gbcd.job.store import StorageError, Store
+from gbcd.job.study import Study
+from gbcd.job.workers import EngineBuilder, LocalPool, build_engine
+from gbcd.reduction.reduce import reduce
 
 
 class Run(NamedTuple):
@@ -94,7 +94,7 @@ def _drive(
 def _pool(study: Study, device: str, build: EngineBuilder) -> Pool:
     if not study.compute.workers:
         return LocalPool(study.out, build)
-    from gbcd.ray_pool import RayPool
+    from gbcd.job.ray_pool import RayPool
 
     out = study.out if "://" in study.out else str(Path(study.out).absolute())  # workers have a folder of their own
     return RayPool(out, study.compute.workers, study.compute.threads, device.startswith("cuda"), build)
@@ -117,7 +117,7 @@ def device_of(study: Study) -> str:
     if study.compute.device != "auto":
         return study.compute.device
     if study.compute.workers and os.environ.get("RAY_ADDRESS"):
-        from gbcd import ray_pool
+        from gbcd.job import ray_pool
 
         ray_pool.connect(0)
         return "cuda" if ray_pool.cluster_has_gpu() else "cpu"

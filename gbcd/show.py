@@ -18,16 +18,17 @@ from rich.console import Console
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from gbcd import prompt_files, semantic, tasks, wrong_answers
-from gbcd.engine import pass_for, scene_of
+from gbcd import tasks, wrong_answers
+from gbcd.architectures.models import LoadedModel
 from gbcd.errors import BadInput
-from gbcd.gram import widened
-from gbcd.losses import Target, TokenSet
-from gbcd.models import LoadedModel
-from gbcd.outputs import space_of
-from gbcd.prompts import Prompt
-from gbcd.tokens import EncodedPrompt, encode
-from gbcd.wrong_answers import Scene
+from gbcd.gradients.engine import pass_for, scene_of
+from gbcd.gradients.gram import widened
+from gbcd.prompting import prompt_files
+from gbcd.prompting.outputs import space_of
+from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.tokens import EncodedPrompt, encode
+from gbcd.wrong_answers import Scene, meaning
+from gbcd.wrong_answers.losses import Target, TokenSet
 
 #: The model's own predictions that are listed.
 TOP = 5
@@ -66,7 +67,7 @@ def show(prompts: Sequence[Prompt], loaded: LoadedModel, embedding_model: str | 
     if space_of(loaded.tokenizer) is not None:
         raise BadInput("gbcd show is for language models: this one answers at every position")
     if embedding_model is not None:
-        prompts = semantic.with_farthest(prompts, semantic.load_embedder(embedding_model))
+        prompts = meaning.with_farthest(prompts, meaning.load_embedder(embedding_model))
     for encoded in encode(prompts, loaded.tokenizer, loaded.context):
         for label, text in _lines(encoded, loaded):
             _print(label, text, console)

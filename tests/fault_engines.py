@@ -6,13 +6,13 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 
-from gbcd.calibration import Calibration
-from gbcd.components import Component
-from gbcd.models import LoadedModel
-from gbcd.shards import Plan
-from gbcd.tables import ShardTables
-from gbcd.tokens import EncodedPrompt
-from gbcd.workers import EngineBuilder, ShardEngine, build_engine
+from gbcd.architectures.models import LoadedModel
+from gbcd.component import Component
+from gbcd.gradients.calibration import Calibration
+from gbcd.gradients.tables import ShardTables
+from gbcd.job.shards import Plan
+from gbcd.job.workers import EngineBuilder, ShardEngine, build_engine
+from gbcd.prompting.tokens import EncodedPrompt
 
 Act = Callable[[Sequence[EncodedPrompt], int], None]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from gbcd.prompts import Prompt
-from gbcd.tokens import EncodedPrompt
+from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.tokens import EncodedPrompt
 
 VOCAB = 53
 

@@ -10,10 +10,10 @@ import polars as pl
 from rich.console import Console
 from tiny_models import saved_tiny_gpt2
 
-from gbcd.results import coherence, prompts, scan
+from gbcd.job.results import coherence, prompts, scan
+from gbcd.job.study import Compute, Study
+from gbcd.job.workers import EngineBuilder, build_engine
 from gbcd.run import Run, run_study
-from gbcd.study import Compute, Study
-from gbcd.workers import EngineBuilder, build_engine
 
 N_PROMPTS = 40
 SHARD_SIZE = 8

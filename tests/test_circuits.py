@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gbcd.circuits import Circuit, Config, circuit_files, circuit_of, edge_names, ends, node_names
-from gbcd.components import Component
+from gbcd.component import Component
 from gbcd.errors import BadInput
+from gbcd.reduction.circuits import Circuit, Config, circuit_files, circuit_of, edge_names, ends, node_names
 
 CFG = Config(n_layers=2, n_heads=2, parallel_attn_mlp=False, d_model=8)
 SCORES = {"a0.h0": 4.0, "a0.h1": 1.0, "m0": 3.0, "a1.h0": 2.0, "a1.h1": 0.5, "m1": 5.0}

@@ -3,7 +3,7 @@ import io
 import polars as pl
 from matplotlib.image import imread
 
-from gbcd.effect_plot import draw_effect_plots, effect_plot
+from gbcd.evaluation.effect_plot import draw_effect_plots, effect_plot
 
 
 def rows(methods):

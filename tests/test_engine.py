@@ -14,13 +14,13 @@ from random_prompts import VOCAB, random_prompts
 from tiny_models import random_gpt2
 
 from gbcd.architectures.gpt2_pass import Gpt2Pass
-from gbcd.calibration import MIN_PROMPTS, Calibration
-from gbcd.engine import Engine
+from gbcd.architectures.hooked_pass import HookedPass
+from gbcd.architectures.models import LoadedModel, prepared
 from gbcd.errors import BadInput
-from gbcd.hooked_pass import HookedPass
-from gbcd.models import LoadedModel, prepared
-from gbcd.tables import ShardTables
-from gbcd.tokens import EncodedPrompt
+from gbcd.gradients.calibration import MIN_PROMPTS, Calibration
+from gbcd.gradients.engine import Engine
+from gbcd.gradients.tables import ShardTables
+from gbcd.prompting.tokens import EncodedPrompt
 
 NAMES = ["logit_difference", "foil", "inverse_logits"]
 

@@ -13,15 +13,15 @@ from tiny_models import random_gpt2
 
 from gbcd import wrong_answers
 from gbcd.architectures.gpt2_pass import Gpt2Pass
-from gbcd.calibration import Calibration
-from gbcd.engine import Engine, loss_gradient, scene_of
-from gbcd.hooked_pass import HookedPass
-from gbcd.mean_inputs import MeanInputs
-from gbcd.models import LoadedModel, prepared
-from gbcd.oracle import Oracle
-from gbcd.part_norms import BatchMeans, PartNorms, all_statistics
-from gbcd.taps import ModelPass
-from gbcd.tokens import EncodedPrompt
+from gbcd.architectures.hooked_pass import HookedPass
+from gbcd.architectures.models import LoadedModel, prepared
+from gbcd.architectures.taps import ModelPass
+from gbcd.gradients.calibration import Calibration
+from gbcd.gradients.engine import Engine, loss_gradient, scene_of
+from gbcd.gradients.mean_inputs import MeanInputs
+from gbcd.gradients.oracle import Oracle
+from gbcd.gradients.part_norms import BatchMeans, PartNorms, all_statistics
+from gbcd.prompting.tokens import EncodedPrompt
 
 
 class Shape(NamedTuple):

@@ -8,30 +8,30 @@ import torch
 from rich.console import Console
 from tiny_models import saved_tiny_gpt2
 
-from gbcd import models
-from gbcd.aggregation import aggregation_rows
-from gbcd.baselines import static_scores
-from gbcd.commits import commit_path
+from gbcd.architectures import models
 from gbcd.errors import BadInput
-from gbcd.evaluation import evaluate
-from gbcd.evaluation_metrics import SIZES
-from gbcd.evaluation_tables import AGGREGATION, EFFECTS, EVALUATION, FAITHFULNESS
-from gbcd.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
-from gbcd.inputs import Inputs
-from gbcd.interventions import measure_effects
-from gbcd.metrics import metric_for
-from gbcd.nodes import NodeMap
-from gbcd.pairs import pair_up
-from gbcd.points import points
-from gbcd.recovery import Score, measured_truth, recovery_rows
-from gbcd.replicas import interval, means, poisson_weights, score_replicas
-from gbcd.results import read_components, shard_tables
+from gbcd.evaluation.aggregation import aggregation_rows
+from gbcd.evaluation.agreement import SIZES
+from gbcd.evaluation.baselines import static_scores
+from gbcd.evaluation.evaluate import evaluate
+from gbcd.evaluation.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
+from gbcd.evaluation.interventions import measure_effects
+from gbcd.evaluation.metrics import metric_for
+from gbcd.evaluation.pairs import pair_up
+from gbcd.evaluation.points import points
+from gbcd.evaluation.recovery import Score, measured_truth, recovery_rows
+from gbcd.evaluation.replicas import interval, means, poisson_weights, score_replicas
+from gbcd.evaluation.tables import AGGREGATION, EFFECTS, EVALUATION, FAITHFULNESS
+from gbcd.job.commits import commit_path
+from gbcd.job.inputs import Inputs
+from gbcd.job.results import read_components, shard_tables
+from gbcd.job.shards import read_plan
+from gbcd.job.store import Store
+from gbcd.job.study import make_study
+from gbcd.prompting.tokens import encode
+from gbcd.reduction.nodes import NodeMap
+from gbcd.reduction.shard_values import Key
 from gbcd.run import run_study
-from gbcd.shard_values import Key
-from gbcd.shards import read_plan
-from gbcd.store import Store
-from gbcd.study import make_study
-from gbcd.tokens import encode
 
 N_PAIRS = 12
 
@@ -237,7 +237,7 @@ def test_another_model_under_the_same_name_is_refused(study, tmp_path):
 
 
 def test_prompts_that_cannot_be_patched_are_named(study, tmp_path, monkeypatch):
-    from gbcd import evaluation
+    from gbcd.evaluation.evaluate import evaluate as evaluation
 
     def without(prompts, tokenizer, context):
         from dataclasses import replace

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from gbcd.evaluation_metrics import SIZES, auprc, auroc, cmd, cpr, faithfulness, largest, spearman, stability
+from gbcd.evaluation.agreement import SIZES, auprc, auroc, cmd, cpr, faithfulness, largest, spearman, stability
 
 
 def test_ties_count_half_or_not_at_all():

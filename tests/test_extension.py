@@ -11,9 +11,9 @@ from small_runs import finished, small_study
 
 import gbcd
 from gbcd import wrong_answers
-from gbcd.losses import TowardsTokens
 from gbcd.tasks import Family, Filled, Slot, task
 from gbcd.tasks import _registry as task_registry
+from gbcd.wrong_answers.losses import TowardsTokens
 
 
 @pytest.fixture(autouse=True)

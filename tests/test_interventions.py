@@ -5,15 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_gpt2
 
-from gbcd.attribution import attribute
+from gbcd.architectures.models import prepared
 from gbcd.errors import BadInput
-from gbcd.interventions import circuit_metrics, measure_effects
-from gbcd.metrics import metric_for
-from gbcd.models import prepared
-from gbcd.pairs import pair_up
-from gbcd.points import points
-from gbcd.prompts import Prompt
-from gbcd.tokens import EncodedPrompt
+from gbcd.evaluation.attribution import attribute
+from gbcd.evaluation.interventions import circuit_metrics, measure_effects
+from gbcd.evaluation.metrics import metric_for
+from gbcd.evaluation.pairs import pair_up
+from gbcd.evaluation.points import points
+from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.tokens import EncodedPrompt
 
 HEADS, WIDTH = 2, 16
 

@@ -20,7 +20,7 @@ import yaml
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
 from gbcd import tasks, versions, wrong_answers
-from gbcd.study import read_study
+from gbcd.job.study import read_study
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "jobs" / "studies").glob("*.toml"))

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from gbcd import progress
-from gbcd.progress import ProgressDisplay, Standing, describe, duration
+from gbcd.job import progress
+from gbcd.job.progress import ProgressDisplay, Standing, describe, duration
 
 
 def standing(prompts_done: int, **changes: int) -> Standing:

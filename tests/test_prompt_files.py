@@ -15,11 +15,11 @@ from test_cli import gbcd
 from tiny_models import CONTEXT, saved_tiny_gpt2, small_tokenizer
 
 import gbcd as package
-from gbcd import datasets, prompt_files
 from gbcd.errors import MAX_LISTED, BadInput
-from gbcd.prompt_lines import MAX_LINE
-from gbcd.prompts import Prompt
-from gbcd.study import Study
+from gbcd.job.study import Study
+from gbcd.prompting import datasets, prompt_files
+from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.prompt_lines import MAX_LINE
 
 TEXT, OTHER = "Aaron gave a drink to", "Andrew gave a drink to"
 GOOD = {"prompt": TEXT, "answer": "Andrew", "wrong_answer": "Aaron", "counterfactual": OTHER}

@@ -12,10 +12,10 @@ from fault_engines import killed_by
 from ray import cloudpickle
 from small_runs import finished, same, small_study, tables
 
-from gbcd import ray_pool
-from gbcd.commits import read_commits
-from gbcd.results import summary
-from gbcd.store import Store
+from gbcd.job import ray_pool
+from gbcd.job.commits import read_commits
+from gbcd.job.results import summary
+from gbcd.job.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbcd import datasets, tasks
-from gbcd.prompts import Prompt
+from gbcd import tasks
+from gbcd.prompting import datasets
+from gbcd.prompting.prompt import Prompt
 from gbcd.reference import corpus, held_out
 from gbcd.reference.tokenizer import END_OF_TEXT, build_tokenizer
 

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from gbcd import reference, tasks
-from gbcd.prompts import Prompt
+from gbcd.prompting.prompt import Prompt
 from gbcd.reference import held_out, quality
 from gbcd.reference.tokenizer import build_tokenizer
 

@@ -13,11 +13,11 @@ import pytest
 from fault_engines import faulty, hungry, poisoned_by
 from small_runs import N_PROMPTS, N_SHARDS, WRONG_ANSWERS, finished, same, small_study, tables
 
-from gbcd.commits import read_commits, read_quarantine
 from gbcd.errors import BadInput, Incomplete
-from gbcd.results import components, summary
+from gbcd.job.commits import read_commits, read_quarantine
+from gbcd.job.results import components, summary
+from gbcd.job.store import Store
 from gbcd.run import device_of
-from gbcd.store import Store
 
 
 @pytest.fixture(scope="module")

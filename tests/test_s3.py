@@ -10,8 +10,8 @@ import pytest
 from faulty_s3 import Fault, FaultyS3
 from small_runs import finished, same, small_study, tables
 
-from gbcd.store import StorageError, Store
-from gbcd.verification import verify
+from gbcd.job.store import StorageError, Store
+from gbcd.job.verification import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the server's own
 
@@ -51,7 +51,7 @@ def test_a_create_survives_one_fault_of_each_kind(s3: FaultyS3, fault: Fault) ->
 
 
 def test_what_lasts_is_a_storage_error_without_secrets(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gbcd.store.BACKOFF", (0.0,))
+    monkeypatch.setattr("gbcd.job.store.BACKOFF", (0.0,))
     s3.decide = lambda method, path: "412" if method == "GET" else None
     with pytest.raises(StorageError) as refused:
         Store("s3://bucket/lasting").read("x")

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbcd.errors import BadInput
-from gbcd.shards import FORMAT, Identity, Settings, cut, read_plan
-from gbcd.store import Store
+from gbcd.job.shards import FORMAT, Identity, Settings, cut, read_plan
+from gbcd.job.store import Store
 
 SETTINGS = Settings(
     model="reference",

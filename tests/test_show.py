@@ -10,8 +10,9 @@ from rich.console import Console
 from test_cli import gbcd
 from tiny_models import saved_tiny_gpt2
 
-from gbcd import models, tasks, wrong_answers
-from gbcd.models import LoadedModel
+from gbcd import tasks, wrong_answers
+from gbcd.architectures import models
+from gbcd.architectures.models import LoadedModel
 from gbcd.show import chosen, show
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gbcd.errors import BadInput
-from gbcd.store import Entry, StorageError, Store
+from gbcd.job.store import Entry, StorageError, Store
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbcd.errors import BadInput
-from gbcd.study import Compute, Study, check_names, make_study, read_study
+from gbcd.job.study import Compute, Study, check_names, make_study, read_study
 
 MINIMAL = 'tasks = ["ioi"]\nout = "results/ioi"\n'
 

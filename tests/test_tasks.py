@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from gbcd import datasets, tasks
+from gbcd import tasks
 from gbcd.errors import BadInput
+from gbcd.prompting import datasets
+from gbcd.prompting.vocabulary import Vocabulary
 from gbcd.reference.tokenizer import build_tokenizer
 from gbcd.tasks import Family, Filled, Slot
 from gbcd.tasks import _registry as registry
-from gbcd.vocabulary import Vocabulary
 
 LANGUAGE_TASKS = ["docstring", "greater_than", "induction", "ioi"]
 GPT2 = Path(__file__).parents[2] / "shared" / "gpt2-tokenizer"

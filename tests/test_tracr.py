@@ -13,18 +13,19 @@ from hypothesis import strategies as st
 from test_engine_oracle import assert_close
 from tiny_models import small_tokenizer
 
-from gbcd import models, tasks, wrong_answers
-from gbcd.engine import Engine, loss_gradient, target_of
+from gbcd import tasks, wrong_answers
+from gbcd.architectures import models
+from gbcd.architectures.hooked_pass import HookedPass
+from gbcd.architectures.models import LoadedModel, prepared
 from gbcd.errors import BadInput
-from gbcd.hooked_pass import HookedPass
-from gbcd.models import LoadedModel, prepared
-from gbcd.oracle import Oracle
-from gbcd.output_targets import output_scene
-from gbcd.outputs import SPACE_KEY, OutputSpace, space_of, stored_form
-from gbcd.part_norms import BatchMeans, all_statistics
-from gbcd.prompts import Prompt
-from gbcd.tokens import EncodedPrompt, encode
+from gbcd.gradients.engine import Engine, loss_gradient, target_of
+from gbcd.gradients.oracle import Oracle
+from gbcd.gradients.part_norms import BatchMeans, all_statistics
+from gbcd.prompting.outputs import SPACE_KEY, OutputSpace, space_of, stored_form
+from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.tokens import EncodedPrompt, encode
 from gbcd.tracr.model import PAD, TracrConfig, TracrModel
+from gbcd.wrong_answers.output_targets import output_scene
 
 PROGRAMS = ["tracr_xproportion", "tracr_reverse"]
 SIZES = {"tracr_xproportion": 4 + 16 + 64 + 256 + 1024, "tracr_reverse": 3 + 9 + 27 + 81 + 243}

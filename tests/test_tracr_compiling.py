@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gbcd import models
+from gbcd.architectures import models
 from gbcd.cli import app
 from gbcd.errors import BAD_INPUT, BadInput
 from gbcd.tracr import compiling

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbcd.units import pack
+from gbcd.architectures.units import pack
 
 CPU = torch.device("cpu")
 

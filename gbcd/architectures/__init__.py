@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gbcd.architectures import gpt2, tracr
 from gbcd.architectures.sites import GainSite, LinearSite, ModelSites
-from gbcd.components import Component
+from gbcd.component import Component
 from gbcd.errors import BadInput, listed
 
 

@@ -21,8 +21,8 @@ from torch.nn import functional
 from transformers import GPT2Config, PreTrainedModel
 
 from gbcd.architectures.gpt2_activations import Affine, Block, BlockWeights, Normed, Rows, first_sequences
-from gbcd.taps import EmbeddingTap, GainTap, InputRows, LinearTap, Tap
-from gbcd.units import PackedUnits, Sequences, pack
+from gbcd.architectures.taps import EmbeddingTap, GainTap, InputRows, LinearTap, Tap
+from gbcd.architectures.units import PackedUnits, Sequences, pack
 
 aten = torch.ops.aten
 
@@ -61,7 +61,7 @@ class Gpt2Pass:
 
     @torch.no_grad()
     def forward(self, units: Sequence[Sequences], every_token: bool = False) -> Gpt2Forward:
-        """Forward pass; see `gbcd.taps.ModelPass`."""
+        """Forward pass; see `gbcd.architectures.taps.ModelPass`."""
         packed = pack(units, self.device)
         everything = Rows(packed.positions, None)
         answers = Rows(packed.positions.gather(1, packed.answers), packed.answers)
@@ -113,7 +113,7 @@ class Gpt2Pass:
 
 
 class Gpt2Forward:
-    """Saved activations of a batch; see `gbcd.taps.ForwardPass`."""
+    """Saved activations of a batch; see `gbcd.architectures.taps.ForwardPass`."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Gpt2Forward:
         self.logits: Float[Tensor, "unit seq vocab"] = final.output @ model.unembedding.T
 
     def inputs(self) -> Iterator[InputRows]:
-        """See `gbcd.taps.ForwardPass`."""
+        """See `gbcd.architectures.taps.ForwardPass`."""
         positions = self._packed.positions
         for layer, block in enumerate(self._blocks):
             rows = block.rows.positions
@@ -145,7 +145,7 @@ class Gpt2Forward:
 
     @torch.no_grad()
     def backward(self, d_logits: Float[Tensor, "unit seq vocab"]) -> Iterator[Tap]:
-        """See `gbcd.taps.ForwardPass`."""
+        """See `gbcd.architectures.taps.ForwardPass`."""
         n_sequences = d_logits.shape[1]
         if n_sequences == self._packed.answers.shape[1]:
             length, final, hidden = self._packed.ids.shape[1], self._final, self._hidden

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase
 
-from gbcd import datasets
-from gbcd.prompts import Prompt
+from gbcd.prompting import datasets
+from gbcd.prompting.prompt import Prompt
 from gbcd.reference.held_out import training_prompts
 from gbcd.reference.tokenizer import END_OF_TEXT
 
@@ -157,7 +157,7 @@ def _cut(tokenizer: PreTrainedTokenizerBase, written: list[Document], at_once: i
         for number, document in enumerate(some):
             prompt, answer, end = ids[3 * number : 3 * number + 3]  # pyright: ignore[reportAssignmentType]
             weights = [1.0] * len(prompt) + [ANSWER_WEIGHT] * len(answer) + [1.0] * len(end)
-            answers: list[int] = tokenizer.convert_tokens_to_ids(list(document.answers))
+            answers = cast(list[int], tokenizer.convert_tokens_to_ids(list(document.answers)))
             yield _Piece([*prompt, *answer, *end], weights, len(prompt), answers)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from transformers import PreTrainedTokenizerBase
 
 from gbcd import tasks
-from gbcd.prompts import Prompt
+from gbcd.prompting.prompt import Prompt
 
 SHARE = 10
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from gbcd.prompts import Prompt
+from gbcd.prompting.prompt import Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from random import Random
 
-from gbcd.outputs import OutputSpace
+from gbcd.prompting.outputs import OutputSpace
+from gbcd.prompting.vocabulary import Vocabulary
 from gbcd.tasks._families import Family, Filled, Slot
-from gbcd.vocabulary import Vocabulary
 
 Program = Callable[[Sequence[str]], str]
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 
 class Filled(NamedTuple):
-    """One prompt as a task writes it; the fields are those of `gbcd.prompts.Prompt`."""
+    """One prompt as a task writes it; the fields are those of `gbcd.prompting.prompt.Prompt`."""
 
     text: str
     answers: tuple[str, ...]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gbcd import datasets
 from gbcd.errors import BadInput
+from gbcd.prompting import datasets
 
 
 @dataclass(frozen=True, slots=True)

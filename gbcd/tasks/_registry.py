@@ -27,10 +27,10 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from gbcd.errors import BadInput
-from gbcd.prompts import Prompt
+from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.vocabulary import Vocabulary
 from gbcd.tasks._families import Family
 from gbcd.tasks._published import PublishedCircuit, published_circuit
-from gbcd.vocabulary import Vocabulary
 
 Metric = Literal["logit_difference", "probability_difference", "negative_log_probability", "mean_squared_error"]
 Families = Callable[[Vocabulary], Iterable[Family]]

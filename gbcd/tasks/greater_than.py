@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 from random import Random
 
-from gbcd import datasets
+from gbcd.prompting import datasets
+from gbcd.prompting.vocabulary import Vocabulary
 from gbcd.tasks._families import Family, Filled, Slot
 from gbcd.tasks._registry import task
-from gbcd.vocabulary import Vocabulary
 
 #: Two-digit ends of a start year that leave a later and an earlier end (Hanna et al. section 2).
 FIRST, LAST = 2, 98

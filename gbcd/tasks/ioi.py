@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 from random import Random
 
-from gbcd import datasets
+from gbcd.prompting import datasets
+from gbcd.prompting.vocabulary import Vocabulary
 from gbcd.tasks._families import Family, Filled, Slot, others
 from gbcd.tasks._registry import task
-from gbcd.vocabulary import Vocabulary
 
 
 @task("ioi", metric="logit_difference", circuit="ioi")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gbcd.prompting.vocabulary import Vocabulary
 from gbcd.tasks._compiled import every_input
 from gbcd.tasks._families import Family
 from gbcd.tasks._registry import task
-from gbcd.vocabulary import Vocabulary
 
 
 @task("tracr_xproportion", metric="mean_squared_error", circuit="tracr_xproportion")

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from gbcd.errors import BadInput
-from gbcd.outputs import SPACE_KEY, OutputSpace, space_of, stored_form
+from gbcd.prompting.outputs import SPACE_KEY, OutputSpace, space_of, stored_form
 from gbcd.tracr.model import PAD, TracrConfig, TracrModel
 
 PAD_TOKEN, BOS_TOKEN = "<pad>", "<bos>"

@@ -1,0 +1,142 @@
+"""Evaluate one task: effects, truths, every score and baseline against them, circuits by size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from gbcd import tasks
+from gbcd.architectures.models import LoadedModel
+from gbcd.component import Component
+from gbcd.evaluation.aggregation import aggregation_rows
+from gbcd.evaluation.attribution import Attribution, attribute
+from gbcd.evaluation.baselines import attribution_scores, static_scores
+from gbcd.evaluation.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
+from gbcd.evaluation.interventions import Effects, measure_effects
+from gbcd.evaluation.metrics import metric_for
+from gbcd.evaluation.pairs import Pairs
+from gbcd.evaluation.points import Level, points
+from gbcd.evaluation.recovery import Score, Truth, measured_truth, published_truth, recovery_rows
+from gbcd.evaluation.replicas import interval, means
+from gbcd.prompting.prompt_lines import TASK
+from gbcd.reduction.ranking import score_statistic
+
+
+class Case(NamedTuple):
+    """One task, ready to be measured.
+
+    Attributes:
+        task: its name.
+        pairs: prompts with counterfactuals, two or more.
+        components: parts or nodes, as they are to be listed.
+        weights: of the pairs, in the estimate and its replicas.
+        scores: of the components, by gradients.
+        per_prompt: what these are means of, by wrong answer and statistic, for some of the prompts.
+    """
+
+    task: str
+    pairs: Pairs
+    components: list[Component]
+    weights: Float[np.ndarray, "replicas prompts"]
+    scores: list[Score]
+    per_prompt: dict[str, dict[str, Float[np.ndarray, "components prompts"]]]
+
+    @property
+    def default_scores(self) -> list[Score]:
+        """Those of the statistic that components are ranked by, one for each wrong answer."""
+        default = score_statistic({score.method for score in self.scores})
+        return [score for score in self.scores if score.method == default]
+
+
+class TaskEvaluation(NamedTuple):
+    """Rows of the tables."""
+
+    figures: list[dict[str, Any]]
+    effects: list[dict[str, Any]]
+    faithfulness: list[dict[str, Any]]
+    aggregation: list[dict[str, Any]]
+
+
+def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> TaskEvaluation:
+    """Measure effects, hold every score against them, and run the circuits that the scores give."""
+    places = points(loaded.sites, loaded.components, level)
+    metric = metric_for(_metric_name(case), case.pairs.encoded, loaded.device)
+    effects = measure_effects(loaded, case.pairs, places, metric)
+    attributions = attribute(loaded, case.pairs, places, metric, with_direct=level == "node")
+    n_replicas = len(case.weights)
+    scores = [
+        *case.scores,
+        *attribution_scores(attributions, case.weights),
+        *static_scores(loaded, case.components, n_replicas, seed),
+    ]
+    truths = _truths(case, effects, loaded.name, level)
+    figures = list(recovery_rows(scores, truths, _groups(case.components)))
+    runner = CircuitRunner(loaded, case.pairs, places, metric, case.weights)
+    curves = faithfulness_curves(runner, scores)
+    for score in case.default_scores:
+        figures += taken_apart(runner, score, seed)
+    shared = {"task": case.task, "n_pairs": len(case.pairs.encoded)}
+    counted = {**shared, "n_components": len(case.components)}
+    return TaskEvaluation(
+        [{**counted, **row} for row in [*figures, *curves.figures]],
+        [{**shared, **row} for row in _effect_rows(case, effects, attributions)],
+        [{"task": case.task, **row} for row in curves.rows],
+        [
+            {"task": case.task, "wrong_answer": wrong_answer, **row}
+            for wrong_answer, values in case.per_prompt.items()
+            for row in aggregation_rows(values, effects.drops["resample"].mean(axis=0), truths[0].members[0])
+        ],
+    )
+
+
+def _metric_name(case: Case) -> str:
+    if case.task != TASK:
+        return tasks.get(case.task).metric
+    compares = all(prompt.wrong_ids for prompt in case.pairs.encoded)
+    return "logit_difference" if compares else "negative_log_probability"
+
+
+def _truths(case: Case, effects: Effects, model: str, level: Level) -> list[Truth]:
+    gap = means(case.weights, effects.clean - effects.counterfactual)
+    truths = [measured_truth(name, means(case.weights, drops), gap) for name, drops in effects.drops.items()]
+    circuit = tasks.get(case.task).circuit if case.task != TASK else None
+    if circuit is not None and circuit.model == model:
+        members = circuit.nodes if level == "node" else circuit.parts
+        if members:
+            named = [component.name in members for component in case.components]
+            truths.append(published_truth(named, len(case.weights)))
+    return truths
+
+
+def _groups(components: Sequence[Component]) -> dict[str, Bool[np.ndarray, "components"]]:
+    heads = np.array([component.head is not None for component in components])
+    groups = {"all": np.ones_like(heads), "heads": heads, "mlps": ~heads}
+    return {name: inside for name, inside in groups.items() if inside.any()}
+
+
+def _effect_rows(case: Case, effects: Effects, attributions: dict[str, Attribution]) -> list[dict[str, Any]]:
+    gap = float((effects.clean - effects.counterfactual).mean())
+    tables = [(name, drops, effects.cost[name]) for name, drops in effects.drops.items()]
+    tables += [(name, found.values, found.cost) for name, found in attributions.items()]
+    rows: list[dict[str, Any]] = []
+    for method, values, cost in tables:
+        replicas = means(case.weights, values)
+        for index, component in enumerate(case.components):
+            low, high = interval(replicas[:, index])
+            rows.append(
+                {
+                    **{name: getattr(component, name) for name in ("node", "part", "layer", "head")},
+                    "component": component.name,
+                    "method": method,
+                    "gap": gap,
+                    "cost": cost,
+                    "value": float(replicas[0, index]),
+                    "ci_low": low,
+                    "ci_high": high,
+                    "n_unpatched": len(case.pairs.refused),
+                }
+            )
+    return rows

@@ -1,0 +1,1 @@
+"""The gradient engine: exact norms of every part, for every prompt, in one backward pass."""

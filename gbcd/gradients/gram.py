@@ -1,0 +1,86 @@
+"""The mathematics of norms: from inputs X and output gradients D of linear maps to norms of weight gradients.
+
+For `Y = X W + b` the weight gradient of one prompt is `G = X^T D`, a matrix that is never formed here:
+
+    ||G||_F^2 = sum_ts (X X^T)_ts (D D^T)_ts
+
+(Goodfellow 2015, arXiv 1510.01799, section 3; the "ghost norm" of Li et al. 2021, arXiv 2110.05679, section 4.)
+Slices come at no extra arithmetic. For columns of W (queries, keys and values of a head) the slice of D alone changes:
+`||G_h||^2 = tr(D_h^T (X X^T) D_h)`, so with `K = X X^T` it is the slice's share of `sum (K D) * D`. For rows of W (the
+attention output) `K = D D^T` serves all slices of X in the same way. Where a prompt is so long that the T x T matrices
+cost more than `G` itself, `G` is formed after all.
+
+Everything here accumulates in float32 or wider; squared norms may come out a rounding error below zero and are clamped
+only where the root is taken.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gbcd.component import Axis
+
+
+def widened(x: Tensor) -> Tensor:
+    """`x` in float32 if it is narrower, else as it is."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def gram(x: Float[Tensor, "unit pos d"]) -> Float[Tensor, "unit pos pos"]:
+    """Inner products of all positions of a unit: `X X^T`."""
+    return torch.bmm(x, x.transpose(1, 2))
+
+
+def slice_squares(
+    k: Float[Tensor, "unit pos pos"], y: Float[Tensor, "unit pos width"], n_slices: int
+) -> Float[Tensor, "unit slice"]:
+    """`tr(Y_s^T K Y_s)` for each of `n_slices` equal-width slices Y_s of `y`; K is the Gram of the other side."""
+    if n_slices == 1:
+        return (k * gram(y)).sum((1, 2)).unsqueeze(1)
+    return inner_products(torch.bmm(k, y), y, n_slices)
+
+
+def inner_products(
+    a: Float[Tensor, "unit pos width"], b: Float[Tensor, "unit pos width"], n_slices: int
+) -> Float[Tensor, "unit slice"]:
+    """`sum_t <a_t, b_t>` over each of `n_slices` equal-width slices of the last axis."""
+    units, length, width = a.shape
+    if n_slices == 1:
+        return torch.bmm(a.reshape(units, 1, length * width), b.reshape(units, length * width, 1)).view(units, 1)
+    return (a * b).view(units, length, n_slices, width // n_slices).sum((1, 3))
+
+
+def materialising_pays(length: int, d_in: int, d_out: int) -> bool:
+    """True where forming G costs less than the two Gram matrices: `T > d_in d_out / (d_in + d_out)`."""
+    return length * (d_in + d_out) > d_in * d_out
+
+
+def materialised_squares(
+    x: Float[Tensor, "unit pos d_in"], d: Float[Tensor, "unit pos d_out"], n_slices: int, axis: Axis
+) -> Float[Tensor, "unit slice"]:
+    """Squared norms of slices of G by forming G, one unit at a time so that memory stays that of one matrix."""
+    return torch.stack([_squares_of_slices(x_i.T @ d_i, n_slices, axis) for x_i, d_i in zip(x, d, strict=True)])
+
+
+def summed_squares(
+    x: Float[Tensor, "unit pos d_in"], d: Float[Tensor, "unit pos d_out"], n_slices: int, axis: Axis
+) -> Float[Tensor, " slice"]:
+    """Squared norm of each slice of `sum_i G_i`, the sum over all units of the batch (coherence, design section 2).
+
+    One product over all units and positions, or one Gram matrix over them, whichever is cheaper.
+    """
+    x_all, d_all = x.reshape(-1, x.shape[2]), d.reshape(-1, d.shape[2])
+    if materialising_pays(len(x_all), x_all.shape[1], d_all.shape[1]):
+        return _squares_of_slices(x_all.T @ d_all, n_slices, axis)
+    sliced, other = (d_all, x_all) if axis == "out" else (x_all, d_all)
+    return slice_squares(gram(other.unsqueeze(0)), sliced.unsqueeze(0), n_slices).squeeze(0)
+
+
+def _squares_of_slices(g: Float[Tensor, "d_in d_out"], n_slices: int, axis: Axis) -> Float[Tensor, " slice"]:
+    if n_slices == 1:
+        flat = g.reshape(-1)
+        return torch.dot(flat, flat).unsqueeze(0)
+    sums = g.square().sum(0 if axis == "out" else 1)
+    return sums.view(n_slices, -1).sum(1)

@@ -1,0 +1,1 @@
+"""The run: plan, workers, driver, commits, storage, and what a reader sees of it."""

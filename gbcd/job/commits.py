@@ -1,0 +1,180 @@
+"""Exactly once: how a shard becomes part of the results.
+
+A worker writes the shard's tables to Parquet, reads them back and checks them, uploads them under names that no other
+attempt shares, and then creates `commits/00012.json`, which names them with size, SHA-256 and rows. That creation is
+the only moment that counts. It succeeds once per shard, so of two workers at the same shard (a zombie, a second
+driver) one wins and the other removes its files. A process that dies earlier leaves files that nobody refers to;
+one that dies later has committed. Readers go by the commit records and never by which files are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import NamedTuple, TypeVar
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gbcd.job import failpoints
+from gbcd.job.shard_files import ShardFiles
+from gbcd.job.shards import Shard, StoredFile
+from gbcd.job.store import StorageError, Store
+
+_RECORD = re.compile(r"(?:commits|quarantine)/(\d+)\.json")
+
+#: Requests in flight while records are read; they are small and an object store answers slowly.
+_READERS = 32
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class Commit(BaseModel):
+    """The record that makes a shard part of the results."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shard: int
+    attempt: str
+    """Unique to the attempt that wrote the files."""
+    files: dict[str, StoredFile]
+    """`prompts`, `norms` and `coherence`."""
+    n_prompts: int
+    statuses: dict[str, int]
+    """Rows of `prompts` (prompt and wrong answer) by status."""
+    calibration: str
+    """SHA-256 of the calibration that centred norms were taken against."""
+    batch_size: int
+    versions: dict[str, str]
+    seconds: float
+    committed_at: datetime
+
+
+class Quarantine(BaseModel):
+    """Why a shard was given up; the next run tries it again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shard: int
+    attempts: int
+    reason: str
+    at: datetime
+
+
+class Conditions(NamedTuple):
+    """Under which a shard was computed; kept in its commit."""
+
+    calibration: str
+    batch_size: int
+    versions: dict[str, str]
+
+
+def publish(
+    store: Store, shard: Shard, files: ShardFiles, conditions: Conditions, seconds: float, attempt: int
+) -> Commit | None:
+    """Upload the files of a shard and commit them.
+
+    Args:
+        store: where the results lie.
+        shard: what was computed.
+        files: the result, checked.
+        conditions: for the record.
+        seconds: how long the computation took.
+        attempt: counts the tries at this shard in this run, from 1.
+
+    Returns:
+        The commit, or None if another attempt had committed this shard before.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    name = uuid4().hex
+    data = files.contents._asdict()
+    stored = {
+        kind: StoredFile(
+            path=f"{kind}/{shard.id:05d}.{name}.parquet",
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            rows=files.rows[kind],
+        )
+        for kind, content in data.items()
+    }
+    failpoints.reached("before_write", shard.id, attempt)
+    for kind, content in data.items():
+        if failpoints.is_set("mid_file", shard.id, attempt):
+            store.write(stored[kind].path, content[: len(content) // 2])
+        failpoints.reached("mid_file", shard.id, attempt)
+        store.write(stored[kind].path, content)
+        if store.size(stored[kind].path) != len(content):
+            raise StorageError(f"{store.location}/{stored[kind].path} is not there in full after it was written")
+    failpoints.reached("after_file", shard.id, attempt)
+    commit = Commit(
+        shard=shard.id,
+        attempt=name,
+        files=stored,
+        n_prompts=shard.n_prompts,
+        statuses=files.statuses,
+        seconds=round(seconds, 3),
+        committed_at=datetime.now(UTC),
+        **conditions._asdict(),
+    )
+    won = store.create(commit_path(shard.id), commit.model_dump_json(indent=1).encode())
+    failpoints.reached("after_commit", shard.id, attempt)
+    if not won:
+        for file in stored.values():
+            store.delete(file.path)
+    return commit if won else None
+
+
+def commit_path(shard: int) -> str:
+    """Where the commit record of a shard lies."""
+    return f"commits/{shard:05d}.json"
+
+
+def quarantine_path(shard: int) -> str:
+    """Where it is recorded that a shard was given up."""
+    return f"quarantine/{shard:05d}.json"
+
+
+def committed_ids(store: Store) -> set[int]:
+    """Shards that are committed."""
+    return _ids(store, "commits")
+
+
+def read_commits(store: Store, shards: Iterable[int] | None = None) -> list[Commit]:
+    """Commit records, in order of shard; all of them, or those of `shards` that exist.
+
+    Raises:
+        StorageError: a record is damaged.
+    """
+    wanted = committed_ids(store) if shards is None else set(shards)
+    return _records(store, [commit_path(shard) for shard in sorted(wanted)], Commit)
+
+
+def read_quarantine(store: Store) -> list[Quarantine]:
+    """Records of shards that were given up, in order of shard."""
+    return _records(store, [quarantine_path(shard) for shard in sorted(_ids(store, "quarantine"))], Quarantine)
+
+
+def _ids(store: Store, folder: str) -> set[int]:
+    names = (_RECORD.fullmatch(entry.path) for entry in store.list(folder))
+    return {int(match.group(1)) for match in names if match}
+
+
+def _records(store: Store, paths: list[str], kind: type[Record]) -> list[Record]:
+    def one(path: str) -> Record | None:
+        try:
+            return kind.model_validate_json(store.read(path))
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise StorageError(
+                f"{store.location}/{path} is damaged or not of this version; `gbcd verify --repair` computes it again"
+            ) from error
+
+    read: Callable[[str], Record | None] = one
+    with ThreadPoolExecutor(_READERS) as pool:
+        return [record for record in pool.map(read, paths) if record is not None]

@@ -1,0 +1,130 @@
+"""From a study to a plan: draw and check all prompts, hash everything that goes in, store it, or resume what is there.
+
+Everything that can be refused is refused here, before any work: unknown names, prompts that the tokenizer cannot take,
+a model that cannot be had, a folder that cannot be written or that holds another study.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import islice
+from typing import NamedTuple, cast
+
+from transformers import PreTrainedTokenizerFast
+
+from gbcd import wrong_answers
+from gbcd.architectures import models
+from gbcd.architectures.models import LoadedModel
+from gbcd.errors import BadInput
+from gbcd.job.inputs import InputsWriter
+from gbcd.job.shards import PLAN, Identity, Plan, Settings, Shard, cut, read_plan
+from gbcd.job.sources import fingerprints, needs_meaning, refuse_unknown, sources
+from gbcd.job.store import StorageError, Store
+from gbcd.job.study import Compute, Study
+from gbcd.prompting.outputs import space_of
+from gbcd.prompting.prompt_lines import TASK
+from gbcd.prompting.tokens import encode
+from gbcd.versions import versions
+
+#: Prompts per forward pass where a study says `auto`.
+AUTO_BATCH_SIZE = 64
+
+
+class Planned(NamedTuple):
+    """A plan, and whether it was there before."""
+
+    store: Store
+    plan: Plan
+    resumed: bool
+
+
+def open_plan(study: Study, device: str) -> Planned:
+    """The plan of `study`: the stored one if there is one, else a new one, stored.
+
+    Args:
+        study: what to run.
+        device: `cpu` or `cuda`; what `auto` means for the workers.
+
+    Raises:
+        BadInput: the study cannot be run, or the folder holds another; nothing was written.
+        StorageError: the bucket does not answer now.
+    """
+    refuse_unknown(study)
+    store = Store(study.out)
+    loaded = models.load(study.model, "cpu", study.compute.dtype)
+    identity = _identity(study, device, loaded)
+    try:
+        if store.exists(PLAN):
+            return Planned(store, _resumed(store, identity), resumed=True)
+        return _created(store, identity, loaded)
+    except StorageError as error:
+        if not error.is_lasting:
+            raise
+        raise BadInput(f"results cannot be kept in {study.out!r}: {error}") from error
+
+
+def study_of(plan: Plan, out: str, workers: int | None = None) -> Study:
+    """The study that would be planned as `plan`."""
+    settings = plan.study.model_dump()
+    compute = {name: settings.pop(name) for name in ("device", "dtype", "shard_size", "batch_size", "threads")}
+    if workers is not None:
+        compute["workers"] = workers
+    if settings["prompts"] is not None:
+        del settings["tasks"]
+    given = {name: value for name, value in settings.items() if value is not None}
+    return Study(**given, out=out, compute=Compute(**compute))
+
+
+def _identity(study: Study, device: str, loaded: LoadedModel) -> Identity:
+    shared = study.model_dump(exclude={"out", "compute"}) | study.compute.model_dump(exclude={"workers"})
+    if shared["batch_size"] == "auto":
+        shared["batch_size"] = AUTO_BATCH_SIZE
+    if study.prompts is not None:
+        shared |= {"tasks": (TASK,), "prompts_per_task": None}
+    if not needs_meaning(study.wrong_answers):
+        shared["embedding_model"] = None
+    tokenizer = cast(PreTrainedTokenizerFast, loaded.tokenizer).backend_tokenizer.to_str()
+    return Identity(
+        study=Settings.model_validate({**shared, "device": device}),
+        versions=versions(),
+        hashes={
+            "model": loaded.sha256,
+            "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
+            **fingerprints(study, loaded.tokenizer),
+        },
+    )
+
+
+def _resumed(store: Store, identity: Identity) -> Plan:
+    plan = read_plan(store)
+    if differences := plan.identity.differences(identity):
+        raise BadInput(
+            f"{store.location!r} holds another study; what differs (there -> asked for):\n  "
+            + "\n  ".join(differences)
+            + "\nGive another --out, or ask for the same study to go on with it."
+        )
+    return plan
+
+
+def _created(store: Store, identity: Identity, loaded: LoadedModel) -> Planned:
+    with InputsWriter() as writer:
+        shards = _write_prompts(writer, identity.study, loaded)
+        inputs = writer.publish(store)
+    plan = Plan(identity=identity, inputs=inputs, prompts_sha256=writer.prompts_sha256, shards=tuple(shards))
+    if store.create(PLAN, plan.model_dump_json(indent=1).encode()):
+        return Planned(store, plan, resumed=False)
+    store.delete(inputs.path)
+    return Planned(store, _resumed(store, identity), resumed=True)
+
+
+def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -> list[Shard]:
+    shards: list[Shard] = []
+    for task, n_prompts, prompts in sources(study, loaded):
+        for shard in cut(task, n_prompts, study.shard_size, len(shards), writer.rows):
+            rows = list(islice(prompts, shard.n_prompts))
+            encoded = encode(rows, loaded.tokenizer, loaded.context)
+            for definition in study.wrong_answers:
+                wrong_answers.refuse_undefined(wrong_answers.get(definition), encoded, space_of(loaded.tokenizer))
+            shards.append(shard)
+            writer.add(rows)
+    return shards

@@ -1,0 +1,168 @@
+"""Reading results: lazily as polars tables, or shard by shard for the reduction.
+
+Everything starts from the commit records, so a file without one does not exist here, and a run that is still going
+can be read. Norms lie wide on disk (`tables.py`); `scan` unfolds them, and polars reads only the columns and rows that
+a query asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gbcd.component import Component
+from gbcd.errors import BadInput
+from gbcd.gradients.tables import COMPONENTS, PROMPTS, STATISTICS, ShardTables
+from gbcd.job.commits import Commit, read_commits
+from gbcd.job.shard_files import Contents, decode
+from gbcd.job.store import Store
+
+COMPONENTS_FILE = "components.parquet"
+SUMMARY_FILE = "summary.parquet"
+
+_KEYS = ("prompt_id", "task", "template", "wrong_answer")
+_TIDY = (*_KEYS, "component", "node", "layer", "head", "part", *STATISTICS)
+
+
+def scan(out: str) -> pl.LazyFrame:
+    """Gradient norms, one row per prompt, wrong answer and part.
+
+    Columns: `prompt_id, task, template, wrong_answer, component, node, layer, head, part, grad_norm,
+    centered_grad_norm, taylor`; `head` is null for what is not a head. Prompts whose gradient was not finite have no
+    rows here; `prompts` lists them with their status. Where a prompt has no centred norm, it is null.
+
+    Raises:
+        BadInput: nothing is committed in `out`.
+    """
+    store = Store(out)
+    return unfold(_committed(store, "norms"), _parquet(store, [COMPONENTS_FILE]).collect())
+
+
+def unfold(norms: pl.LazyFrame, parts: pl.DataFrame) -> pl.LazyFrame:
+    """From wide norms (`tables.norms_schema`) to the tidy table of `scan`; `parts` is the table of components."""
+    parts = parts.with_row_index("_part")
+    unfolded = [
+        pl.when(pl.col(name).is_null())
+        .then(pl.lit([None] * len(parts)))
+        .otherwise(pl.col(name).arr.to_list())
+        .alias(name)
+        for name in STATISTICS
+    ]
+    return (
+        norms.filter(pl.col("grad_norm").is_not_null())
+        .with_columns(*unfolded, _part=pl.int_ranges(0, len(parts), dtype=pl.UInt32))
+        .explode("_part", *STATISTICS)
+        .join(parts.lazy(), on="_part", how="left", maintain_order="left")
+        .select(_TIDY)
+    )
+
+
+def prompts(out: str) -> pl.LazyFrame:
+    """Prompts as they were run, one row per prompt and wrong answer.
+
+    Columns: `prompt_id, task, template, prompt, answer, wrong_answer, wrong_token, n_tokens, answer_logit, wrong_logit,
+    correct, loss, status`; `status` is `ok`, `non_finite` or `uncalibrated` (no centred norm: the
+    calibration does not reach this prompt).
+
+    Raises:
+        BadInput: nothing is committed in `out`.
+    """
+    return _committed(Store(out), "prompts").select(PROMPTS.names)
+
+
+def coherence(out: str) -> pl.LazyFrame:
+    """Sums over batches, one row per component and batch: `task, wrong_answer, component, batch, n, sum_sq, sq_sum`.
+
+    Raises:
+        BadInput: nothing is committed in `out`.
+    """
+    return _committed(Store(out), "coherence")
+
+
+def components(out: str) -> pl.LazyFrame:
+    """Parts of the model in canonical order: `component, node, layer, head, part, n_params`.
+
+    Raises:
+        BadInput: `out` holds no results.
+    """
+    return _parquet(Store(out), [COMPONENTS_FILE])
+
+
+def summary(out: str) -> pl.LazyFrame:
+    """Statistics over prompts, one row per task, wrong answer, level (`part` or `node`) and component, with its rank.
+
+    Raises:
+        BadInput: `out` has not been reduced.
+    """
+    return _parquet(Store(out), [SUMMARY_FILE])
+
+
+def shard_tables(store: Store) -> Iterator[ShardTables]:
+    """Tables of the committed shards, in order of shard."""
+    for commit in read_commits(store):
+        yield read_shard(store, commit)
+
+
+def read_shard(store: Store, commit: Commit) -> ShardTables:
+    """Tables of one committed shard.
+
+    Raises:
+        UnsoundShardError: a file is damaged.
+        FileNotFoundError: a file is gone.
+    """
+    return decode(Contents(*(store.read(commit.files[kind].path) for kind in Contents._fields)))
+
+
+def read_components(store: Store) -> list[Component]:
+    """Parts of the model in canonical order.
+
+    Raises:
+        FileNotFoundError: no worker has started yet.
+    """
+    table = pq.read_table(pa.BufferReader(store.read(COMPONENTS_FILE)))
+    return [Component(row.pop("component"), **row) for row in table.to_pylist()]
+
+
+def component_table(parts: Sequence[Component]) -> pa.Table:
+    """The table of components, in the order given."""
+    rows = [
+        {
+            "component": part.name,
+            "node": part.node,
+            "layer": part.layer,
+            "head": part.head,
+            "part": part.part,
+            "n_params": part.n_params,
+        }
+        for part in parts
+    ]
+    return pa.Table.from_pylist(rows, schema=COMPONENTS)
+
+
+def encoded_components(parts: Sequence[Component]) -> bytes:
+    """The file of components."""
+    return encoded(component_table(parts))
+
+
+def encoded(table: pa.Table) -> bytes:
+    """A small table as Parquet."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def _committed(store: Store, kind: str) -> pl.LazyFrame:
+    commits = read_commits(store)
+    if not commits:
+        raise BadInput(f"nothing is committed in {store.location!r} yet: `gbcd status` says how far it is")
+    return pl.scan_parquet([store.url(commit.files[kind].path) for commit in commits], glob=False)
+
+
+def _parquet(store: Store, paths: list[str]) -> pl.LazyFrame:
+    for path in paths:
+        if not store.exists(path):
+            raise BadInput(f"{store.location!r} holds no {path} (yet): run the study, or `gbcd reduce` for a summary")
+    return pl.scan_parquet([store.url(path) for path in paths], glob=False)

@@ -1,0 +1,1 @@
+"""Statistics over prompts, streamed from shards, and the ranks that follow."""

@@ -1,0 +1,193 @@
+"""What "maximally wrong" may mean: each definition turns a prediction into a target.
+
+A definition is a function of a `Scene` (what the model predicted, what would have been right) that returns a target of
+`gbcd.wrong_answers.losses`. Targets come from the same forward pass, detached. To add one, decorate a function with
+`@wrong_answer("name")`; its docstring states the formula and the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gbcd.errors import BadInput
+from gbcd.prompting.outputs import OutputSpace
+from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.wrong_answers import output_targets
+from gbcd.wrong_answers.losses import SquaredLogitDifference, Target, TokenSet, TowardsDistribution, TowardsTokens
+
+
+class Scene(NamedTuple):
+    """What a definition may look at, for a batch of prompts.
+
+    Attributes:
+        logits: the model's prediction at each prompt's answer, detached, float32 or wider.
+        answers: the right tokens of each prompt.
+        wrong: the task's own wrong tokens of each prompt; empty where the task has none.
+        unembedding: the model's unembedding matrix.
+        farthest: the token farthest in meaning from the answer, of each prompt; empty where no study asked for it.
+    """
+
+    logits: Float[Tensor, "prompt vocab"]
+    answers: Sequence[TokenSet]
+    wrong: Sequence[TokenSet]
+    unembedding: Float[Tensor, "vocab d_model"]
+    farthest: Sequence[TokenSet] = ()
+
+
+class WrongAnswer(NamedTuple):
+    """A registered definition.
+
+    Attributes:
+        name: as studies and tables call it.
+        define: makes the target.
+        needs_foil: True where it reads the task's own wrong answer.
+        reads_twin: True where its loss is a sum over the prompt and its twin.
+        needs_meaning: True where it reads the answer farthest in meaning, which `meaning.py` finds beforehand.
+    """
+
+    name: str
+    define: Callable[[Scene], Target]
+    needs_foil: bool
+    reads_twin: bool
+    needs_meaning: bool = False
+
+    @property
+    def summary(self) -> str:
+        """First line of the definition's docstring."""
+        return (self.define.__doc__ or "").strip().splitlines()[0]
+
+
+_REGISTRY: dict[str, WrongAnswer] = {}
+
+
+def wrong_answer(
+    name: str, *, needs_foil: bool = False, reads_twin: bool = False, needs_meaning: bool = False
+) -> Callable[[Callable[[Scene], Target]], Callable[[Scene], Target]]:
+    """Register the decorated function as the definition `name`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(define: Callable[[Scene], Target]) -> Callable[[Scene], Target]:
+        if name in _REGISTRY:
+            raise ValueError(f"a wrong answer named {name!r} is registered already")
+        _REGISTRY[name] = WrongAnswer(name, define, needs_foil, reads_twin, needs_meaning)
+        return define
+
+    return register
+
+
+def names() -> list[str]:
+    """All definitions, in order of registration."""
+    return list(_REGISTRY)
+
+
+def get(name: str) -> WrongAnswer:
+    """The definition called `name`.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if name not in _REGISTRY:
+        raise BadInput(f"unknown wrong answer {name!r}; choose from: {', '.join(_REGISTRY)}")
+    return _REGISTRY[name]
+
+
+def refuse_undefined(
+    definition: WrongAnswer, encoded: Sequence[EncodedPrompt], space: OutputSpace | None = None
+) -> None:
+    """Check that `definition` is defined for all prompts; `space` is that of a model with outputs at every position.
+
+    Raises:
+        BadInput: names the first prompt that lacks what the definition reads.
+    """
+    if space is not None:
+        output_targets.refuse_undefined(definition.name, definition.needs_foil, encoded, space)
+        return
+    for prompt in encoded:
+        if definition.needs_meaning and not prompt.farthest_ids:
+            raise BadInput(
+                f"{definition.name} needs the answer farthest in meaning, and {prompt.prompt.id} has none; "
+                "prepare the prompts with gbcd.semantic.with_farthest"
+            )
+        if definition.needs_foil and not prompt.wrong_ids:
+            raise BadInput(
+                f"{definition.name} compares with the task's own wrong answer, and {prompt.prompt.id} has none; "
+                "add one, or choose another definition"
+            )
+
+
+@wrong_answer("logit_difference", needs_foil=True, reads_twin=True)
+def logit_difference(scene: Scene) -> Target:
+    """Squared logit difference of answer and wrong answer, over the prompt and its twin.
+
+    `sum over prompt and twin of (logit_answer - logit_wrong)^2`; P. Talavante's deck. Without a twin: the prompt alone.
+    """
+    return SquaredLogitDifference(scene.answers, scene.wrong)
+
+
+@wrong_answer("foil", needs_foil=True)
+def foil(scene: Scene) -> Target:
+    """Cross-entropy towards the task's own wrong answer.
+
+    `-log p(wrong)`; for a set, of its total probability.
+    """
+    return TowardsTokens(scene.wrong)
+
+
+@wrong_answer("most_dissimilar")
+def most_dissimilar(scene: Scene) -> Target:
+    """Cross-entropy towards the token whose unembedding is least similar to the answer's.
+
+    `argmin_v cos(u_v, u_answer)` over the rows u of the unembedding matrix; for a set of answers, against its mean row.
+    """
+    rows = torch.nn.functional.normalize(scene.unembedding.to(scene.logits.dtype), dim=1)
+    answers = torch.stack([rows[list(tokens)].mean(0) for tokens in scene.answers])
+    return TowardsTokens(_singles((answers @ rows.T).argmin(1)))
+
+
+@wrong_answer("least_likely")
+def least_likely(scene: Scene) -> Target:
+    """Cross-entropy towards the token with the lowest logit.
+
+    `argmin_v logit_v`, of the same forward pass.
+    """
+    return TowardsTokens(_singles(scene.logits.argmin(1)))
+
+
+@wrong_answer("inverse_logits")
+def inverse_logits(scene: Scene) -> Target:
+    """Cross-entropy towards `softmax(-logits)`.
+
+    The prediction turned upside down: the less likely a token, the more it is asked for.
+    """
+    return TowardsDistribution(torch.softmax(-scene.logits, 1))
+
+
+@wrong_answer("semantic", needs_meaning=True)
+def semantic(scene: Scene) -> Target:
+    """Cross-entropy towards the answer farthest in meaning, by a sentence-embedding model.
+
+    `argmin_c cos(e_c, mean of e_a over the answers a)` over the embeddings e of all answers in the study's prompts of
+    this task (Reimers and Gurevych 2019, arXiv 1908.10084); see `gbcd.wrong_answers.meaning`.
+    """
+    return TowardsTokens(scene.farthest)
+
+
+@wrong_answer("right_answer")
+def right_answer(scene: Scene) -> Target:
+    """Cross-entropy towards the right answer: the control that every wrong answer must beat.
+
+    `-log p(answer)`; for a set, of its total probability.
+    """
+    return TowardsTokens(scene.answers)
+
+
+def _singles(tokens: Tensor) -> list[TokenSet]:
+    return [(int(token),) for token in tokens]
