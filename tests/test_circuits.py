@@ -1,6 +1,7 @@
 import json
 
 import networkx as nx
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from gbcd.component import Component
 from gbcd.errors import BadInput
-from gbcd.reduction.circuits import Circuit, Config, circuit_files, circuit_of, edge_names, ends, node_names
+from gbcd.reduction.circuits import Circuit, Config, Node, circuit_files, circuit_of, edge_names, ends, node_names
 
 CFG = Config(n_layers=2, n_heads=2, parallel_attn_mlp=False, d_model=8)
 SCORES = {"a0.h0": 4.0, "a0.h1": 1.0, "m0": 3.0, "a1.h0": 2.0, "a1.h1": 0.5, "m1": 5.0}
@@ -49,6 +50,62 @@ def test_what_eap_ig_reads_is_there():
     assert written["edges"]["a0.h0->m1"] == {"score": 4.0, "in_graph": True}
     assert written["edges"]["a0.h0->a1.h0<v>"] == {"score": 2.0, "in_graph": False}
     assert written["edges"]["input->a0.h0<q>"] == {"score": 4.0, "in_graph": True}
+
+
+class EapIgGraph:
+    """What EAP-IG's `Graph.from_json` makes of a file, by its rules.
+
+    The graph is built from `cfg`: sources are numbered `input`, then heads and MLP layer by layer; readers are numbered
+    layer by layer, all heads' q, then k, then v, then the MLP, and `logits` last. Every node of the file but `logits`
+    must be a source, and every edge one that this graph has. A node without a score stays in every circuit.
+    """
+
+    def __init__(self, text):
+        written = json.loads(text)
+        layers, heads = written["cfg"]["n_layers"], written["cfg"]["n_heads"]
+        assert written["cfg"].keys() >= {"n_layers", "n_heads", "parallel_attn_mlp", "d_model"}
+        sources, visible = ["input"], {}
+        for layer in range(layers):
+            attention = [f"a{layer}.h{head}" for head in range(heads)]
+            visible |= {f"{head}<{part}>": len(sources) for part in "qkv" for head in attention}
+            sources += attention
+            visible[f"m{layer}"] = len(sources)
+            sources.append(f"m{layer}")
+        readers = list(visible := visible | {"logits": len(sources)})
+        self.scores = np.zeros((len(sources), len(readers)))
+        self.in_graph = np.zeros(self.scores.shape, bool)
+        self.nodes_in_graph, self.nodes_scores = np.zeros(len(sources), bool), np.full(len(sources), np.nan)
+        for name, node in written["nodes"].items():
+            if name != "logits":
+                self.nodes_in_graph[sources.index(name)] = node["in_graph"]
+                self.nodes_scores[sources.index(name)] = node.get("score", np.nan)
+        for name, edge in written["edges"].items():
+            source, reader = name.split("->")
+            place = sources.index(source), readers.index(reader)
+            assert place[0] < visible[reader]
+            self.scores[place], self.in_graph[place] = edge["score"], edge["in_graph"]
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.data())
+def test_eap_ig_reads_the_circuit_that_was_written(n_layers, n_heads, data):
+    cfg = Config(n_layers=n_layers, n_heads=n_heads, parallel_attn_mlp=False, d_model=8)
+    names = node_names(cfg)[1:-1]
+    scores = {name: float(number) for number, name in enumerate(names, start=1)}
+    members = data.draw(st.sets(st.sampled_from(names)))
+    read = EapIgGraph(circuit_of(cfg, scores, members).to_json())
+    assert read.nodes_scores[1:].tolist() == list(scores.values())
+    assert np.isnan(read.nodes_scores[0])
+    assert read.nodes_in_graph.tolist() == [True, *(name in members for name in names)]
+    assert read.in_graph[0, -1]
+    assert read.scores[:, -1].tolist() == [len(names), *scores.values()]
+    assert (read.scores > 0).sum() == sum(1 for _ in edge_names(cfg))
+
+
+def test_a_file_of_eap_ig_is_read():
+    written = json.loads(circuit_of(CFG, SCORES, ["a0.h0", "m1"]).to_json())
+    written["nodes"]["input"] |= {"score": float("nan"), "neurons": [True] * 8, "neurons_scores": [0.0] * 8}
+    circuit = Circuit.from_json(json.dumps(written).encode(), "theirs.json")
+    assert circuit.nodes["m1"] == Node(in_graph=True, score=5.0)
 
 
 def test_a_circuit_survives_the_file():

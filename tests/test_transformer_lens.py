@@ -1,0 +1,42 @@
+"""Against values that TransformerLens computed; `transformer_lens_values.py` says how."""
+
+import json
+
+import numpy as np
+import pytest
+from transformer_lens_values import STEPS, VALUES, shared_model, shared_prompts
+
+from gbcd.architectures.models import prepared
+from gbcd.evaluation.attribution import INTEGRATION_STEPS, attribute
+from gbcd.evaluation.interventions import measure_effects
+from gbcd.evaluation.metrics import metric_for
+from gbcd.evaluation.pairs import pair_up
+from gbcd.evaluation.points import points
+
+WANTED = json.loads(VALUES.read_text())["prompts"]
+
+
+@pytest.fixture(scope="module")
+def case():
+    loaded, prompts = prepared("shared", *shared_model()), shared_prompts()
+    places = points(loaded.sites, loaded.components, "node")
+    return loaded, pair_up(prompts, 8), places, metric_for("logit_difference", prompts, loaded.device)
+
+
+def table(statistic, names):
+    return np.array([[row[statistic][name] for name in names] for row in WANTED])
+
+
+@pytest.mark.parametrize("method", ["attribution_patching", "attribution_patching_ig"])
+def test_attribution_is_that_of_transformer_lens(case, method):
+    assert INTEGRATION_STEPS == STEPS
+    found = attribute(*case, with_direct=False)[method].values
+    np.testing.assert_allclose(found, table(method, [point.name for point in case[2]]), atol=1e-9)
+
+
+def test_resample_ablation_is_that_of_transformer_lens(case):
+    effects = measure_effects(*case, ["resample"])
+    np.testing.assert_allclose(effects.clean, [row["metric"] for row in WANTED], atol=1e-9)
+    wanted = table("resample", [point.name for point in case[2]])
+    assert np.abs(wanted).max() > 0.5
+    np.testing.assert_allclose(effects.drops["resample"], wanted, atol=1e-9)
