@@ -19,7 +19,7 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	$(BIN)/pyright
 
-# Trains the shipped model anew, in under an hour on two cores.
+# Trains the shipped model anew, in under an hour on two cores (half an hour if they have nothing else to do).
 reference-model: $(VENV)/installed
 	$(BIN)/python -m gbcd.reference.train --seed 0 --out gbcd/reference/model
 

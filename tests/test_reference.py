@@ -5,13 +5,15 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import tiny_gpt2
 
 from gbcd import tasks
 from gbcd.prompting import datasets
 from gbcd.prompting.prompt import Prompt
-from gbcd.reference import corpus, held_out
+from gbcd.reference import corpus, held_out, train
 from gbcd.reference.tokenizer import END_OF_TEXT, build_tokenizer
 
 TOKENIZER = build_tokenizer(256)
@@ -87,6 +89,23 @@ class TestCorpus:
             assert len(starts) > 1
             assert [place for place, weight in enumerate(row.weights) if weight == 0] == starts
 
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(4, 30))
+    def test_the_right_tokens_of_a_row_stand_where_one_of_them_is_written(self, length: int):
+        written = [corpus.Document(" arm art", " ball", ".", (" ball", " bank"))] * 20
+        right = [TOKENIZER(word)["input_ids"][0] for word in (" ball", " bank")]  # pyright: ignore
+        for row in corpus.rows(TOKENIZER, written, length, Random(0)):
+            assert row.answers == [(place, right) for place, token in enumerate(row.ids) if token == right[0]]
+
     def test_the_seed_fixes_the_text(self):
         assert corpus.documents(TOKENIZER, 300, seed=1) == corpus.documents(TOKENIZER, 300, seed=1)
         assert corpus.documents(TOKENIZER, 300, seed=1) != corpus.documents(TOKENIZER, 300, seed=2)
+
+
+def test_the_loss_asks_for_all_right_tokens_alike():
+    model = tiny_gpt2()[0]
+    row = corpus.Row([5, 6, 20, 7], [0.0, 1.0, 5.0, 1.0], [0, 1, 2, 3], [(2, [20, 30, 40])])
+    logits = model(input_ids=torch.tensor([row.ids])).logits[:, :-1].detach()
+    found = train._any_answer(torch.zeros(1, 3), logits, [row])
+    written_in_turn = -logits[0, 1].log_softmax(-1)[[20, 30, 40]].mean()
+    torch.testing.assert_close(found, torch.tensor([[0.0, float(written_in_turn), 0.0]]))

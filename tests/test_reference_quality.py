@@ -46,7 +46,8 @@ class TestShippedModel:
             ("ioi", "above_wrong", 0.99),
             ("ioi", "accuracy", 0.95),
             ("docstring", "accuracy", 0.95),
-            ("greater_than", "accuracy", 0.95),
+            ("greater_than", "probability_difference", 0.9),
+            ("induction", "accuracy", 0.9),
         ],
     )
     def test_it_solves_what_it_never_saw(

@@ -10,6 +10,7 @@ any of several tokens is right (Greater-Than), one of them is written and the lo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from random import Random
 from typing import NamedTuple, cast
 
@@ -157,8 +158,14 @@ def _cut(tokenizer: PreTrainedTokenizerBase, written: list[Document], at_once: i
         for number, document in enumerate(some):
             prompt, answer, end = ids[3 * number : 3 * number + 3]  # pyright: ignore[reportAssignmentType]
             weights = [1.0] * len(prompt) + [ANSWER_WEIGHT] * len(answer) + [1.0] * len(end)
-            answers = cast(list[int], tokenizer.convert_tokens_to_ids(list(document.answers)))
+            answers = [_token(tokenizer, right) for right in document.answers]
             yield _Piece([*prompt, *answer, *end], weights, len(prompt), answers)
+
+
+@cache
+def _token(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    [token] = cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"])
+    return token
 
 
 def _with_answer(prompt: Prompt, rng: Random) -> Document:
