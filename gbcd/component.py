@@ -2,10 +2,16 @@
 
 A *part* is a weight matrix or a slice of one: `a3.h5.q`, `m3.in`. A *node* is what the circuits literature draws as one
 vertex, a head or an MLP: `a3.h5`, `m3`; its squared norm is the sum of the squares of its parts. Parts that belong to
-no node (layer norms, embeddings) are nodes of their own. Names follow EAP-IG and MIB.
+no node (gains of norms, embeddings) are nodes of their own. Names follow EAP-IG and MIB.
 
-    a{L}.h{H}.q .k .v .o    heads            a{L}.norm  m{L}.norm  final.norm    gains of the layer norms
-    m{L}.in .out            MLPs             embed.token  embed.position  unembed  embed.tied
+    a{L}.h{H}.q .k .v .o     heads               a{L}.norm  m{L}.norm  final.norm    gains of the norms
+    a{L}.g{G}.k .v           groups of heads     a{L}.q_norm .k_norm                 of queries and keys, all heads'
+    m{L}.in .out             MLPs                a{L}.post_norm  m{L}.post_norm      after attention and MLP
+    m{L}.gate .up .down      gated MLPs          embed.token  embed.position  unembed  embed.tied
+
+Where several heads share keys and values, these belong to the group, a node of its own beside its heads, whose nodes
+are then their `q` and `o`. Nothing is shared out: a weight belongs to one node. Where heads have keys and values of
+their own there are no groups.
 
 `embed.tied` is the gradient of the matrix that embedding and unembedding share (their sum, cross term included).
 """
@@ -28,7 +34,8 @@ class Component:
         node: the vertex it belongs to, for example `a3.h5`.
         layer: block index from 0; -1 for the embeddings, `n_layers` for the final norm and the unembedding.
         head: head index; None for anything that is not a head.
-        part: last piece of the name: `q`, `k`, `v`, `o`, `in`, `out`, `norm`, `token`, ...
+        part: last piece of the name: `q`, `k`, `v`, `o`, `in`, `out`, `norm`, `token`, ...; of a node with several
+            parts `head`, `group` or `mlp`.
         n_params: number of weights (biases are apart).
     """
 
@@ -41,5 +48,10 @@ class Component:
 
     @property
     def is_circuit_part(self) -> bool:
-        """True for parts of heads and MLPs, which are what a circuit is made of."""
-        return self.head is not None or self.node == f"m{self.layer}"
+        """True for heads, groups and MLPs and their parts, which are what a circuit is made of."""
+        return self.head is not None or self.is_group or self.node == f"m{self.layer}"
+
+    @property
+    def is_group(self) -> bool:
+        """True for a group of heads that share keys and values, and for its parts."""
+        return self.node.startswith(f"a{self.layer}.g")

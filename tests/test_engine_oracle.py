@@ -91,7 +91,9 @@ def oracle_values(
             task = calibration.tasks["p"]
             group = task.groups.index(calibration.group_of(prompt.prompt.template))
             frequencies = task.token_frequencies(VOCAB)[group]
-            tables = {"embed.token": frequencies, "embed.position": torch.eye(loaded.context)}
+            first = loaded.sites.embedding.first_position
+            positions = torch.eye(loaded.context + first)[first:]
+            tables = {"embed.token": frequencies, "embed.position": positions}
             with oracle.centered({k: v[group] for k, v in task.means.items()} | tables):
                 gradients = oracle.gradients(unit, target)
             rows["centered_squares"].append([float(gradients[n].square().sum()) for n in names])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from gbcd.architectures import gpt2, tracr
+from gbcd.architectures import gemma, gpt2, gpt_neox, llama, opt, tracr
 from gbcd.architectures.sites import GainSite, LinearSite, ModelSites
 from gbcd.component import Component
 from gbcd.errors import BadInput, listed
@@ -23,17 +23,24 @@ class Architecture(NamedTuple):
     sites: Callable[[PreTrainedConfig], ModelSites]
 
 
+#: Parts of heads, groups and MLPs, in the order in which a node's parts are listed.
+_PARTS = ("q", "k", "v", "o", "in", "gate", "up", "out", "down")
+
 ARCHITECTURES = (
     Architecture("gpt2", gpt2.matches, gpt2.sites),
+    Architecture("llama, mistral, qwen2, qwen3", llama.matches, llama.sites),
+    Architecture("gemma2, gemma3 (text)", gemma.matches, gemma.sites),
+    Architecture("gpt_neox", gpt_neox.matches, gpt_neox.sites),
+    Architecture("opt", opt.matches, opt.sites),
     Architecture("tracr", tracr.matches, tracr.sites),
 )
 
 
 def of(model: PreTrainedModel) -> Architecture:
-    """The architecture of `model`, checked: every linear map of the model is claimed by a site.
+    """The architecture of `model`, checked: every weight of the model is claimed by a site.
 
     Raises:
-        BadInput: no architecture file knows this configuration, or a linear map of the model is left untapped.
+        BadInput: no architecture file knows this configuration, or a weight of the model is left untapped.
     """
     config = model.config
     for architecture in ARCHITECTURES:
@@ -45,15 +52,17 @@ def of(model: PreTrainedModel) -> Architecture:
 
 
 def _refuse_unclaimed(model: nn.Module, sites: ModelSites) -> None:
-    claimed = {site.module for site in sites.linear} | {sites.embedding.unembed}
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    missing = [name for name in linear if name not in claimed]
+    embedding = sites.embedding
+    modules = [site.module for site in sites.linear] + [gain.module for gain in sites.gains]
+    modules += [path for path in (embedding.token, embedding.position, embedding.unembed) if path is not None]
+    claimed = {f"{module}.{kind}" for module in modules for kind in ("weight", "bias")}
+    missing = [name for name, _ in model.named_parameters() if name not in claimed]
     if missing:
-        raise BadInput(f"linear maps that no site taps, so their gradients would be lost:\n{listed(missing)}")
+        raise BadInput(f"weights that no site taps, so their gradients would be lost:\n{listed(missing)}")
 
 
 def components(model: PreTrainedModel, sites: ModelSites) -> list[Component]:
-    """Every part of `model` in canonical order: heads and MLPs layer by layer, then norms, then embeddings."""
+    """Every part of `model` in canonical order: heads, groups, MLPs by layer, then norms, then embeddings."""
     found: list[Component] = []
     for site in sites.linear:
         n_params = parameter(model, site.module).numel() // len(site.components)
@@ -75,17 +84,23 @@ def parameter(model: nn.Module, module: str) -> nn.Parameter:
     return cast(nn.Parameter, model.get_submodule(module).weight)
 
 
+def gain_of(model: nn.Module, site: GainSite) -> Float[Tensor, " d"]:
+    """What the norm of `site` multiplies by."""
+    return parameter(model, site.module).detach() + site.offset
+
+
 def _part(name: str, n_params: int, n_layers: int) -> Component:
     pieces = name.split(".")
-    node = name if pieces[-1] in ("norm", "token", "position", "tied", "unembed") else ".".join(pieces[:-1])
-    head = int(pieces[1][1:]) if len(pieces) == 3 else None
+    node = ".".join(pieces[:-1]) if pieces[-1] in _PARTS else name
+    head = int(pieces[1][1:]) if pieces[1:] and pieces[1].startswith("h") else None
     layer = -1 if pieces[0] == "embed" else n_layers if pieces[0] in ("final", "unembed") else int(pieces[0][1:])
     return Component(name, node, layer, head, pieces[-1], n_params)
 
 
-def _canonical(component: Component) -> tuple[int, bool, int, int]:
-    order = ("q", "k", "v", "o", "in", "out")
-    return component.layer, component.head is None, component.head or 0, order.index(component.part)
+def _canonical(component: Component) -> tuple[int, int, int, int]:
+    kind = 0 if component.head is not None else 1 if component.is_group else 2
+    number = int(component.node.split(".")[1][1:]) if kind < 2 else 0
+    return component.layer, kind, number, _PARTS.index(component.part)
 
 
-__all__ = ["Architecture", "GainSite", "LinearSite", "ModelSites", "components", "of", "parameter"]
+__all__ = ["Architecture", "GainSite", "LinearSite", "ModelSites", "components", "gain_of", "of", "parameter"]

@@ -3,6 +3,10 @@
 The model's own code runs, with frozen weights and hooks on the tapped modules; autograd is asked for the gradients of
 the tapped outputs alone. Each sequence of a unit is a row of its own, and the rows of a unit are laid end to end
 afterwards, so that a gradient summed over the unit's sequences is again one product `X^T D`.
+
+The answer is read at one token of each row, so the last block needs its attention output and its MLP there alone. Hooks
+cut the inputs of those modules to that token; what they write is added to the whole residual stream by broadcasting,
+wrong at every other token, and those are cut away before the unembedding.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from gbcd.architectures.sites import LinearSite, ModelSites
+from gbcd.architectures import gain_of, parameter
+from gbcd.architectures.sites import GainSite, LinearSite, ModelSites
 from gbcd.architectures.taps import EmbeddingTap, GainTap, InputRows, LinearTap, Tap
 from gbcd.architectures.units import Sequences
 
@@ -31,8 +36,8 @@ class HookedPass:
         self.model, self.sites = model, sites
 
     def forward(self, units: Sequence[Sequences], every_token: bool = False) -> HookedForward:
-        """Forward pass; see `gbcd.architectures.taps.ModelPass`. All tokens are computed in every block in any case."""
-        return HookedForward(self, units)
+        """Forward pass; see `gbcd.architectures.taps.ModelPass`."""
+        return HookedForward(self, units, every_token)
 
     def module(self, path: str) -> nn.Module:
         """The module at a dotted path."""
@@ -42,7 +47,7 @@ class HookedPass:
 class HookedForward:
     """The graph of a batch; see `gbcd.architectures.taps.ForwardPass`."""
 
-    def __init__(self, owner: HookedPass, units: Sequence[Sequences]) -> None:
+    def __init__(self, owner: HookedPass, units: Sequence[Sequences], every_token: bool) -> None:
         """Run the model and keep inputs and outputs of the tapped modules."""
         self._owner, self._n_units, self._n_sequences = owner, len(units), len(units[0])
         rows = [sequence for unit in units for sequence in unit]
@@ -51,6 +56,7 @@ class HookedForward:
         self._ids = torch.tensor([[*row, *[0] * (self._length - len(row))] for row in rows], device=device)
         read = range(self._length) if owner.sites.reads_every_token else None
         self._read = torch.tensor([read or [len(row) - 1] for row in rows], device=device)
+        self._cut = _cut_modules(owner.sites) if not (every_token or read) else []
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
         with ExitStack() as stack, torch.enable_grad():
@@ -67,7 +73,7 @@ class HookedForward:
                 seen.add(site.input)
                 yield self._rows(site.input, self._inputs[site.module])
         for gain in self._owner.sites.gains:
-            yield self._rows(gain.component, self._normalised(gain.module))
+            yield self._rows(gain.component, self._normalised(gain))
         yield self._hidden()
 
     def backward(self, d_logits: Float[Tensor, "unit seq vocab"]) -> Iterator[Tap]:
@@ -85,12 +91,12 @@ class HookedForward:
             rows = inputs.setdefault(site.input, self._rows(site.input, self._inputs[site.module]))
             yield self._linear_tap(site, rows, gradients[site.module])
         for gain in sites.gains:
-            rows = self._rows(gain.component, self._normalised(gain.module))
-            weight = cast(Tensor, self._owner.module(gain.module).weight).detach()
-            yield GainTap(gain.component, rows, self._unit_rows(gradients[gain.module]), weight)
+            rows = self._rows(gain.component, self._normalised(gain))
+            d = self._unit_rows(_features(gain, gradients[gain.module]))
+            yield GainTap(gain.component, rows, d, gain_of(self._owner.model, gain))
         yield self._embedding_tap(gradients)
 
-    def _linear_tap(self, site: LinearSite, rows: InputRows, gradient: Float[Tensor, "row pos d_out"]) -> LinearTap:
+    def _linear_tap(self, site: LinearSite, rows: InputRows, gradient: Float[Tensor, "*row_pos d_out"]) -> LinearTap:
         module = self._owner.module(site.module)
         d = self._unit_rows(gradient)
 
@@ -108,14 +114,17 @@ class HookedForward:
         ids, positions = self._ids.view(self._n_units, -1), self._positions()
         position_rows = None
         if embedding.position is not None:
-            position_rows = cast(Tensor, self._owner.module(embedding.position).weight).detach()[positions]
+            table = parameter(self._owner.model, embedding.position).detach()
+            position_rows = table[positions + embedding.first_position]
+        token_table = parameter(self._owner.model, embedding.token).detach()
         d_unembed = self._at_units(gradients[embedding.unembed])
         return EmbeddingTap(
             ids,
             positions,
-            self._unit_rows(self._outputs[embedding.token].detach()),
+            token_table[ids],
             position_rows,
-            self._unit_rows(gradients[embedding.token]),
+            # the gradient by the table's rows, not by what the module makes of them
+            self._unit_rows(gradients[embedding.token]) * embedding.scale,
             self._hidden(),
             d_unembed @ _matrix(self._owner.module(embedding.unembed)).T,
             d_unembed,
@@ -126,6 +135,8 @@ class HookedForward:
         sites = self._owner.sites
         token, unembed = self._owner.module(sites.embedding.token), self._owner.module(sites.embedding.unembed)
         stack.callback(token.register_forward_hook(self._leaf(sites.embedding.token)).remove)
+        for path in self._cut:
+            stack.callback(self._owner.module(path).register_forward_pre_hook(self._at_answers).remove)
         stack.callback(unembed.register_forward_pre_hook(self._at_answers).remove)
         paths = [*(site.module for site in sites.linear), *(gain.module for gain in sites.gains)]
         for path in [*paths, sites.embedding.unembed]:
@@ -148,9 +159,8 @@ class HookedForward:
         hidden = inputs[0]
         return (hidden.gather(1, self._read.unsqueeze(2).expand(-1, -1, hidden.shape[2])),)
 
-    def _normalised(self, path: str) -> Float[Tensor, "row pos d"]:
-        module = cast(nn.LayerNorm, self._owner.module(path))
-        return functional.layer_norm(self._inputs[path], module.normalized_shape, eps=module.eps)
+    def _normalised(self, gain: GainSite) -> Float[Tensor, "*row_pos width"]:
+        return _features(gain, normalised(self._owner.module(gain.module), gain, self._inputs[gain.module]))
 
     def _hidden(self) -> InputRows:
         hidden = self._at_units(self._inputs[self._owner.sites.embedding.unembed])
@@ -159,14 +169,44 @@ class HookedForward:
     def _at_units(self, x: Float[Tensor, "row read d"]) -> Float[Tensor, "unit seq d"]:
         return x.reshape(self._n_units, -1, x.shape[2])
 
-    def _rows(self, name: str, x: Float[Tensor, "row pos d"]) -> InputRows:
-        return InputRows(name, self._unit_rows(x), self._positions())
+    def _rows(self, name: str, x: Float[Tensor, "*row_pos d"]) -> InputRows:
+        rows = self._unit_rows(x)
+        everything = rows.shape[1] == self._length * self._n_sequences
+        return InputRows(name, rows, self._positions() if everything else self._read.view(self._n_units, -1))
 
-    def _unit_rows(self, x: Float[Tensor, "row pos d"]) -> Float[Tensor, "unit unit_pos d"]:
-        return x.reshape(self._n_units, -1, x.shape[2])
+    def _unit_rows(self, x: Float[Tensor, "*row_pos d"]) -> Float[Tensor, "unit unit_pos d"]:
+        return x.reshape(self._n_units, -1, x.shape[-1])
 
     def _positions(self) -> Int[Tensor, "unit unit_pos"]:
         return torch.arange(self._length, device=self._ids.device).repeat(self._n_units, self._n_sequences)
+
+
+def normalised(module: nn.Module, gain: GainSite, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+    """What the gain of a norm multiplies."""
+    if gain.kind == "layer":
+        return functional.layer_norm(x, cast(nn.LayerNorm, module).normalized_shape, eps=_epsilon(module))
+    x = x if x.dtype == torch.float64 else x.float()
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + _epsilon(module))
+
+
+def _epsilon(module: nn.Module) -> float:
+    # the library has two names for it
+    return float(getattr(module, "variance_epsilon", None) or cast(Any, module).eps)
+
+
+def _features(gain: GainSite, x: Tensor) -> Float[Tensor, "*row_pos width"]:
+    """Heads side by side on the last axis, for the norms of queries and keys."""
+    if gain.heads is None:
+        return x
+    return (x.transpose(1, 2) if gain.heads == 1 else x).flatten(2)
+
+
+def _cut_modules(sites: ModelSites) -> list[str]:
+    """Modules of the last block whose inputs are cut to the answers."""
+    last = sites.n_layers - 1
+    outputs = [site.module for site in sites.linear if site.input == f"a{last}.o"]
+    norms = [gain.module for gain in sites.gains if gain.component == f"m{last}.norm"]
+    return [*outputs, *norms] if sites.keeps_positions else []
 
 
 def _matrix(module: nn.Module) -> Float[Tensor, "d_in d_out"]:

@@ -45,11 +45,14 @@ class LinearTap(NamedTuple):
 
 
 class GainTap(NamedTuple):
-    """The gain of a layer norm: normalised inputs, gradients of the outputs, the gain itself."""
+    """The gain of a norm: normalised inputs, gradients of the outputs, the gain itself.
+
+    The width is `d`, or a multiple of it where heads share the gain.
+    """
 
     component: str
     input: InputRows
-    d: Float[Tensor, "unit pos d"]
+    d: Float[Tensor, "unit pos width"]
     gain: Float[Tensor, " d"]
 
 
@@ -59,9 +62,9 @@ class EmbeddingTap(NamedTuple):
     Attributes:
         ids: tokens.
         positions: their positions.
-        token_rows: rows of the token embedding that `ids` picks, scaled as the model scales them.
+        token_rows: rows of the token embedding that `ids` picks, as they are stored.
         position_rows: rows of the table of positions, or None.
-        d: gradients of the loss by the sum of the embeddings.
+        d: gradients of the loss by those rows, token's or position's.
         hidden: what the unembedding reads.
         d_hidden: gradients of the loss by it.
         d_logits: gradients of the loss by the logits.

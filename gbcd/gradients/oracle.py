@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from gbcd.architectures import gain_of
 from gbcd.architectures.models import LoadedModel
 from gbcd.architectures.sites import LinearSite
 from gbcd.architectures.units import Sequences
@@ -60,7 +61,7 @@ class Oracle:
         for site in self._sites.linear:
             found.update(_slices(site, _matrix(self.model.get_submodule(site.module), "data")))
         for gain in self._sites.gains:
-            found[gain.component] = self.model.get_submodule(gain.module).weight.data
+            found[gain.component] = gain_of(self.model, gain)
         embedding = self._sites.embedding
         for name, module in self._tables().items():
             found[name] = self.model.get_submodule(module).weight.data
@@ -79,11 +80,16 @@ class Oracle:
         inputs = {site.module: site.input for site in self._sites.linear}
         inputs |= {gain.module: gain.component for gain in self._sites.gains}
         inputs |= {module: name for name, module in self._tables().items()}
-        gains = {gain.module for gain in self._sites.gains}
+        gains = {gain.module: gain for gain in self._sites.gains}
         with ExitStack() as stack:
             for path, name in inputs.items():
-                module, table = self.model.get_submodule(path), path in (embedding.token, embedding.position)
-                hook = partial(_without_mean, means[name].double(), table, path in gains)
+                module, mean = self.model.get_submodule(path), means[name].double()
+                if path in gains:
+                    hook = partial(_without_mean_gain, mean, gains[path].heads)
+                else:
+                    scale = embedding.scale if path == embedding.token else 1.0
+                    as_stored = path in (embedding.token, embedding.position) or isinstance(module, Conv1D)
+                    hook = partial(_without_mean, mean * scale, as_stored)
                 stack.callback(module.register_forward_hook(hook).remove)
             yield
 
@@ -113,15 +119,21 @@ def _slices(site: LinearSite, matrix: Float[Tensor, "d_in d_out"]) -> dict[str, 
 
 
 def _without_mean(
-    mean: Float[Tensor, "pos d_in"], is_table: bool, is_gain: bool, module: nn.Module, inputs: Any, output: Tensor
+    mean: Float[Tensor, "pos d_in"], as_stored: bool, module: nn.Module, inputs: Any, output: Tensor
 ) -> Tensor:
     # The value added is zero; its gradient takes Xbar^T D away from the weight's.
     weight = cast(Tensor, module.weight)
-    mean = mean[: output.shape[-2]]
-    if is_gain:
-        usual = mean * weight
-    elif is_table or isinstance(module, Conv1D):
-        usual = mean @ weight
+    usual = mean[: output.shape[-2]] @ (weight if as_stored else weight.T)
+    return output + (usual.detach() - usual)
+
+
+def _without_mean_gain(
+    mean: Float[Tensor, "pos width"], heads: int | None, module: nn.Module, inputs: Any, output: Tensor
+) -> Tensor:
+    weight = cast(Tensor, module.weight)
+    if heads is None:
+        usual = mean[: output.shape[-2]] * weight
     else:
-        usual = mean @ weight.T
+        usual = mean[: output.shape[3 - heads]].unflatten(1, (-1, len(weight))) * weight
+        usual = usual.transpose(0, 1) if heads == 1 else usual
     return output + (usual.detach() - usual)

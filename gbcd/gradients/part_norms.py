@@ -104,7 +104,7 @@ class _Squares:
         if isinstance(tap, LinearTap):
             return {tap.components: self._linear(tap, gram.widened(tap.input.x), shared=True)}
         if isinstance(tap, GainTap):
-            return {(tap.component,): _gain_gradients(tap).square().sum(1, keepdim=True)}
+            return {(tap.component,): _gain_gradients(tap, gram.widened(tap.input.x)).square().sum(1, keepdim=True)}
         return _columns(embedding_norms.raw_squares(tap))
 
     def centered(self, tap: Tap, centering: BatchMeans) -> dict[tuple[str, ...], Float[Tensor, "unit slice"]]:
@@ -114,8 +114,7 @@ class _Squares:
         x = gram.widened(tap.input.x) - means.of(tap.input, groups)
         if isinstance(tap, LinearTap):
             return {tap.components: self._linear(tap, x, shared=False)}
-        gradients = (x * gram.widened(tap.d)).sum(1)
-        return {(tap.component,): gradients.square().sum(1, keepdim=True)}
+        return {(tap.component,): _gain_gradients(tap, x).square().sum(1, keepdim=True)}
 
     def _linear(self, tap: LinearTap, x: Float[Tensor, "unit pos d_in"], shared: bool) -> Float[Tensor, "unit slice"]:
         d, n = gram.widened(tap.d), len(tap.components)
@@ -131,8 +130,9 @@ class _Squares:
         return self._gram
 
 
-def _gain_gradients(tap: GainTap) -> Float[Tensor, "unit d"]:
-    return (gram.widened(tap.input.x) * gram.widened(tap.d)).sum(1)
+def _gain_gradients(tap: GainTap, x: Float[Tensor, "unit pos width"]) -> Float[Tensor, "unit d"]:
+    # heads that share a gain lie side by side
+    return (x * gram.widened(tap.d)).sum(1).unflatten(1, (-1, len(tap.gain))).sum(1)
 
 
 def _taylor(tap: Tap) -> dict[tuple[str, ...], Float[Tensor, "unit slice"]]:
@@ -140,7 +140,8 @@ def _taylor(tap: Tap) -> dict[tuple[str, ...], Float[Tensor, "unit slice"]]:
         a, b = tap.taylor_pair()
         return {tap.components: gram.inner_products(gram.widened(a), gram.widened(b), len(tap.components))}
     if isinstance(tap, GainTap):
-        return {(tap.component,): (_gain_gradients(tap) @ gram.widened(tap.gain)).unsqueeze(1)}
+        gradients = _gain_gradients(tap, gram.widened(tap.input.x))
+        return {(tap.component,): (gradients @ gram.widened(tap.gain)).unsqueeze(1)}
     return _columns(embedding_norms.taylor_scores(tap))
 
 
@@ -149,7 +150,7 @@ def _summed_squares(tap: Tap) -> dict[tuple[str, ...], Float[Tensor, "one slice"
         x, d = gram.widened(tap.input.x), gram.widened(tap.d)
         return {tap.components: gram.summed_squares(x, d, len(tap.components), tap.axis).unsqueeze(0)}
     if isinstance(tap, GainTap):
-        return {(tap.component,): _gain_gradients(tap).sum(0).square().sum().view(1, 1)}
+        return {(tap.component,): _gain_gradients(tap, gram.widened(tap.input.x)).sum(0).square().sum().view(1, 1)}
     return _columns(embedding_norms.summed_squares(tap))
 
 

@@ -1,0 +1,82 @@
+"""Every architecture: the hooked pass against the oracle and the library, padding, batches, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from random_prompts import VOCAB, random_prompts
+from test_engine_oracle import check, compare
+from tiny_models import FAMILIES, random_model, small_tokenizer
+from torch import nn
+
+from gbcd import architectures
+from gbcd.architectures.hooked_pass import HookedPass
+from gbcd.architectures.models import LoadedModel, prepared
+from gbcd.errors import BadInput
+from gbcd.gradients.engine import Engine
+from gbcd.gradients.oracle import Oracle
+
+
+def loaded_model(family: str, dtype: torch.dtype = torch.float64, **config: object) -> LoadedModel:
+    return prepared("tiny", random_model(family, VOCAB, 1, dtype, **config), small_tokenizer())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "name", "centering"),
+    [(torch.float64, 1e-5, "logit_difference", "template"), (torch.float32, 1e-4, "inverse_logits", "position")],
+)
+def test_every_statistic_of_every_part_equals_the_oracle(family, dtype, tolerance, name, centering):
+    loaded = loaded_model(family, dtype)
+    # of each length several of each template: centred at a mean over one prompt nothing is left but rounding
+    prompts = random_prompts((9, 9, 9, 9, 5, 5, 5, 5), 3)
+    model_pass = HookedPass(loaded.model, loaded.sites)
+    engine = Engine(loaded, [name], batch_size=3)
+    engine._pass = model_pass
+    compared = compare(loaded, model_pass, prompts, name, engine.calibrate(prompts, centering))
+    names = [component.name for component in loaded.components]
+    # where a norm follows, scaling the weights changes nothing: Taylor scores cancel, so their terms are the measure
+    weights = Oracle(loaded).weights()
+    scale = compared.expected["squares"].sqrt() * torch.stack([weights[part].norm() for part in names])
+    taylor = compared.expected.pop("taylor")
+    assert float(((compared.engine.taylor - taylor).abs() / scale.clamp(min=1e-12)).max()) < tolerance
+    check(compared, names, tolerance)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_the_librarys_and_no_neighbour_changes_a_row(family):
+    loaded = loaded_model(family)
+    prompts = random_prompts((7, 3, 11), 5)
+    model_pass = HookedPass(loaded.model, loaded.sites)
+    logits = model_pass.forward([(prompt.ids,) for prompt in prompts]).logits[:, 0]
+    for prompt, row in zip(prompts, logits, strict=True):
+        wanted = loaded.model(input_ids=torch.tensor([prompt.ids])).logits[0, -1]
+        torch.testing.assert_close(row, wanted, rtol=1e-6, atol=1e-6)
+    together = Engine(loaded, ["inverse_logits"], 3).compute(prompts).norms
+    alone = Engine(loaded, ["inverse_logits"], 1).compute(prompts).norms
+    for statistic in ("grad_norm", "taylor"):
+        found, wanted = (torch.tensor(table[statistic].to_pylist()) for table in (together, alone))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_weight_that_no_file_claims_is_refused_by_name():
+    model = random_model("qwen2", VOCAB)
+    model.model.layers[1].mlp.adapter = nn.Linear(24, 24)
+    with pytest.raises(BadInput, match=r"weights that no site taps.*\n.*model.layers.1.mlp.adapter.weight"):
+        prepared("tiny", model, small_tokenizer())
+    with pytest.raises(BadInput, match="no architecture file knows OPTForCausalLM; known architectures: gpt2, llama"):
+        prepared("tiny", random_model("opt", VOCAB, do_layer_norm_before=False), small_tokenizer())
+
+
+def test_keys_and_values_belong_to_groups_only_where_heads_share_them():
+    names = {family: [c.name for c in loaded_model(family).components] for family in ("llama", "llama_own_keys")}
+    layer = [name for name in names["llama"] if name.startswith(("a1.", "m1.")) and "norm" not in name]
+    heads = [f"a1.h{head}.{part}" for head in range(4) for part in "qo"]
+    assert layer == [*heads, "a1.g0.k", "a1.g0.v", "a1.g1.k", "a1.g1.v", "m1.gate", "m1.up", "m1.down"]
+    assert "a1.h3.k" in names["llama_own_keys"]
+    assert not any(".g" in name and "gate" not in name for name in names["llama_own_keys"])
+    loaded = loaded_model("llama")
+    sizes = {c.name: c.n_params for c in architectures.components(loaded.model, loaded.sites)}
+    assert sizes["a1.g0.k"] == sizes["a1.h0.q"] == 24 * 6
+    weights = [p.numel() for name, p in loaded.model.named_parameters() if not name.endswith("bias")]
+    assert sum(sizes.values()) == sum(weights)
