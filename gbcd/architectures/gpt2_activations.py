@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gbcd.architectures.products import linear
+
 aten = torch.ops.aten
 
 
@@ -26,8 +28,11 @@ class Affine:
 
     def __call__(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
         """Apply the map."""
-        flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
-        return flat.view(*x.shape[:-1], -1)
+        return linear(x, self.weight, self.bias)
+
+    def back(self, d: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows d_in"]:
+        """Gradient by the map's input, of a loss whose gradient by its output is `d`."""
+        return linear(d, self.weight.T)
 
     def columns(self, start: int, stop: int) -> Affine:
         """The map to some of the outputs."""
@@ -110,11 +115,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Block:
-    """Saved activations of one block. `rows` are the tokens for which queries, attention output and MLP exist."""
+    """Saved activations of one block. `rows` are the tokens for which queries, attention output and MLP exist.
+
+    `qkv` holds `q` and `kv` side by side where queries exist for all tokens, and is None elsewhere.
+    """
 
     rows: Rows
     norm_1: Normed
     query_input: Float[Tensor, "unit row d"]
+    qkv: Float[Tensor, "unit pos three_d"] | None
     q: Float[Tensor, "unit row d"]
     kv: Float[Tensor, "unit pos two_d"]
     pattern: Float[Tensor, "unit head row pos"]
@@ -132,6 +141,7 @@ def first_sequences(block: Block, length: int, n_sequences: int) -> Block:
         Rows(block.rows.positions[:, :n_rows], None if index is None else index[:, :n_rows]),
         block.norm_1.first(length),
         block.query_input[:, :n_rows],
+        None if block.qkv is None else block.qkv[:, :length],
         block.q[:, :n_rows],
         block.kv[:, :length],
         block.pattern[:, :, :n_rows, :length],

@@ -12,7 +12,7 @@ formulas follow from them by the chain rule, with `aten` kernels for layer norm 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from torch.nn import functional
 from transformers import GPT2Config, PreTrainedModel
 
 from gbcd.architectures.gpt2_activations import Affine, Block, BlockWeights, Normed, Rows, first_sequences
+from gbcd.architectures.products import linear
 from gbcd.architectures.taps import EmbeddingTap, GainTap, InputRows, LinearTap, Tap
 from gbcd.architectures.units import PackedUnits, Sequences, pack
 
@@ -84,11 +85,10 @@ class Gpt2Pass:
         d_model = x.shape[2]
         norm_1 = Normed.of(x, weights.norm_1, self.eps)
         if rows.index is None:
-            query_input = norm_1.output
-            qkv = weights.qkv(query_input)
+            query_input, qkv = norm_1.output, weights.qkv(norm_1.output)
             q, kv = qkv[..., :d_model], qkv[..., d_model:]
         else:
-            query_input = rows.take(norm_1.output)
+            query_input, qkv = rows.take(norm_1.output), None
             q = weights.qkv.columns(0, d_model)(query_input)
             kv = weights.qkv.columns(d_model, 3 * d_model)(norm_1.output)
             mask = rows.take(mask)
@@ -101,7 +101,7 @@ class Gpt2Pass:
         pre = weights.mlp_in(norm_2.output)
         act = functional.gelu(pre, approximate="tanh")
         after = weights.mlp_out(act).add_(middle)
-        return Block(rows, norm_1, query_input, q, kv, pattern, z, norm_2, pre, act), after
+        return Block(rows, norm_1, query_input, qkv, q, kv, pattern, z, norm_2, pre, act), after
 
     def heads(self, x: Float[Tensor, "unit pos d"]) -> Float[Tensor, "unit head pos d_head"]:
         """Heads side by side to a head axis."""
@@ -110,6 +110,19 @@ class Gpt2Pass:
     def merged(self, x: Float[Tensor, "unit head pos d_head"]) -> Float[Tensor, "unit pos d"]:
         """Head axis back to heads side by side."""
         return x.transpose(1, 2).flatten(2)
+
+    def side_by_side(self, *parts: Float[Tensor, "unit head pos d_head"]) -> Float[Tensor, "unit pos width"]:
+        """Several tensors of heads merged and laid beside each other, in one copy."""
+        units, _, length, _ = parts[0].shape
+        return torch.stack([part.transpose(1, 2) for part in parts], 2).view(units, length, -1)
+
+
+class _ScoreGradients(NamedTuple):
+    """Gradients by queries, by keys and values, and by all three side by side where queries exist for all tokens."""
+
+    q: Float[Tensor, "unit row d"]
+    kv: Float[Tensor, "unit pos two_d"]
+    qkv: Float[Tensor, "unit pos three_d"] | None
 
 
 class Gpt2Forward:
@@ -127,7 +140,7 @@ class Gpt2Forward:
         self._model, self._packed, self._blocks, self._final = model, packed, blocks, final
         self._final_rows = final_rows
         self._hidden = InputRows("unembed", final.output, packed.positions.gather(1, packed.answers))
-        self.logits: Float[Tensor, "unit seq vocab"] = final.output @ model.unembedding.T
+        self.logits: Float[Tensor, "unit seq vocab"] = linear(final.output, model.unembedding.T)
 
     def inputs(self) -> Iterator[InputRows]:
         """See `gbcd.architectures.taps.ForwardPass`."""
@@ -155,7 +168,7 @@ class Gpt2Forward:
                 self._hidden.name, self._hidden.x[:, :n_sequences], self._hidden.positions[:, :n_sequences]
             )
         positions = self._packed.positions[:, :length]
-        d_hidden = d_logits @ self._model.unembedding
+        d_hidden = linear(d_logits, self._model.unembedding)
         yield GainTap(
             "final.norm", InputRows("final.norm", final.normalised, hidden.positions), d_hidden, final.affine.weight
         )
@@ -174,7 +187,7 @@ class Gpt2Forward:
     ) -> Generator[Tap, None, Float[Tensor, "unit pos d"]]:
         weights, rows = self._model.blocks[layer], block.rows
         d_middle = yield from self._mlp_backward(layer, block, d)
-        d_z = _back(d_middle, weights.out)
+        d_z = weights.out.back(d_middle)
         z = InputRows(f"a{layer}.o", block.z, rows.positions)
         yield LinearTap(self._names(layer, "o"), "in", z, d_middle, lambda: (block.z, d_z))
         d_normed = yield from self._attention_backward(layer, block, d_z, positions)
@@ -186,11 +199,11 @@ class Gpt2Forward:
         self, layer: int, block: Block, d: Float[Tensor, "unit row d"]
     ) -> Generator[Tap, None, Float[Tensor, "unit row d"]]:
         weights, positions = self._model.blocks[layer], block.rows.positions
-        d_act = _back(d, weights.mlp_out)
+        d_act = weights.mlp_out.back(d)
         act = InputRows(f"m{layer}.out", block.act, positions)
         yield LinearTap((f"m{layer}.out",), "in", act, d, lambda: (block.act, d_act))
         d_pre = aten.gelu_backward(d_act, block.pre, approximate="tanh")
-        d_normed = _back(d_pre, weights.mlp_in)
+        d_normed = weights.mlp_in.back(d_pre)
         normed = InputRows(f"m{layer}.in", block.norm_2.output, positions)
         yield LinearTap((f"m{layer}.in",), "out", normed, d_pre, lambda: (normed.x, d_normed))
         normalised = InputRows(f"m{layer}.norm", block.norm_2.normalised, positions)
@@ -201,36 +214,30 @@ class Gpt2Forward:
         self, layer: int, block: Block, d_z: Float[Tensor, "unit row d"], positions: Int[Tensor, "unit pos"]
     ) -> Generator[Tap, None, Float[Tensor, "unit pos d"]]:
         qkv, d_model = self._model.blocks[layer].qkv, d_z.shape[2]
-        d_q, d_kv = self._scores_backward(block, d_z)
+        d_q, d_kv, d_qkv = self._scores_backward(block, d_z)
         normed = InputRows(f"a{layer}.qkv", block.norm_1.output, positions)
-        if block.rows.index is None:
-            d_qkv = torch.cat((d_q, d_kv), 2)
-            yield LinearTap(
-                self._names(layer, "qkv"), "out", normed, d_qkv,
-                lambda: (torch.cat((block.q, block.kv), 2) - qkv.bias, d_qkv),
-            )  # fmt: skip
-            return _back(d_qkv, qkv)
+        if d_qkv is not None and block.qkv is not None:
+            output = block.qkv
+            yield LinearTap(self._names(layer, "qkv"), "out", normed, d_qkv, lambda: (output - qkv.bias, d_qkv))
+            return qkv.back(d_qkv)
         at_answers = InputRows(f"a{layer}.qkv", block.query_input, block.rows.positions)
         q_map, kv_map = qkv.columns(0, d_model), qkv.columns(d_model, 3 * d_model)
         yield LinearTap(self._names(layer, "q"), "out", at_answers, d_q, lambda: (block.q - q_map.bias, d_q))
         yield LinearTap(self._names(layer, "kv"), "out", normed, d_kv, lambda: (block.kv - kv_map.bias, d_kv))
-        return _back(d_kv, kv_map).add_(block.rows.spread(_back(d_q, q_map), positions.shape[1]))
+        return kv_map.back(d_kv).add_(block.rows.spread(q_map.back(d_q), positions.shape[1]))
 
-    def _scores_backward(
-        self, block: Block, d_z: Float[Tensor, "unit row d"]
-    ) -> tuple[Float[Tensor, "unit row d"], Float[Tensor, "unit pos two_d"]]:
+    def _scores_backward(self, block: Block, d_z: Float[Tensor, "unit row d"]) -> _ScoreGradients:
         model, pattern = self._model, block.pattern
         q, (k, v) = model.heads(block.q), map(model.heads, block.kv.chunk(2, 2))
         d_out = model.heads(d_z)
         d_v = torch.matmul(pattern.transpose(2, 3), d_out)
         d_pattern = torch.matmul(d_out, v.transpose(2, 3))
         d_scores = aten._softmax_backward_data(d_pattern, pattern, 3, pattern.dtype).mul_(q.shape[-1] ** -0.5)
-        d_k = torch.matmul(d_scores.transpose(2, 3), q)
-        return model.merged(torch.matmul(d_scores, k)), torch.cat((model.merged(d_k), model.merged(d_v)), 2)
+        d_q, d_k = torch.matmul(d_scores, k), torch.matmul(d_scores.transpose(2, 3), q)
+        if block.qkv is None:
+            return _ScoreGradients(model.merged(d_q), model.side_by_side(d_k, d_v), None)
+        d_qkv = model.side_by_side(d_q, d_k, d_v)
+        return _ScoreGradients(d_qkv[..., : d_z.shape[2]], d_qkv[..., d_z.shape[2] :], d_qkv)
 
     def _names(self, layer: int, parts: str) -> tuple[str, ...]:
         return tuple(f"a{layer}.h{head}.{part}" for part in parts for head in range(self._model.n_heads))
-
-
-def _back(d: Float[Tensor, "unit row d_out"], affine: Affine) -> Float[Tensor, "unit row d_in"]:
-    return d @ affine.weight.T
