@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from gbcd import cli_options as options
 from gbcd.errors import BAD_INPUT, INCOMPLETE, INTERRUPTED, BadInput, Incomplete
+from gbcd.job.parts import folders
 from gbcd.job.store import StorageError
 from gbcd.tracr.command import compile_tracr
 
@@ -93,10 +94,10 @@ def run(
         from gbcd.closing import closing_summary
         from gbcd.run import run_study
 
-        outcome = run_study(asked, console)
-        closing_summary(outcome, asked.out, console)
-        if outcome.missing:
-            raise Incomplete(f"{len(outcome.missing)} of {len(outcome.plan.shards)} shards are missing.")
+        runs = run_study(asked, console)
+        closing_summary(runs, asked.out, console)
+        if missing := sum(len(one.missing) for one in runs):
+            raise Incomplete(f"{missing} of {sum(len(one.plan.shards) for one in runs)} shards are missing.")
 
 
 @app.command(epilog="Example: gbcd plan studies/ioi.toml --out results/ioi")
@@ -132,13 +133,13 @@ def plan(
             batch_size=batch_size,
         )
         _hush_libraries()
-        from gbcd.job.planning import open_plan
+        from gbcd.job.planning import open_plans
         from gbcd.run import device_of
 
-        planned = open_plan(asked, device_of(asked)).plan
-        shards = f"{len(planned.shards):,} shards of up to {planned.study.shard_size:,}"
-        _say(f"{planned.n_prompts:,} prompts in {shards}, on {planned.study.device}")
-        _say(f"Plan: {asked.out}/plan.json. `gbcd run` with the same study computes it.")
+        for one in open_plans(asked, device_of(asked)):
+            shards = f"{len(one.plan.shards):,} shards of up to {one.plan.study.shard_size:,}"
+            _say(f"{one.plan.n_prompts:,} prompts in {shards}, on {one.plan.study.device}")
+            _say(f"Plan: {one.store.location}/plan.json. `gbcd run` with the same study computes it.")
 
 
 @app.command(epilog="Example: gbcd status results/ioi")
@@ -147,7 +148,8 @@ def status(out: options.Results) -> None:
     with exit_status():
         from gbcd.job.standing import folder_standing, show
 
-        show(folder_standing(out), console)
+        for folder in folders(out):
+            show(folder_standing(folder), console)
 
 
 @app.command(epilog="Example: gbcd verify results/ioi --repair")
@@ -158,21 +160,14 @@ def verify(
 ) -> None:
     """Read everything back: every prompt exactly once, every byte as committed. Status 0 if so, else 3."""
     with exit_status():
-        from gbcd.job.verification import forget
         from gbcd.job.verification import verify as examine
 
-        found = examine(out)
-        _show(found)
-        if repair and not found.is_sound:
-            from gbcd.job.planning import study_of
-            from gbcd.run import run_study
-
-            _hush_libraries()
-            forget(out, found)
-            run_study(study_of(found.plan, out, workers), console)
-            found = examine(out)
-            _show(found)
-        if not found.is_sound:
+        found = {folder: examine(folder) for folder in folders(out)}
+        for folder, one in found.items():
+            _show(one)
+            if repair and not one.is_sound:
+                found[folder] = _repaired(folder, one, workers)
+        if not all(one.is_sound for one in found.values()):
             raise Incomplete(
                 "the results are not whole; `gbcd verify --repair` computes exactly what is bad or missing."
             )
@@ -184,7 +179,8 @@ def reduce(out: options.Results) -> None:
     with exit_status():
         from gbcd.reduction.reduce import reduce as summarise
 
-        _say(f"{out}/summary.parquet: {summarise(out).height:,} rows")
+        for folder in folders(out):
+            _say(f"{folder}/summary.parquet: {summarise(folder).height:,} rows")
 
 
 @app.command(epilog="Example: gbcd evaluate results/ioi")
@@ -195,7 +191,8 @@ def evaluate(out: options.Results, pairs: options.Pairs = 128) -> None:
         from gbcd.evaluation.evaluate import evaluate as measure
         from gbcd.evaluation.view import show_evaluation
 
-        show_evaluation(measure(out, pairs), out, console)
+        for folder in folders(out):
+            show_evaluation(measure(folder, pairs), folder, console)
 
 
 @app.command(epilog="Example: gbcd show ioi --model reference -n 5")
@@ -236,6 +233,19 @@ app.command(
     "compile-tracr",
     epilog='Example: gbcd compile-tracr gbcd.tracr.programs:reverse --vocab "1 2 3" --max-length 5 --out reverse',
 )(compile_tracr)
+
+
+def _repaired(folder: str, found: Verification, workers: int | None) -> Verification:
+    from gbcd.job.planning import study_of
+    from gbcd.job.verification import forget, verify
+    from gbcd.run import run_study
+
+    _hush_libraries()
+    forget(folder, found)
+    run_study(study_of(found.plan, folder, workers), console)
+    again = verify(folder)
+    _show(again)
+    return again
 
 
 def _show(found: Verification) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
 import polars as pl
 from rich.console import Console
 from rich.table import Table
@@ -14,26 +17,56 @@ from gbcd.run import Run
 #: Nodes listed per task and wrong answer.
 TOP = 10
 
+#: Beyond as many tasks and wrong answers, each has a line instead of a table.
+MAX_TABLES = 8
 
-def closing_summary(run: Run, out: str, console: Console) -> None:
+
+def closing_summary(runs: Sequence[Run], out: str, console: Console) -> None:
     """Print it."""
-    if run.summary is not None:
-        nodes = run.summary.filter((pl.col("level") == "node") & (pl.col("rank") <= TOP)).sort("rank")
-        for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
-            _show_ranking(f"{task}, {wrong_answer}", rows, console)
+    rankings = [ranking for run in runs if run.summary is not None for ranking in _rankings(run.summary)]
+    show = _show_ranking if len(rankings) <= MAX_TABLES else _show_line
+    for title, rows in rankings:
+        show(title, rows, console)
     console.print()
-    for record in run.quarantined:
-        console.print(f"shard {record.shard} was given up: {record.reason.strip().splitlines()[0]}", markup=False)
-    done = len(run.plan.shards) - len(run.missing)
-    prompts = run.plan.n_prompts - sum(run.plan.shards[shard].n_prompts for shard in run.missing)
+    for run in runs:
+        for task in _short_tasks(run):
+            console.print(task, markup=False, soft_wrap=True)
+        for reason in run.part.undefined.values():
+            console.print(f"left out for {', '.join(run.part.tasks)}: {reason}", markup=False, soft_wrap=True)
+        for record in run.quarantined:
+            console.print(f"shard {record.shard} was given up: {record.reason.strip().splitlines()[0]}", markup=False)
+    n_prompts, n_shards = sum(run.plan.n_prompts for run in runs), sum(len(run.plan.shards) for run in runs)
+    missing = [run.plan.shards[shard] for run in runs for shard in run.missing]
     console.print(
-        f"{prompts:,} of {run.plan.n_prompts:,} prompts, {done:,} of {len(run.plan.shards):,} shards "
-        f"({run.found:,} from before), in {duration(run.seconds)}"
+        f"{n_prompts - sum(shard.n_prompts for shard in missing):,} of {n_prompts:,} prompts, "
+        f"{n_shards - len(missing):,} of {n_shards:,} shards ({sum(run.found for run in runs):,} from before), "
+        f"in {duration(sum(run.seconds for run in runs))}"
     )
-    console.print(f"Results: {out}", markup=False, soft_wrap=True)
+    folders = ", ".join(run.out for run in runs)
+    console.print(f"Results: {folders}", markup=False, soft_wrap=True)
     console.print(
         f'Next:    python -c "import gbcd; print(gbcd.summary({out!r}).collect())"', markup=False, soft_wrap=True
     )
+
+
+def _rankings(summary: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    nodes = summary.filter((pl.col("level") == "node") & (pl.col("rank") <= TOP)).sort("rank")
+    for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
+        yield f"{task}, {wrong_answer}", rows
+
+
+def _short_tasks(run: Run) -> Iterator[str]:
+    """Tasks with fewer prompts than were asked for, because there are no more."""
+    planned = Counter[str]()
+    for shard in run.plan.shards:
+        planned[shard.task] += shard.n_prompts
+    for task, count in planned.items():
+        if run.plan.study.prompts_per_task is not None and count < run.plan.study.prompts_per_task:
+            yield f"{task}: {count:,} prompts, which are all inputs of its model"
+
+
+def _show_line(title: str, rows: pl.DataFrame, console: Console) -> None:
+    console.print(f"{title}: {', '.join(rows['component'])}", markup=False, soft_wrap=True)
 
 
 def _show_ranking(title: str, rows: pl.DataFrame, console: Console) -> None:

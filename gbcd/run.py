@@ -1,6 +1,8 @@
 """A whole run: plan or resume, bring up workers, drive them until nothing is left, reduce.
 
 study -> plan.json -> shards -> commits -> summary.parquet
+
+A study of several models is that several times over, model by model, under one progress bar.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,27 +24,32 @@ from rich.console import Console
 from gbcd.errors import Incomplete
 from gbcd.job.commits import Quarantine, committed_ids
 from gbcd.job.driver import Driver, Pool
-from gbcd.job.planning import open_plan
-from gbcd.job.progress import ProgressDisplay
+from gbcd.job.parts import Part
+from gbcd.job.planning import Planned, open_plans
+from gbcd.job.progress import Done, ProgressDisplay
 from gbcd.job.shards import Plan
-from gbcd.job.store import StorageError, Store
+from gbcd.job.store import StorageError
 from gbcd.job.study import Study
 from gbcd.job.workers import EngineBuilder, LocalPool, build_engine
 from gbcd.reduction.reduce import reduce
 
 
 class Run(NamedTuple):
-    """What a run came to.
+    """What a run came to, of the tasks of one model.
 
     Attributes:
+        part: of the study.
+        out: where its results lie.
         plan: what was planned.
         found: shards that were committed before this run began.
         missing: shards that are not committed at its end.
         quarantined: those that were given up, with the reason.
-        seconds: wall time, from planning to summary.
+        seconds: wall time, to its summary.
         summary: the reduction of what is committed; None if nothing is.
     """
 
+    part: Part
+    out: str
     plan: Plan
     found: int
     missing: tuple[int, ...]
@@ -51,13 +58,16 @@ class Run(NamedTuple):
     summary: pl.DataFrame | None
 
 
-def run_study(study: Study, console: Console, build: EngineBuilder = build_engine) -> Run:
+def run_study(study: Study, console: Console, build: EngineBuilder = build_engine) -> tuple[Run, ...]:
     """Run a study, or what is left of it.
 
     Args:
         study: what to run.
         console: where progress is shown.
         build: makes the engine that workers use.
+
+    Returns:
+        What came of it, for each model.
 
     Raises:
         BadInput: the study cannot be run, or its folder holds another.
@@ -67,23 +77,46 @@ def run_study(study: Study, console: Console, build: EngineBuilder = build_engin
     started = time.monotonic()
     with interruptible():
         device = device_of(study)
-        store, plan, resumed = open_plan(study, device)
-        found = len(committed_ids(store))
-        with ProgressDisplay(console) as display:
-            how = f"resuming: {found:,} of {len(plan.shards):,} shards are committed" if resumed else "planned"
-            display.say(f"{plan.n_prompts:,} prompts in {len(plan.shards):,} shards, {how}")
-            quarantined = _drive(study, store, plan, device, display, build)
-        return _concluded(store, plan, found, quarantined, started)
+        planned = open_plans(study, device)
+        found = [committed_ids(one.store) for one in planned]
+        runs: list[Run] = []
+        # interruptible once more: Ray sets a handler of its own when it connects
+        with _workplace(study), interruptible(), ProgressDisplay(console) as display:
+            for one, before in zip(planned, found, strict=True):
+                display.say(_announcement(one, len(before), len(planned)))
+            for number, one in enumerate(planned):
+                display.beside(_done([other for other in planned if other is not one]))
+                quarantined = _drive(study, one, device, display, build)
+                runs.append(_concluded(one, len(found[number]), quarantined, started))
+                started = time.monotonic()
+        return tuple(runs)
+
+
+def _announcement(planned: Planned, found: int, n_parts: int) -> str:
+    n_shards = len(planned.plan.shards)
+    how = f"resuming: {found:,} of {n_shards:,} shards are committed" if planned.resumed else "planned"
+    model = f"{planned.part.model}: " if n_parts > 1 else ""
+    return f"{model}{planned.plan.n_prompts:,} prompts in {n_shards:,} shards, {how}"
+
+
+def _done(others: Sequence[Planned]) -> Done:
+    """What is committed, and planned, for the study's other models."""
+    shards = [one.plan.shards[shard].n_prompts for one in others for shard in committed_ids(one.store)]
+    return Done(
+        shards_done=len(shards),
+        shards=sum(len(one.plan.shards) for one in others),
+        prompts_done=sum(shards),
+        prompts=sum(one.plan.n_prompts for one in others),
+    )
 
 
 def _drive(
-    study: Study, store: Store, plan: Plan, device: str, display: ProgressDisplay, build: EngineBuilder
+    study: Study, planned: Planned, device: str, display: ProgressDisplay, build: EngineBuilder
 ) -> list[Quarantine]:
-    pool = _pool(study, device, build)
+    pool = _pool(study, planned.store.location, device, build)
     try:
-        with interruptible():  # once more: Ray sets a handler of its own when it connects
-            driver = Driver(store, plan, pool, max(1, study.compute.workers), display)
-            driver.run()
+        driver = Driver(planned.store, planned.plan, pool, max(1, study.compute.workers), display)
+        driver.run()
     except StorageError as error:
         raise Incomplete(str(error)) from error
     finally:
@@ -91,18 +124,33 @@ def _drive(
     return driver.quarantined
 
 
-def _pool(study: Study, device: str, build: EngineBuilder) -> Pool:
+@contextmanager
+def _workplace(study: Study) -> Generator[None]:
+    """Ray, for as long as the study lasts: it takes seconds to start."""
     if not study.compute.workers:
-        return LocalPool(study.out, build)
+        yield
+        return
+    from gbcd.job.ray_pool import connected
+
+    with connected(study.compute.workers * study.compute.threads):
+        yield
+
+
+def _pool(study: Study, out: str, device: str, build: EngineBuilder) -> Pool:
+    if not study.compute.workers:
+        return LocalPool(out, build)
     from gbcd.job.ray_pool import RayPool
 
-    out = study.out if "://" in study.out else str(Path(study.out).absolute())  # workers have a folder of their own
+    out = out if "://" in out else str(Path(out).absolute())  # workers have a folder of their own
     return RayPool(out, study.compute.workers, study.compute.threads, device.startswith("cuda"), build)
 
 
-def _concluded(store: Store, plan: Plan, found: int, quarantined: list[Quarantine], started: float) -> Run:
+def _concluded(planned: Planned, found: int, quarantined: list[Quarantine], started: float) -> Run:
+    part, store, plan, _ = planned
     done = committed_ids(store)
     return Run(
+        part=part,
+        out=store.location,
         plan=plan,
         found=found,
         missing=tuple(shard.id for shard in plan.shards if shard.id not in done),

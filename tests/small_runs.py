@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,29 @@ def small_study(folder: Path, workers: int = 0, **fields: Any) -> Study:
     return Study(**{**defaults, **fields}, compute=compute)
 
 
+def as_toml(study: Study, workers: int) -> str:
+    """A small study as a file."""
+    return (
+        f'model = "{study.model}"\ntasks = ["ioi"]\nprompts_per_task = {study.prompts_per_task}\n'
+        f'wrong_answers = {list(study.wrong_answers)}\nout = "{study.out}"\n'
+        f'[compute]\nworkers = {workers}\ndevice = "cpu"\n'
+        f"shard_size = {study.compute.shard_size}\nbatch_size = {study.compute.batch_size}\n"
+    )
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds, three minutes at most."""
+    for _ in range(9000):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise TimeoutError("it does not happen")
+
+
 def finished(study: Study, build: EngineBuilder = build_engine) -> Run:
-    """Run `study` quietly."""
-    return run_study(study, Console(file=io.StringIO()), build)
+    """Run `study`, of one model, quietly."""
+    [run] = run_study(study, Console(file=io.StringIO()), build)
+    return run
 
 
 def tables(out: str) -> dict[str, pl.DataFrame]:

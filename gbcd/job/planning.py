@@ -1,12 +1,15 @@
 """From a study to a plan: draw and check all prompts, hash everything that goes in, store it, or resume what is there.
 
 Everything that can be refused is refused here, before any work: unknown names, prompts that the tokenizer cannot take,
-a model that cannot be had, a folder that cannot be written or that holds another study.
+a model that cannot be had, a folder that cannot be written or that holds another study. A study of several models has a
+plan for each; all of them are drawn and checked before the first is stored.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import NamedTuple, cast
 
@@ -17,8 +20,10 @@ from gbcd.architectures import models
 from gbcd.architectures.models import LoadedModel
 from gbcd.errors import BadInput
 from gbcd.job.inputs import InputsWriter
+from gbcd.job.parts import Part, folder_of, record_parts, refuse_other_parts
 from gbcd.job.shards import PLAN, Identity, Plan, Settings, Shard, cut, read_plan
 from gbcd.job.sources import fingerprints, needs_meaning, refuse_unknown, sources
+from gbcd.job.splitting import split
 from gbcd.job.store import StorageError, Store
 from gbcd.job.study import Compute, Study
 from gbcd.prompting.outputs import space_of
@@ -31,15 +36,23 @@ AUTO_BATCH_SIZE = 64
 
 
 class Planned(NamedTuple):
-    """A plan, and whether it was there before."""
+    """A plan, and whether it was there before.
 
+    Attributes:
+        part: of the study, the tasks of one model.
+        store: the results folder of that part.
+        plan: what is planned there.
+        resumed: True if it was there before.
+    """
+
+    part: Part
     store: Store
     plan: Plan
     resumed: bool
 
 
-def open_plan(study: Study, device: str) -> Planned:
-    """The plan of `study`: the stored one if there is one, else a new one, stored.
+def open_plans(study: Study, device: str) -> tuple[Planned, ...]:
+    """The plans of `study`, one for each model: stored ones where there are, else new ones, stored.
 
     Args:
         study: what to run.
@@ -50,17 +63,20 @@ def open_plan(study: Study, device: str) -> Planned:
         StorageError: the bucket does not answer now.
     """
     refuse_unknown(study)
+    parts = split(study)
     store = Store(study.out)
-    loaded = models.load(study.model, "cpu", study.compute.dtype)
-    identity = _identity(study, device, loaded)
     try:
-        if store.exists(PLAN):
-            return Planned(store, _resumed(store, identity), resumed=True)
-        return _created(store, identity, loaded)
+        _refuse_other_layout(store, parts)
+        with ExitStack() as drafts:
+            ready = [drafts.enter_context(_drafted(study, part, device)) for part in parts]
+            planned = tuple(store_plan() for store_plan in ready)
+        if len(parts) > 1:
+            record_parts(store, parts)
     except StorageError as error:
         if not error.is_lasting:
             raise
         raise BadInput(f"results cannot be kept in {study.out!r}: {error}") from error
+    return planned
 
 
 def study_of(plan: Plan, out: str, workers: int | None = None) -> Study:
@@ -95,6 +111,38 @@ def _identity(study: Study, device: str, loaded: LoadedModel) -> Identity:
     )
 
 
+@contextmanager
+def _drafted(study: Study, part: Part, device: str) -> Generator[Callable[[], Planned]]:
+    """The plan of one part, found, or drawn and checked; what is yielded stores it."""
+    store = Store(folder_of(study.out, part))
+    loaded = models.load(part.model, "cpu", study.compute.dtype)
+    fields = {"model": part.model, "tasks": part.tasks, "wrong_answers": part.wrong_answers}
+    identity = _identity(study.model_copy(update=fields), device, loaded)
+    if store.exists(PLAN):
+        plan = _resumed(store, identity)
+        yield lambda: Planned(part, store, plan, resumed=True)
+        return
+    with InputsWriter() as writer:
+        shards = _write_prompts(writer, identity.study, loaded)
+        yield lambda: _created(part, store, identity, writer, shards)
+
+
+def _created(part: Part, store: Store, identity: Identity, writer: InputsWriter, shards: list[Shard]) -> Planned:
+    inputs = writer.publish(store)
+    plan = Plan(identity=identity, inputs=inputs, prompts_sha256=writer.prompts_sha256, shards=tuple(shards))
+    if store.create(PLAN, plan.model_dump_json(indent=1).encode()):
+        return Planned(part, store, plan, resumed=False)
+    store.delete(inputs.path)
+    return Planned(part, store, _resumed(store, identity), resumed=True)
+
+
+def _refuse_other_layout(store: Store, parts: tuple[Part, ...]) -> None:
+    """One model's plan lies in the folder itself, those of several in folders of their own; never both."""
+    refuse_other_parts(store, parts)
+    if len(parts) > 1 and store.exists(PLAN):
+        raise BadInput(f"{store.location!r} holds another study, of one model: give another --out")
+
+
 def _resumed(store: Store, identity: Identity) -> Plan:
     plan = read_plan(store)
     if differences := plan.identity.differences(identity):
@@ -104,17 +152,6 @@ def _resumed(store: Store, identity: Identity) -> Plan:
             + "\nGive another --out, or ask for the same study to go on with it."
         )
     return plan
-
-
-def _created(store: Store, identity: Identity, loaded: LoadedModel) -> Planned:
-    with InputsWriter() as writer:
-        shards = _write_prompts(writer, identity.study, loaded)
-        inputs = writer.publish(store)
-    plan = Plan(identity=identity, inputs=inputs, prompts_sha256=writer.prompts_sha256, shards=tuple(shards))
-    if store.create(PLAN, plan.model_dump_json(indent=1).encode()):
-        return Planned(store, plan, resumed=False)
-    store.delete(inputs.path)
-    return Planned(store, _resumed(store, identity), resumed=True)
 
 
 def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -> list[Shard]:

@@ -26,6 +26,15 @@ class Standing(NamedTuple):
     workers: int
 
 
+class Done(NamedTuple):
+    """What is done of something, and how much there is."""
+
+    shards_done: int
+    shards: int
+    prompts_done: int
+    prompts: int
+
+
 class ProgressDisplay:
     """Shows a run's standing. A context manager; call `show` as often as you like."""
 
@@ -43,6 +52,7 @@ class ProgressDisplay:
             transient=True,
         )
         self._bar_task = self._bar.add_task("Computing", total=None, detail="")
+        self._beside = Done(0, 0, 0, 0)
         self._first: tuple[float, int] | None = None
         self._last_line = -PLAIN_INTERVAL
 
@@ -61,8 +71,14 @@ class ProgressDisplay:
         """Print a line that stays."""
         self._console.print(message, highlight=False, soft_wrap=True)
 
+    def beside(self, others: Done) -> None:
+        """Count `others` too in what is shown from now on: a study's other models."""
+        self._beside = others
+
     def show(self, standing: Standing) -> None:
         """Bring the display up to date."""
+        summed = {name: getattr(standing, name) + count for name, count in self._beside._asdict().items()}
+        standing = standing._replace(**summed)
         now = time.monotonic()
         if self._first is None:
             self._first = (now, standing.prompts_done)

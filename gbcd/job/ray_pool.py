@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import ray
@@ -72,6 +74,17 @@ def connect(n_cpus: int) -> bool:
         return False
     ray.init(address="local", num_cpus=max(n_cpus, os.cpu_count() or 1), include_dashboard=False, **quiet)
     return True
+
+
+@contextmanager
+def connected(n_cpus: int) -> Generator[None]:
+    """Joined as by `connect` inside the context; what was started is stopped at its end."""
+    started = connect(n_cpus)
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
 
 
 def cluster_has_gpu() -> bool:

@@ -2,7 +2,7 @@
 
 Everything starts from the commit records, so a file without one does not exist here, and a run that is still going
 can be read. Norms lie wide on disk (`tables.py`); `scan` unfolds them, and polars reads only the columns and rows that
-a query asks for.
+a query asks for. A study of several models (`parts.py`) is read as one: its tasks tell its models apart.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gbcd.component import Component
 from gbcd.errors import BadInput
 from gbcd.gradients.tables import COMPONENTS, PROMPTS, STATISTICS, ShardTables
 from gbcd.job.commits import Commit, read_commits
+from gbcd.job.parts import folders
 from gbcd.job.shard_files import Contents, decode
 from gbcd.job.store import Store
 
@@ -37,8 +38,9 @@ def scan(out: str) -> pl.LazyFrame:
     Raises:
         BadInput: nothing is committed in `out`.
     """
-    store = Store(out)
-    return unfold(_committed(store, "norms"), _parquet(store, [COMPONENTS_FILE]).collect())
+    return pl.concat(
+        unfold(norms, _parquet(store, COMPONENTS_FILE).collect()) for store, norms in _committed(out, "norms")
+    )
 
 
 def unfold(norms: pl.LazyFrame, parts: pl.DataFrame) -> pl.LazyFrame:
@@ -70,7 +72,7 @@ def prompts(out: str) -> pl.LazyFrame:
     Raises:
         BadInput: nothing is committed in `out`.
     """
-    return _committed(Store(out), "prompts").select(PROMPTS.names)
+    return pl.concat(table.select(PROMPTS.names) for _, table in _committed(out, "prompts"))
 
 
 def coherence(out: str) -> pl.LazyFrame:
@@ -79,16 +81,18 @@ def coherence(out: str) -> pl.LazyFrame:
     Raises:
         BadInput: nothing is committed in `out`.
     """
-    return _committed(Store(out), "coherence")
+    return pl.concat(table for _, table in _committed(out, "coherence"))
 
 
 def components(out: str) -> pl.LazyFrame:
     """Parts of the model in canonical order: `component, node, layer, head, part, n_params`.
 
     Raises:
-        BadInput: `out` holds no results.
+        BadInput: `out` holds no results, or those of several models, whose parts are not one table.
     """
-    return _parquet(Store(out), [COMPONENTS_FILE])
+    if (several := folders(out)) != [out]:
+        raise BadInput(f"{out!r} holds several models; ask for the components of one: {', '.join(several)}")
+    return _parquet(Store(out), COMPONENTS_FILE)
 
 
 def summary(out: str) -> pl.LazyFrame:
@@ -97,7 +101,9 @@ def summary(out: str) -> pl.LazyFrame:
     Raises:
         BadInput: `out` has not been reduced.
     """
-    return _parquet(Store(out), [SUMMARY_FILE])
+    stores = [Store(folder) for folder in folders(out)]
+    reduced = [store for store in stores if store.exists(SUMMARY_FILE)]
+    return pl.concat(_parquet(store, SUMMARY_FILE) for store in reduced or stores)
 
 
 def shard_tables(store: Store) -> Iterator[ShardTables]:
@@ -154,15 +160,19 @@ def encoded(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _committed(store: Store, kind: str) -> pl.LazyFrame:
-    commits = read_commits(store)
-    if not commits:
-        raise BadInput(f"nothing is committed in {store.location!r} yet: `gbcd status` says how far it is")
-    return pl.scan_parquet([store.url(commit.files[kind].path) for commit in commits], glob=False)
+def _committed(out: str, kind: str) -> list[tuple[Store, pl.LazyFrame]]:
+    """The tables of one kind in each results folder where something is committed."""
+    found: list[tuple[Store, pl.LazyFrame]] = []
+    for store in map(Store, folders(out)):
+        if commits := read_commits(store):
+            paths = [store.url(commit.files[kind].path) for commit in commits]
+            found.append((store, pl.scan_parquet(paths, glob=False)))
+    if not found:
+        raise BadInput(f"nothing is committed in {out!r} yet: `gbcd status` says how far it is")
+    return found
 
 
-def _parquet(store: Store, paths: list[str]) -> pl.LazyFrame:
-    for path in paths:
-        if not store.exists(path):
-            raise BadInput(f"{store.location!r} holds no {path} (yet): run the study, or `gbcd reduce` for a summary")
-    return pl.scan_parquet([store.url(path) for path in paths], glob=False)
+def _parquet(store: Store, path: str) -> pl.LazyFrame:
+    if not store.exists(path):
+        raise BadInput(f"{store.location!r} holds no {path} (yet): run the study, or `gbcd reduce` for a summary")
+    return pl.scan_parquet(store.url(path), glob=False)

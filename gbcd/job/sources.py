@@ -59,7 +59,7 @@ def fingerprints(study: Study, tokenizer: PreTrainedTokenizerBase) -> dict[str, 
     if study.prompts is not None:
         return {f"prompts:{TASK}": prompt_files.sha256(study.prompts)}
     sample = min(study.prompts_per_task, FINGERPRINT_PROMPTS)
-    return {f"prompts:{task}": fingerprint(tasks.draw(task, tokenizer, sample, study.seed)) for task in study.tasks}
+    return {f"prompts:{task}": fingerprint(_drawn(task, tokenizer, sample, study.seed)) for task in study.tasks}
 
 
 def needs_meaning(definitions: tuple[str, ...]) -> bool:
@@ -79,11 +79,17 @@ def sources(study: Settings, loaded: LoadedModel) -> Iterator[Source]:
         yield _from_file(study, study.prompts, loaded, embed)
         return
     for task in study.tasks:
-        prompts = tasks.draw(task, loaded.tokenizer, study.prompts_per_task or 0, study.seed)
+        prompts = _drawn(task, loaded.tokenizer, study.prompts_per_task or 0, study.seed)
         random.Random(f"{study.seed}/{task}").shuffle(prompts)
         if embed is not None:
             prompts = meaning.with_farthest(prompts, embed)
         yield Source(task, len(prompts), iter(prompts))
+
+
+def _drawn(task: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> list[Prompt]:
+    """`n` prompts of a task, or all that there are where these are all inputs of its model."""
+    chosen = tasks.get(task)
+    return chosen.draw(tokenizer, min(n, chosen.capacity(tokenizer)) if chosen.is_finite else n, seed)
 
 
 def _from_file(study: Settings, path: str, loaded: LoadedModel, embed: Embed | None) -> Source:

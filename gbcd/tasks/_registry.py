@@ -48,6 +48,8 @@ class Task:
         description: what the task is, in prose.
         circuit: the published circuit; None where there is none.
         families: the task's prompts for a vocabulary.
+        model: the one model that the task is for; None where any language model will do.
+        is_finite: True where the prompts are all inputs of the model, so that who asks for more gets all.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Task:
     description: str
     circuit: PublishedCircuit | None
     families: Families
+    model: str | None = None
+    is_finite: bool = False
 
     def capacity(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Number of distinct prompts that the task can give under `tokenizer`."""
@@ -82,13 +86,17 @@ class Task:
         ]
 
 
-def task(name: str, metric: Metric, circuit: str | None = None) -> Callable[[Families], Task]:
+def task(
+    name: str, metric: Metric, circuit: str | None = None, *, model: str | None = None, is_finite: bool = False
+) -> Callable[[Families], Task]:
     """Register a function from vocabulary to families as the task `name`; its docstring is the description.
 
     Args:
         name: new name.
         metric: how well a model solves a prompt.
         circuit: key of the published circuit in `circuits.json`.
+        model: the one model that the task is for.
+        is_finite: the prompts are all inputs of that model.
 
     Raises:
         BadInput: another task has this name.
@@ -98,7 +106,8 @@ def task(name: str, metric: Metric, circuit: str | None = None) -> Callable[[Fam
         if name in _tasks:
             raise BadInput(f"There is a task '{name}' already. Choose another name.")
         circuit_of_task = published_circuit(circuit) if circuit else None
-        _tasks[name] = Task(name, metric, (families.__doc__ or "").strip(), circuit_of_task, families)
+        description = (families.__doc__ or "").strip()
+        _tasks[name] = Task(name, metric, description, circuit_of_task, families, model, is_finite)
         return _tasks[name]
 
     return register

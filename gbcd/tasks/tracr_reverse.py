@@ -10,7 +10,7 @@ from gbcd.tasks._families import Family
 from gbcd.tasks._registry import task
 
 
-@task("tracr_reverse", metric="mean_squared_error", circuit="tracr_reverse")
+@task("tracr_reverse", metric="mean_squared_error", circuit="tracr_reverse", model="tracr_reverse", is_finite=True)
 def reverse(vocabulary: Vocabulary) -> Iterator[Family]:
     """1 2 3 -> 3 2 1: the symbols in reverse order.
 

@@ -10,7 +10,13 @@ from gbcd.tasks._families import Family
 from gbcd.tasks._registry import task
 
 
-@task("tracr_xproportion", metric="mean_squared_error", circuit="tracr_xproportion")
+@task(
+    "tracr_xproportion",
+    metric="mean_squared_error",
+    circuit="tracr_xproportion",
+    model="tracr_xproportion",
+    is_finite=True,
+)
 def xproportion(vocabulary: Vocabulary) -> Iterator[Family]:
     """w x x y -> 0, 1/2, 2/3, 1/2: at each position the share of x among the symbols so far.
 

@@ -99,6 +99,14 @@ def get(name: str) -> WrongAnswer:
     return _REGISTRY[name]
 
 
+def why_undefined(definition: WrongAnswer, space: OutputSpace | None) -> str | None:
+    """Why `definition` means nothing for the answers of a model; None where it does.
+
+    `space` is that of a model with outputs at every position; for a language model, None, every definition does.
+    """
+    return None if space is None else output_targets.why_undefined(definition.name, space.kind)
+
+
 def refuse_undefined(
     definition: WrongAnswer, encoded: Sequence[EncodedPrompt], space: OutputSpace | None = None
 ) -> None:
@@ -114,7 +122,7 @@ def refuse_undefined(
         if definition.needs_meaning and not prompt.farthest_ids:
             raise BadInput(
                 f"{definition.name} needs the answer farthest in meaning, and {prompt.prompt.id} has none; "
-                "prepare the prompts with gbcd.semantic.with_farthest"
+                "prepare the prompts with gbcd.wrong_answers.meaning.with_farthest"
             )
         if definition.needs_foil and not prompt.wrong_ids:
             raise BadInput(

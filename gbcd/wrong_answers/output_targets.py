@@ -1,6 +1,6 @@
 """What "maximally wrong" means for models that give an output at every position.
 
-The same names as in `wrong_answers.py`, each defined here for sequences of symbols, for numbers, for both, or refused
+The same names as in `gbcd.wrong_answers`, each defined here for sequences of symbols, for numbers, for both, or refused
 with the reason. The loss is a mean squared error over all positions but that of BOS,
 
     (1 / T) sum_t ||y_t - target_t||^2,
@@ -109,9 +109,20 @@ def for_outputs(
 
 def target_of(name: str, scene: OutputScene) -> Target:
     """The target of the wrong answer `name`; see `refuse_undefined`."""
-    define = _definition(name, scene.space.kind).define
+    define = _REGISTRY[name].define
     assert define is not None
     return define(scene)
+
+
+def why_undefined(name: str, kind: str) -> str | None:
+    """Why the wrong answer `name` means nothing for answers of `kind`; None where it does."""
+    if name not in _REGISTRY:
+        return (
+            f"{name} is defined for tokens alone, and the answers here are a {kind} at every position; give it a "
+            "second function with gbcd.wrong_answers.output_targets.for_outputs, or choose another definition"
+        )
+    found = _REGISTRY[name]
+    return None if kind in found.kinds else f"{name} is not defined for answers of the kind {kind}: {found.reason}"
 
 
 def refuse_undefined(name: str, needs_foil: bool, encoded: Sequence[EncodedPrompt], space: OutputSpace) -> None:
@@ -120,7 +131,8 @@ def refuse_undefined(name: str, needs_foil: bool, encoded: Sequence[EncodedPromp
     Raises:
         BadInput: it is not, with the reason, or a prompt lacks the wrong answer that it reads.
     """
-    _definition(name, space.kind)
+    if (reason := why_undefined(name, space.kind)) is not None:
+        raise BadInput(reason)
     for prompt in encoded:
         if needs_foil and not (prompt.outputs and prompt.outputs.wrong):
             raise BadInput(f"{name} compares with the task's own wrong answer, and {prompt.prompt.id} has none")
@@ -201,18 +213,6 @@ def inverse_logits(scene: OutputScene) -> Target:
 def right_answer(scene: OutputScene) -> Target:
     """Mean squared error towards the right answer; zero, with its gradient, where the program is computed exactly."""
     return TowardsOutputs(scene.right, scene.real)
-
-
-def _definition(name: str, kind: str) -> OutputDefinition:
-    if name not in _REGISTRY:
-        raise BadInput(
-            f"{name} is defined for tokens alone, and the answers here are a {kind} at every position; give it a "
-            "second function with gbcd.output_targets.for_outputs, or choose another definition"
-        )
-    found = _REGISTRY[name]
-    if kind not in found.kinds:
-        raise BadInput(f"{name} is not defined for answers of the kind {kind}: {found.reason}")
-    return found
 
 
 def _vectors(values: Sequence[float], space: OutputSpace) -> Float[Tensor, "pos value"]:
