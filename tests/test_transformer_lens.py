@@ -8,10 +8,12 @@ from transformer_lens_values import STEPS, VALUES, shared_model, shared_prompts
 
 from gbcd.architectures.models import prepared
 from gbcd.evaluation.attribution import INTEGRATION_STEPS, attribute
+from gbcd.evaluation.edges import can_score_edges, edge_attribution
 from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.points import points
+from gbcd.reduction.circuits import Config
 
 WANTED = json.loads(VALUES.read_text())["prompts"]
 
@@ -40,3 +42,11 @@ def test_resample_ablation_is_that_of_transformer_lens(case):
     wanted = table("resample", [point.name for point in case[2]])
     assert np.abs(wanted).max() > 0.5
     np.testing.assert_allclose(effects.drops["resample"], wanted, atol=1e-9)
+
+
+def test_edge_attribution_is_that_of_transformer_lens(case):
+    loaded, pairs, _, metric = case
+    assert can_score_edges(loaded)
+    found = edge_attribution(loaded, pairs, metric, Config.of(loaded.components))
+    assert found.keys() == WANTED[0]["edges"].keys()
+    np.testing.assert_allclose(list(found.values()), table("edges", found).mean(axis=0), atol=1e-9)

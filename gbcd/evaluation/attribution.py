@@ -9,8 +9,8 @@ m by a, all summed over positions:
                               counterfactual to the prompt (Hanna et al. 2024, arXiv 2403.17806, EAP-IG inputs)
     hisp                      |a . g|, head importance (Michel et al. 2019, arXiv 1905.10650, section 4.1)
     direct_effect             a . f at the last position, where f is the gradient of m by what the component adds to the
-                              residual stream with the final norm's statistics held fixed: for the logit difference
-                              this is direct logit attribution, the comparison of the deck
+                              residual stream with the final norm's statistics held fixed (`direct_effect.py`): for
+                              the logit difference this is direct logit attribution, the comparison of the deck
 
 The first two and the last are signed and estimate the drop that an ablation would cause. A backward pass runs to
 activations only and costs about as much as a forward pass, so it is counted as one.
@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from gbcd.architectures import parameter
 from gbcd.architectures.models import LoadedModel
+from gbcd.evaluation.direct_effect import direct_effects, norm_tensors
 from gbcd.evaluation.metrics import Metric
 from gbcd.evaluation.pairs import Batch, Pairs
 from gbcd.evaluation.points import Point, Tensors, recorded
-from gbcd.evaluation.replay import Replay, final_norm
+from gbcd.evaluation.replay import Replay
 
 INTEGRATION_STEPS = 5
 
@@ -76,11 +76,11 @@ def _batch(
     metric: Metric,
     with_direct: bool,
 ) -> dict[str, list[Float[Tensor, "batch"]]]:
-    ends = _embeddings(loaded, batch.counterfactual_ids), _embeddings(loaded, batch.ids)
+    ends = embedded(loaded, batch.counterfactual_ids), embedded(loaded, batch.ids)
     away = Replay(loaded, batch.counterfactual_ids, tensors).values
-    here, gradients = _gradients(loaded, batch, [*tensors, *_norm_tensors(loaded)], metric, ends[1])
+    here, gradients = passed_back(loaded, batch, sorted({*tensors, *norm_tensors(loaded)}), metric, ends[1])
     steps = [torch.lerp(*ends, step / INTEGRATION_STEPS) for step in range(1, INTEGRATION_STEPS)]
-    path = [gradients, *(_gradients(loaded, batch, tensors, metric, step)[1] for step in steps)]
+    path = [gradients, *(passed_back(loaded, batch, tensors, metric, step)[1] for step in steps)]
     means = {tensor: torch.stack([grads[tensor] for grads in path]).mean(0) for tensor in tensors}
     change = {tensor: here[tensor] - away[tensor] for tensor in tensors}
     found = {
@@ -89,8 +89,7 @@ def _batch(
         "hisp": [_inner(point, here, gradients).abs() for point in points],
     }
     if with_direct:
-        direction = _direct_direction(loaded, here, gradients)
-        found["direct_effect"] = [_direct(loaded, point, here, direction) for point in points]
+        found["direct_effect"] = direct_effects(loaded, points, here, gradients)
     return found
 
 
@@ -98,12 +97,13 @@ def _inner(point: Point, left: dict[Tensors, Tensor], right: dict[Tensors, Tenso
     return (point.of(left[point.tensor]) * point.of(right[point.tensor])).sum((1, 2))
 
 
-def _embeddings(loaded: LoadedModel, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+def embedded(loaded: LoadedModel, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    """Token embeddings, positions apart: where a pass may start from."""
     table: Any = loaded.model.get_submodule(loaded.sites.embedding.token)
     return table(ids.to(loaded.device))
 
 
-def _gradients(
+def passed_back(
     loaded: LoadedModel,
     batch: Batch,
     tensors: Sequence[Tensors],
@@ -117,32 +117,3 @@ def _gradients(
         logits = model(inputs_embeds=start, use_cache=False, logits_to_keep=1).logits[:, -1]
         gradients = torch.autograd.grad(metric(logits, batch.rows).sum(), [values[tensor] for tensor in tensors])
     return {tensor: value.detach() for tensor, value in values.items()}, dict(zip(tensors, gradients, strict=True))
-
-
-def _norm_tensors(loaded: LoadedModel) -> tuple[Tensors, Tensors]:
-    module = final_norm(loaded.sites)
-    return Tensors(module, "input"), Tensors(module, "output")
-
-
-def _direct_direction(
-    loaded: LoadedModel, values: dict[Tensors, Tensor], gradients: dict[Tensors, Tensor]
-) -> Float[Tensor, "batch d_model"]:
-    """Gradient of the metric by the final residual stream at the last position, the norm's statistics held fixed."""
-    norm = loaded.model.get_submodule(final_norm(loaded.sites))
-    if not isinstance(norm, nn.LayerNorm):
-        raise TypeError(f"the direct effect is worked out for layer norms; the final norm is a {type(norm).__name__}")
-    before, after = _norm_tensors(loaded)
-    deviation = (values[before][:, -1].var(-1, correction=0, keepdim=True) + norm.eps).sqrt()
-    scaled = gradients[after][:, -1] * norm.weight / deviation
-    return scaled - scaled.mean(-1, keepdim=True)
-
-
-def _direct(
-    loaded: LoadedModel, point: Point, values: dict[Tensors, Tensor], direction: Float[Tensor, "batch d_model"]
-) -> Float[Tensor, "batch"]:
-    value = point.of(values[point.tensor])[:, -1]
-    if point.tensor.side == "input":
-        weight = parameter(loaded.model, point.tensor.module)
-        is_linear = isinstance(loaded.model.get_submodule(point.tensor.module), nn.Linear)
-        value = value @ point.of(weight if is_linear else weight.T).T
-    return (value * direction).sum(-1)

@@ -1,4 +1,4 @@
-"""Scores to beat: attributions that need a pass through the model, and what the weights alone say."""
+"""Scores to beat: those that need counterfactuals or a pass of their own, and what the weights alone say."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from gbcd.architectures import parameter
 from gbcd.architectures.models import LoadedModel
 from gbcd.component import Component
 from gbcd.evaluation.attribution import Attribution
+from gbcd.evaluation.contrast import COST, contrast_norms
+from gbcd.evaluation.pairs import Pairs
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import means
 
@@ -24,6 +26,18 @@ def attribution_scores(
         Score(name, None, np.abs(means(weights, attribution.values)), attribution.cost)
         for name, attribution in attributions.items()
     ]
+
+
+def contrast_scores(
+    loaded: LoadedModel,
+    pairs: Pairs,
+    components: Sequence[Component],
+    wrong_answers: Sequence[str],
+    weights: Float[np.ndarray, "replicas prompts"],
+) -> list[Score]:
+    """Mean norms of the difference of the gradients of prompt and counterfactual, with replicas."""
+    found = contrast_norms(loaded, pairs, components, wrong_answers)
+    return [Score("contrast_norm", name, means(weights, values), COST) for name, values in found.items()]
 
 
 def static_scores(loaded: LoadedModel, components: Sequence[Component], n_replicas: int, seed: int) -> list[Score]:

@@ -1,21 +1,25 @@
 """Where the value of a component lies in a forward pass, so that it can be read and replaced.
 
 A head is what it hands to the attention output: its slice of the input of the `o` map. An MLP is what it adds to the
-residual stream: the output of its `out` map. Of the parts, `q`, `k`, `v` and `in` are outputs of their maps (for `in`
-that is the pre-activation), and `o` and `out` are one and the same point as their head and MLP.
+residual stream: the output of its `out` or `down` map (which Gemma norms once more). A group of heads that share keys
+and values is the values that it hands to them; like a head's queries, its keys only say where those are looked for. Of
+the parts, `q`, `k`, `v`, `in`, `gate` and `up` are outputs of their maps (for `in` and `gate` that is the
+pre-activation; queries and keys are meant before norm and rotation), and the others are the same point as their node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gbcd.architectures.sites import ModelSites
 from gbcd.component import Component
+from gbcd.reduction.nodes import GROUP_WRITERS, WRITERS
 
 Level = Literal["node", "part"]
 
@@ -51,7 +55,7 @@ def points(sites: ModelSites, components: Collection[Component], level: Level) -
     }
     found: list[Point] = []
     for component in components:
-        writes = component.part in ("o", "out")
+        writes = component.part in (GROUP_WRITERS if component.is_group else WRITERS)
         if component.is_circuit_part and (writes or level == "part"):
             module, index, count = places[component.name]
             tensor = Tensors(module, "input" if component.part == "o" else "output")
@@ -66,7 +70,7 @@ def recorded(model: nn.Module, tensors: Collection[Tensors]) -> Generator[dict[T
     record: dict[Tensors, Tensor] = {}
     with ExitStack() as hooks:
         for tensor in set(tensors):
-            hooks.callback(_hook(model, tensor, lambda value, tensor=tensor: record.__setitem__(tensor, value)).remove)
+            _hook(hooks, model, tensor, partial(record.__setitem__, tensor))
         yield record
 
 
@@ -85,13 +89,36 @@ def replaced(model: nn.Module, values: Mapping[Point, Float[Tensor, "batch pos s
 
     with ExitStack() as hooks:
         for tensor, patches in by_tensor.items():
-            hooks.callback(_hook(model, tensor, lambda whole, patches=patches: replace(whole, patches)).remove)
+            _hook(hooks, model, tensor, partial(replace, patches=patches))
         yield
 
 
-def _hook(model: nn.Module, tensor: Tensors, act: Any) -> Any:
+def block_of(module: str) -> str | None:
+    """Dotted path of the block that a module is part of: up to its first number, such as `transformer.h.3`."""
+    pieces = module.split(".")
+    number = next((index for index, piece in enumerate(pieces) if piece.isdigit()), None)
+    return None if number is None else ".".join(pieces[: number + 1])
+
+
+def _hook(stack: ExitStack, model: nn.Module, tensor: Tensors, act: Callable[[Tensor], Tensor | None]) -> None:
     """Call `act` with the tensor; if it returns one, the pass goes on with that."""
-    module = model.get_submodule(tensor.module)
+    module, block = model.get_submodule(tensor.module), block_of(tensor.module)
+    rows: list[int] = []
+
+    def by_rows(value: Tensor) -> Tensor | None:
+        if value.ndim == 3:
+            return act(value)
+        # rows of the batch end to end (OPT): taken apart for `act`, and put together again behind it
+        apart = value.unflatten(0, (rows[-1], -1))
+        changed = act(apart)
+        return (apart if changed is None else changed).flatten(0, 1)
+
+    if block is not None:
+        counting = model.get_submodule(block).register_forward_pre_hook(
+            lambda _block, inputs: rows.append(len(inputs[0]))
+        )
+        stack.callback(counting.remove)
     if tensor.side == "output":
-        return module.register_forward_hook(lambda _module, _inputs, output: act(output))
-    return module.register_forward_pre_hook(lambda _module, inputs: act(inputs[0]))
+        stack.callback(module.register_forward_hook(lambda _module, _inputs, output: by_rows(output)).remove)
+    else:
+        stack.callback(module.register_forward_pre_hook(lambda _module, inputs: by_rows(inputs[0])).remove)

@@ -2,8 +2,8 @@
 
 The first pass keeps the arguments of every block. A change in block l leaves everything before it as it was, so
 `rerun` starts there, with the kept input: on average half of the blocks are saved. It relies on what all
-decoder-only models of transformers share (a chain of blocks that hand on the residual stream, a final norm, an
-unembedding) and on nothing else about them.
+decoder-only models of transformers share (a chain of blocks that hand on the residual stream, mostly a final norm, an
+unembedding, perhaps a cap on the logits) and on nothing else about them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from gbcd.architectures.models import LoadedModel
 from gbcd.architectures.sites import ModelSites
-from gbcd.evaluation.points import Point, Tensors, recorded, replaced
+from gbcd.evaluation.points import Point, Tensors, block_of, recorded, replaced
 
 
 class Replay:
     """One batch through a model.
 
     Attributes:
-        logits: at the last position.
+        logits: at the last position; at every position for models that answer there.
         values: the tensors that were asked for.
         n_layers_run: blocks run so far, the first pass included.
     """
@@ -35,20 +35,24 @@ class Replay:
         """Run the batch, recording `tensors`."""
         self._model: Any = loaded.model
         self._blocks = [self._model.get_submodule(path) for path in block_paths(loaded.sites)]
-        self._norm = self._model.get_submodule(final_norm(loaded.sites))
+        has_norm = bool(loaded.sites.gains)
+        self._norm = self._model.get_submodule(final_norm(loaded.sites)) if has_norm else nn.Identity()
+        self._reads_all = loaded.sites.reads_every_token
         self._unembed = self._model.get_submodule(loaded.sites.embedding.unembed)
+        self._cap = loaded.sites.embedding.logit_cap
         self._arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         with recorded(self._model, tensors) as values, ExitStack() as hooks:
             for block in self._blocks:
                 hooks.callback(block.register_forward_pre_hook(self._keep, with_kwargs=True).remove)
-            output = self._model(ids.to(loaded.device), use_cache=False, logits_to_keep=1)
-        self.logits: Float[Tensor, "batch vocab"] = output.logits[:, -1]
+            kept = {} if self._reads_all else {"logits_to_keep": 1}
+            logits = self._model(ids.to(loaded.device), use_cache=False, **kept).logits
+        self.logits: Float[Tensor, "batch *pos vocab"] = logits if self._reads_all else logits[:, -1]
         self.values: dict[Tensors, Tensor] = values
         self.n_layers_run = len(self._blocks)
 
     @torch.no_grad()
-    def rerun(self, patches: Mapping[Point, Float[Tensor, "batch pos slice"]]) -> Float[Tensor, "batch vocab"]:
-        """Logits at the last position with `patches` in place."""
+    def rerun(self, patches: Mapping[Point, Float[Tensor, "batch pos slice"]]) -> Float[Tensor, "batch *read vocab"]:
+        """`logits` with `patches` in place."""
         if not patches:
             return self.logits
         first = min(point.layer for point in patches)
@@ -58,20 +62,16 @@ class Replay:
                 output = block(hidden, *arguments[1:], **named)
                 hidden = output[0] if isinstance(output, tuple) else output
         self.n_layers_run += len(self._blocks) - first
-        return self._unembed(self._norm(hidden[:, -1]))
+        logits = self._unembed(self._norm(hidden if self._reads_all else hidden[:, -1]))
+        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
     def _keep(self, _block: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._arguments.append((arguments, named))
 
 
 def block_paths(sites: ModelSites) -> list[str]:
-    """Dotted paths of the blocks, in order: each module's path up to its first number, such as `transformer.h.3`."""
-    paths: dict[str, None] = {}
-    for site in sites.linear:
-        pieces = site.module.split(".")
-        number = next(index for index, piece in enumerate(pieces) if piece.isdigit())
-        paths[".".join(pieces[: number + 1])] = None
-    return list(paths)
+    """Dotted paths of the blocks, in order."""
+    return list(dict.fromkeys(path for site in sites.linear if (path := block_of(site.module)) is not None))
 
 
 def final_norm(sites: ModelSites) -> str:
