@@ -7,7 +7,8 @@ Taylor scores do not add. A node's Taylor score is to be the first-order effect 
 a chain: scaling `v` by `1 - e` and scaling `o` by `1 - e` change the head's output in one and the same way, so
 their sum counts that removal twice, and `q` and `k` add the effect of flatter attention, which is no removal at
 all. What removes a node is silence of the part that writes to the residual stream, hence the Taylor score of a head is
-that of its `o`, of an MLP that of its `out`, and of a node with one part that part's.
+that of its `o`, of an MLP that of its `out` or `down`, and of a node with one part that part's. A group of heads that
+share keys and values hands values to them, so its Taylor score is that of its `v`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from jaxtyping import Float, Int
 
 from gbcd.component import Component
 
-#: Parts through which a node writes to the residual stream.
-WRITERS = ("o", "out")
+#: Parts through which a node writes: to the residual stream, or in the case of a group to its heads.
+WRITERS = ("o", "out", "down")
+GROUP_WRITERS = ("v",)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class NodeMap:
 
     Attributes:
         nodes: one per node, in the order of their first parts; `name` and `node` are the node's name, `part` is `head`,
-            `mlp` or, for a node with one part, that part's, and `n_params` the sum over parts.
+            `group`, `mlp` or, for a node with one part, that part's, and `n_params` the sum over parts.
         by_node: indices of the parts, sorted by node.
         starts: where in `by_node` each node begins.
         writers: index of the part through which each node writes.
@@ -66,12 +68,13 @@ class NodeMap:
 
 def _node(parts: list[Component]) -> Component:
     first = parts[0]
-    part = first.part if len(parts) == 1 else "mlp" if first.head is None else "head"
+    part = first.part if len(parts) == 1 else "group" if first.is_group else "mlp" if first.head is None else "head"
     return Component(first.node, first.node, first.layer, first.head, part, sum(part.n_params for part in parts))
 
 
 def _writer(components: Sequence[Component], indices: list[int]) -> int:
-    writing = [index for index in indices if len(indices) == 1 or components[index].part in WRITERS]
+    writers = GROUP_WRITERS if components[indices[0]].is_group else WRITERS
+    writing = [index for index in indices if len(indices) == 1 or components[index].part in writers]
     if len(writing) != 1:
         raise ValueError(f"node {components[indices[0]].node} has {len(writing)} parts that write; expected 1")
     return writing[0]
