@@ -4,25 +4,41 @@ import numpy as np
 import polars as pl
 from matplotlib.image import imread
 
-from gbcd.reduction.heatmap import draw_heatmaps, heatmap, score_grid
+from gbcd.reduction.heatmap import draw_heatmaps, heatmap, score_grids
 
 
 def summary(layers, heads, wrong="foil"):
     rows = [
-        {"layer": layer, "head": head, "score": float(1 + layer * 10 + (heads if head is None else head))}
+        {
+            "component": f"m{layer}" if head is None else f"a{layer}.h{head}",
+            "layer": layer,
+            "score": float(1 + layer * 10 + (heads if head is None else head)),
+        }
         for layer in range(layers)
         for head in [*range(heads), None]
     ]
     keys = {"task": "ioi", "wrong_answer": wrong, "level": "node", "n": 5, "rank": 1}
-    rows.append({"layer": layers, "head": None, "score": 1e9, "rank": None})
+    rows.append({"component": "final.norm", "layer": layers, "score": 1e9, "rank": None})
     return pl.DataFrame([{**keys, **row} for row in rows])
 
 
 def test_grid_puts_every_node_in_its_place():
-    grid = score_grid(summary(2, 3).filter(pl.col("rank").is_not_null()))
-    np.testing.assert_array_equal(grid, [[1, 2, 3, 4], [11, 12, 13, 14]])
+    grids = score_grids(summary(2, 3).filter(pl.col("rank").is_not_null()))
+    assert {kind: grid.tolist() for kind, grid in grids.items()} == {
+        "head": [[1, 2, 3], [11, 12, 13]], "MLP": [[4], [14]]
+    }  # fmt: skip
     mlp_only = summary(2, 0).filter(pl.col("rank").is_not_null())
-    np.testing.assert_array_equal(score_grid(mlp_only), [[1], [11]])
+    assert {kind: grid.tolist() for kind, grid in score_grids(mlp_only).items()} == {"MLP": [[1], [11]]}
+
+
+def test_groups_stand_between_heads_and_mlps():
+    nodes = summary(2, 4).filter(pl.col("rank").is_not_null())
+    groups = [{"component": f"a{layer}.g1", "layer": layer, "score": 20.0 + layer} for layer in range(2)]
+    nodes = pl.concat([nodes, pl.DataFrame(groups)], how="diagonal")
+    grids = score_grids(nodes)
+    assert list(grids) == ["head", "group", "MLP"]
+    np.testing.assert_array_equal(grids["group"], [[np.nan, 20], [np.nan, 21]])
+    assert [axes.get_xlabel() for axes in heatmap(nodes, "t").axes[:3]] == ["head", "group", ""]
 
 
 def test_one_picture_a_task_and_wrong_answer():

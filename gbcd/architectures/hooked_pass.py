@@ -184,13 +184,13 @@ class HookedForward:
 def normalised(module: nn.Module, gain: GainSite, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
     """What the gain of a norm multiplies."""
     if gain.kind == "layer":
-        return functional.layer_norm(x, cast(nn.LayerNorm, module).normalized_shape, eps=_epsilon(module))
+        return functional.layer_norm(x, cast(nn.LayerNorm, module).normalized_shape, eps=epsilon(module))
     x = x if x.dtype == torch.float64 else x.float()
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + _epsilon(module))
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon(module))
 
 
-def _epsilon(module: nn.Module) -> float:
-    # the library has two names for it
+def epsilon(module: nn.Module) -> float:
+    """What a norm adds to the mean square before it takes the root; the library has two names for it."""
     return float(getattr(module, "variance_epsilon", None) or cast(Any, module).eps)
 
 

@@ -10,6 +10,9 @@ circuit and have no score.
 
 A score of nodes says nothing about single edges, but an edge matters no more than either of its ends. So an edge
 has the smaller of its ends' scores, and is in the circuit if both of them are.
+
+The format knows heads and MLPs. Where heads share keys and values, the groups that own these are left out and the best
+of the heads and MLPs are taken.
 """
 
 from __future__ import annotations
@@ -102,6 +105,15 @@ class Circuit(BaseModel):
             )
         return circuit
 
+    def to_csv(self) -> str:
+        """Every edge of the graph as a line: `source,target,part,score,in_graph`; `part` is q, k or v into heads."""
+        lines = ["source,target,part,score,in_graph"]
+        for name, edge in self.edges.items():
+            source, target = ends(name)
+            part = name[-2] if name.endswith(">") else ""
+            lines.append(f"{source},{target},{part},{edge.score!r},{str(edge.in_graph).lower()}")
+        return "\n".join(lines) + "\n"
+
     def to_networkx(self) -> nx.MultiDiGraph:  # pyright: ignore[reportMissingTypeArgument]  (has none at run time)
         """The nodes and edges that are in the circuit; edges carry `score` and, into heads, `part` (q, k or v)."""
         graph = nx.MultiDiGraph()
@@ -138,10 +150,13 @@ def circuit_files(summary: pl.DataFrame, components: Sequence[Component]) -> dic
     cfg, files = Config.of(components), dict[str, bytes]()
     if cfg is None:
         return files
-    nodes = summary.filter((pl.col("level") == "node") & pl.col("rank").is_not_null())
+    known = set(node_names(cfg))
+    nodes = summary.filter(
+        (pl.col("level") == "node") & pl.col("rank").is_not_null() & pl.col("component").is_in(known)
+    )
     for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
         scores = dict(rows.select("component", "score").iter_rows())
-        members = rows.filter(pl.col("rank") <= round(CIRCUIT_SHARE * len(rows)))["component"].to_list()
+        members = rows.sort("rank").head(round(CIRCUIT_SHARE * len(rows)))["component"].to_list()
         name = f"circuit_{task}_{wrong_answer}.json" if files else "circuit.json"
         files[name] = circuit_of(cfg, scores, members).to_json()
     return files

@@ -1,4 +1,4 @@
-"""A picture of where in the model a task's score lies: layers upwards, heads across, the layer's MLP beside them.
+"""A picture of where a task's score lies: layers upwards, heads across, then groups that share keys, then the MLP.
 
 The colours are cividis, which reads the same for colour-blind eyes and in grey, on a scale from zero to the picture's
 largest score; numbers are in units of that largest score, in per cent, so that they stay short for any task.
@@ -40,35 +40,40 @@ def draw_heatmaps(summary: pl.DataFrame) -> dict[str, bytes]:
 
 
 def heatmap(nodes: pl.DataFrame, title: str) -> Figure:
-    """Draw one row of the summary per head and MLP (`layer`, `head`, `score`; `head` is null for an MLP)."""
-    grid = score_grid(nodes)
-    share = 100 * grid / (np.nanmax(grid) or 1.0)
-    layers, columns = grid.shape
+    """Draw one row of the summary per head, group and MLP (`component`, `layer`, `score`)."""
+    grids = score_grids(nodes)
+    largest = max(float(np.nanmax(grid)) for grid in grids.values()) or 1.0
+    layers, columns = len(grids["MLP"]), sum(grid.shape[1] for grid in grids.values())
     figure = Figure(figsize=(2.6 + 0.52 * columns, 1.9 + 0.42 * layers), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=[max(columns - 1, 1), 1])
-    image = left.imshow(share[:, :-1], cmap="cividis", vmin=0, vmax=100, origin="lower", aspect="auto")
-    right.imshow(share[:, -1:], cmap="cividis", vmin=0, vmax=100, origin="lower", aspect="auto")
-    _label(left, [str(head) for head in range(columns - 1)], layers)
-    _label(right, ["MLP"], layers)
-    left.set(xlabel="head", ylabel="layer")
-    right.set_yticklabels([])
-    if columns <= MAX_NUMBERED:
-        _number(left, share[:, :-1])
-        _number(right, share[:, -1:])
-    figure.colorbar(image, ax=[left, right], label="score, % of the largest")
+    panels = figure.subplots(1, len(grids), width_ratios=[grid.shape[1] for grid in grids.values()], squeeze=False)[0]
+    for axes, (kind, grid) in zip(panels, grids.items(), strict=True):
+        share = 100 * grid / largest
+        image = axes.imshow(share, cmap="cividis", vmin=0, vmax=100, origin="lower", aspect="auto")
+        _label(axes, ["MLP"] if kind == "MLP" else [str(number) for number in range(grid.shape[1])], layers)
+        axes.set(xlabel="" if kind == "MLP" else kind)
+        if columns <= MAX_NUMBERED:
+            _number(axes, share)
+    panels[0].set_ylabel("layer")
+    for axes in panels[1:]:
+        axes.set_yticklabels([])
+    figure.colorbar(image, ax=list(panels), label="score, % of the largest")
     figure.suptitle(title, fontsize=10)
     return figure
 
 
-def score_grid(nodes: pl.DataFrame) -> Float[np.ndarray, "layers columns"]:
-    """Scores by layer and head, the MLP in the last column; NaN where the model has no such node."""
-    heads = nodes["head"].max()
-    columns = 1 + (int(heads) + 1 if isinstance(heads, int) else 0)
-    grid = np.full((int(nodes["layer"].to_numpy().max()) + 1, columns), np.nan)
-    for layer, head, score in nodes.select("layer", "head", "score").iter_rows():
-        grid[layer, columns - 1 if head is None else head] = score
-    return grid
+def score_grids(nodes: pl.DataFrame) -> dict[str, Float[np.ndarray, "layers columns"]]:
+    """Scores by layer and number, for `head`, `group` and `MLP`, of the kinds that there are; NaN where no node is."""
+    layers = int(nodes["layer"].to_numpy().max()) + 1
+    found: dict[str, np.ndarray] = {}
+    for kind, pattern in (("head", r"\.h(\d+)$"), ("group", r"\.g(\d+)$"), ("MLP", r"^m\d+()$")):
+        rows = nodes.select("layer", "score", number=pl.col("component").str.extract(pattern)).drop_nulls("number")
+        cells = [(layer, int(number or 0), score) for layer, score, number in rows.iter_rows()]
+        if cells:
+            found[kind] = np.full((layers, 1 + max(number for _, number, _ in cells)), np.nan)
+        for layer, number, score in cells:
+            found[kind][layer, number] = score
+    return found
 
 
 def _label(axes: Axes, columns: Sequence[str], layers: int) -> None:
