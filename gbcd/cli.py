@@ -173,6 +173,18 @@ def verify(
             )
 
 
+@app.command(epilog="Example: gbcd compact results/ioi")
+def compact(out: options.Results) -> None:
+    """Merge small files into larger ones, also while others read or write; removes replaced ones after an hour."""
+    with exit_status():
+        from gbcd.job.compaction import compact as merge
+
+        for folder in folders(out):
+            done = merge(folder)
+            _say(f"merged   {done.shards:,} shards into {done.groups:,} files of each table")
+            _say(f"removed  {done.removed:,} files; {done.waiting:,} replaced ones stay for whoever reads them now")
+
+
 @app.command(epilog="Example: gbcd reduce results/ioi")
 def reduce(out: options.Results) -> None:
     """Reduce what is committed to summary.parquet: statistics per component, ranked."""
@@ -256,7 +268,7 @@ def _show(found: Verification) -> None:
     if found.is_sound:
         _say(f"sound    {found.plan.n_prompts:,} prompts, each exactly once; {found.n_bytes:,} bytes read and compared")
     if found.leftovers:
-        _say(f"         {found.leftovers:,} files of attempts that never committed; harmless")
+        _say(f"         {found.leftovers:,} files that no record names; harmless, and `gbcd compact` removes old ones")
 
 
 def _say(text: str) -> None:

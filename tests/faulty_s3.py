@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -11,8 +12,11 @@ from typing import Any, Literal
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-Fault = Literal["500", "503", "409", "412", "lost"]
-"""A status instead of an answer, before anything is done; or the request is done and its answer is `lost`."""
+Fault = Literal["500", "503", "409", "412", "lost", "late"]
+"""A status instead of an answer, before anything is done; or the request is done and its answer is `lost` (the
+connection breaks) or comes `late` (after `LATE` seconds)."""
+
+LATE = 3.0
 
 Decide = Callable[[str, str], Fault | None]
 
@@ -60,5 +64,9 @@ class FaultyS3:
             b"".join(self._app(environ, lambda *_: None))
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionError("the answer is lost")
+        if fault == "late":
+            answer = list(self._app(environ, start_response))
+            time.sleep(LATE)
+            return answer
         start_response(f"{fault} Fault", [("Content-Type", "application/xml")])
         return [b"<Error><Code>Fault</Code></Error>"]

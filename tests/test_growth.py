@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import ray
 from fault_engines import faulty
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
-from small_runs import finished, same, small_study, tables
+from small_runs import finished, same, small_study, tables, wait_for
 
 from gbcd.job.commits import read_commits
 from gbcd.job.store import Store
@@ -60,11 +60,3 @@ def test_workers_come_with_nodes_and_go_with_them(cluster: Cluster, tmp_path: Pa
     assert (run.missing, run.quarantined) == ((), ())
     assert {commit.batch_size for commit in read_commits(Store(study.out))} == {4}
     assert same(tables(study.out), tables(alone.out))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(1800):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise TimeoutError("it does not happen")

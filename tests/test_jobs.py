@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Generator
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +16,14 @@ from typing import Any
 
 import pytest
 import yaml
-from small_runs import N_SHARDS, finished, same, small_study, tables
+from ray.job_submission import JobSubmissionClient
+from small_runs import N_SHARDS, as_toml, finished, same, small_study, tables, wait_for
 
 from gbcd import tasks, versions, wrong_answers
+from gbcd.job.commits import committed_ids
+from gbcd.job.store import Store
 from gbcd.job.study import read_study
+from gbcd.job.verification import verify
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "jobs" / "studies").glob("*.toml"))
@@ -68,9 +71,10 @@ def test_the_kubernetes_job_names_what_there_is() -> None:
         assert not word.startswith("jobs/") or (ROOT / word).is_file()
 
 
-@pytest.fixture
-def head(monkeypatch: pytest.MonkeyPatch) -> Generator[str]:
+@pytest.fixture(scope="module")
+def head() -> Generator[str]:
     """Address of the job server of a Ray head that is really started, and asks for a token."""
+    monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with socket.socket() as probe:
@@ -83,7 +87,7 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Generator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_for(port)
+    wait_for(lambda: listens(port))
     yield f"http://127.0.0.1:{port}"
     process.terminate()
     try:
@@ -91,23 +95,21 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Generator[str]:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    monkeypatch.undo()
 
 
-def wait_for(port: int) -> None:
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError("the head does not come up")
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def submitted(head: str, *arguments: str) -> tuple[int, str]:
+def submitted(head: str, *arguments: str, options: tuple[str, ...] = ()) -> tuple[int, str]:
     """Submit a study as cluster.yaml says; returns exit status and log."""
     job = subprocess.run(
         [
-            *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head, "--working-dir", "."),
-            *("--runtime-env", "jobs/runtime_env.yaml", "--", sys.executable, "jobs/run_study.py", *arguments),
+            *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head, *options),
+            *("--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml"),
+            *("--", sys.executable, "jobs/run_study.py", *arguments),
         ],
         cwd=ROOT,
         capture_output=True,
@@ -122,11 +124,7 @@ def test_a_submitted_job_runs_resumes_and_fails_with_its_status(head: str, tmp_p
     study = small_study(tmp_path)
     finished(study)
     file = tmp_path / "study.toml"
-    file.write_text(
-        f'model = "{study.model}"\ntasks = ["ioi"]\nprompts_per_task = {study.prompts_per_task}\n'
-        f'wrong_answers = {list(study.wrong_answers)}\nout = "nowhere"\n'
-        '[compute]\nworkers = 2\ndevice = "cpu"\nshard_size = 8\nbatch_size = 4\n'
-    )
+    file.write_text(as_toml(study, workers=2))
     out = str(tmp_path / "job")
     status, log = submitted(head, str(file), "--out", out)
     assert status == 0, log
@@ -138,3 +136,23 @@ def test_a_submitted_job_runs_resumes_and_fails_with_its_status(head: str, tmp_p
     status, log = submitted(head, str(file), "--out", out, "--seed", "1")
     assert status != 0
     assert "holds another study" in log
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_ends_cleanly_and_says_how_to_go_on(head: str, tmp_path: Path) -> None:
+    study = small_study(tmp_path, workers=0, prompts_per_task=200)
+    study = study.model_copy(update={"compute": study.compute.model_copy(update={"shard_size": 1})})
+    file = tmp_path / "study.toml"
+    file.write_text(as_toml(study, workers=2))
+    status, said = submitted(head, str(file), options=("--no-wait", "--submission-id", "stopped"))
+    assert status == 0, said
+    client = JobSubmissionClient(head)  # what `ray job stop` calls, without the seconds that it takes to start
+    wait_for(lambda: bool(committed_ids(Store(study.out))) or client.get_job_status("stopped").is_terminal())
+    client.stop_job("stopped")
+    wait_for(lambda: client.get_job_status("stopped").is_terminal())
+    found = len(committed_ids(Store(study.out)))
+    assert 0 < found < 200
+    assert client.get_job_status("stopped") == "STOPPED"
+    assert "the same command goes on from here" in client.get_job_logs("stopped")
+    assert finished(study).found == found
+    assert verify(study.out).is_sound

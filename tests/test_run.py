@@ -10,13 +10,17 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 from fault_engines import faulty, hungry, poisoned_by
 from small_runs import N_PROMPTS, N_SHARDS, WRONG_ANSWERS, finished, same, small_study, tables
+from tiny_models import tiny_gpt2
 
+from gbcd import tasks
 from gbcd.errors import BadInput, Incomplete
 from gbcd.job.commits import read_commits, read_quarantine
 from gbcd.job.results import components, summary
 from gbcd.job.store import Store
+from gbcd.job.verification import verify
 from gbcd.run import device_of
 
 
@@ -89,6 +93,30 @@ def test_a_poison_prompt_costs_its_shard_and_nothing_else(reference: Path, tmp_p
     assert finished(study).missing == ()
     assert read_quarantine(Store(study.out)) == []
     assert same(tables(study.out), tables(str(reference / "out")))
+
+
+def test_prompts_whose_gradient_is_no_number_are_kept_and_never_averaged(tmp_path: Path) -> None:
+    """One name's embedding is broken, in a model with an unembedding of its own."""
+    study = small_study(tmp_path)
+    model, tokenizer = tiny_gpt2()
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    name = tasks.draw("ioi", tokenizer, 1, study.seed)[0].answers[0]
+    with torch.no_grad():
+        model.transformer.wte.weight[tokenizer.encode(name)] = torch.nan
+    model.save_pretrained(study.model)
+    assert finished(study).missing == ()
+    found = tables(study.out)
+    broken = found["prompts"].filter(status="non_finite")
+    assert set(broken["prompt_id"]) == set(found["prompts"].filter(pl.col("prompt").str.contains(name))["prompt_id"])
+    assert 0 < broken.height < found["prompts"].height
+    assert not set(found["scan"]["prompt_id"]) & set(broken["prompt_id"])
+    assert found["scan"]["grad_norm"].is_finite().all()
+    assert found["coherence"]["sum_sq"].is_finite().all()
+    summed = summary(study.out).collect()
+    assert set(summed["n_excluded"]) == {broken["prompt_id"].n_unique()}
+    assert summed["grad_norm_mean"].is_finite().all()
+    assert verify(study.out).is_sound
 
 
 def test_out_of_memory_comes_back_with_a_smaller_batch(reference: Path, tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
 import pytest
-from faulty_s3 import Fault, FaultyS3
+from faulty_s3 import LATE, Fault, FaultyS3
 from small_runs import finished, same, small_study, tables
 
+from gbcd.job.compaction import compact
 from gbcd.job.store import StorageError, Store
 from gbcd.job.verification import verify
 
@@ -50,6 +53,18 @@ def test_a_create_survives_one_fault_of_each_kind(s3: FaultyS3, fault: Fault) ->
     assert store.read("record") == b"mine"
 
 
+def test_a_create_whose_answer_comes_too_late_has_still_won(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request is accepted, the client gives up waiting, and its second try finds its own object."""
+    monkeypatch.setattr("gbcd.job.store.REQUEST_TIMEOUT", timedelta(seconds=1))
+    store = Store("s3://bucket/late")
+    s3.decide = lambda method, path: "late" if method == "PUT" and not s3.faults else None
+    started = time.monotonic()
+    assert store.create("record", b"mine")
+    assert time.monotonic() - started < LATE
+    assert not store.create("record", b"another's")
+    assert store.read("record") == b"mine"
+
+
 def test_what_lasts_is_a_storage_error_without_secrets(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gbcd.job.store.BACKOFF", (0.0,))
     s3.decide = lambda method, path: "412" if method == "GET" else None
@@ -58,7 +73,9 @@ def test_what_lasts_is_a_storage_error_without_secrets(s3: FaultyS3, monkeypatch
     assert "not-a-secret" not in str(refused.value)
 
 
-def test_a_study_comes_through_a_server_that_fails_every_fifth_time(s3: FaultyS3, tmp_path: Path) -> None:
+def test_a_study_comes_through_a_server_that_fails_every_fifth_time(
+    s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each fault is followed by good answers, so that retries can do their work."""
     finished(small_study(tmp_path))
     faults: list[Fault] = ["500", "lost", "503"]
@@ -72,6 +89,12 @@ def test_a_study_comes_through_a_server_that_fails_every_fifth_time(s3: FaultyS3
     study = small_study(tmp_path, out="s3://bucket/study")
     assert finished(study).missing == ()
     assert len(s3.faults) > 10
+    s3.decide = lambda method, path: None
+    assert same(tables(study.out), tables(str(tmp_path / "out")))
+    assert verify(study.out).is_sound
+    monkeypatch.setattr("gbcd.job.merged.GROUP_PROMPTS", 16)
+    s3.decide = lambda method, path: "lost" if method == "PUT" and "/merged/" in path and next(number) % 3 else None
+    assert compact(study.out).groups == 2
     s3.decide = lambda method, path: None
     assert same(tables(study.out), tables(str(tmp_path / "out")))
     assert verify(study.out).is_sound

@@ -122,8 +122,11 @@ class MeanAccumulator:
         self._counts: dict[str, Tensor] = {}
 
     def add(self, rows: InputRows, real: Bool[Tensor, "unit pos"], group: Int[Tensor, " unit"]) -> None:
-        """Add the rows of a batch; `real` is False at padding, `group` the index of each unit's group."""
-        unit, row = real.nonzero(as_tuple=True)
+        """Add the rows of a batch; `real` is False at padding, `group` the index of each unit's group.
+
+        Rows that hold a value that is not finite are left out: one such prompt would leave none of them a mean.
+        """
+        unit, row = (real & torch.isfinite(rows.x).all(2)).nonzero(as_tuple=True)
         index = group[unit] * self._length + rows.positions[unit, row]
         size = len(self._groups) * self._length
         if rows.name not in self._sums:

@@ -20,11 +20,11 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gbcd.job import failpoints
-from gbcd.job.shard_files import ShardFiles
+from gbcd.job.shard_files import ShardFiles, UnsoundShardError
 from gbcd.job.shards import Shard, StoredFile
 from gbcd.job.store import StorageError, Store
 
-_RECORD = re.compile(r"(?:commits|quarantine)/(\d+)\.json")
+_RECORD = re.compile(r"\w+/(\d+)\.json")
 
 #: Requests in flight while records are read; they are small and an object store answers slowly.
 _READERS = 32
@@ -92,25 +92,7 @@ def publish(
         StorageError: they cannot be written.
     """
     name = uuid4().hex
-    data = files.contents._asdict()
-    stored = {
-        kind: StoredFile(
-            path=f"{kind}/{shard.id:05d}.{name}.parquet",
-            bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            rows=files.rows[kind],
-        )
-        for kind, content in data.items()
-    }
-    failpoints.reached("before_write", shard.id, attempt)
-    for kind, content in data.items():
-        if failpoints.is_set("mid_file", shard.id, attempt):
-            store.write(stored[kind].path, content[: len(content) // 2])
-        failpoints.reached("mid_file", shard.id, attempt)
-        store.write(stored[kind].path, content)
-        if store.size(stored[kind].path) != len(content):
-            raise StorageError(f"{store.location}/{stored[kind].path} is not there in full after it was written")
-    failpoints.reached("after_file", shard.id, attempt)
+    stored = upload(store, f"{shard.id:05d}.{name}", files, shard.id, attempt)
     commit = Commit(
         shard=shard.id,
         attempt=name,
@@ -129,6 +111,56 @@ def publish(
     return commit if won else None
 
 
+def upload(store: Store, name: str, files: ShardFiles, number: int, attempt: int) -> dict[str, StoredFile]:
+    """Write tables as `{kind}/{name}.parquet`, with nothing yet that refers to them.
+
+    Args:
+        store: where the results lie.
+        name: shared by no other attempt.
+        files: encoded and checked.
+        number: of the shard, or of the group of shards, for failpoints.
+        attempt: for failpoints.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    data = files.contents._asdict()
+    stored = {
+        kind: StoredFile(
+            path=f"{kind}/{name}.parquet", bytes=len(content), sha256=_sha256(content), rows=files.rows[kind]
+        )
+        for kind, content in data.items()
+    }
+    failpoints.reached("before_write", number, attempt)
+    for kind, content in data.items():
+        if failpoints.is_set("mid_file", number, attempt):
+            store.write(stored[kind].path, content[: len(content) // 2])
+        failpoints.reached("mid_file", number, attempt)
+        store.write(stored[kind].path, content)
+        if store.size(stored[kind].path) != len(content):
+            raise StorageError(f"{store.location}/{stored[kind].path} is not there in full after it was written")
+    failpoints.reached("after_file", number, attempt)
+    return stored
+
+
+def read_verified(store: Store, file: StoredFile) -> bytes:
+    """The bytes of a file, as they were committed.
+
+    Raises:
+        UnsoundShardError: they are gone, or others.
+        StorageError: they cannot be read now.
+    """
+    try:
+        content = store.read(file.path)
+    except FileNotFoundError:
+        raise UnsoundShardError(f"{file.path} is gone") from None
+    if len(content) != file.bytes:
+        raise UnsoundShardError(f"{file.path} has {len(content)} bytes, committed with {file.bytes}")
+    if _sha256(content) != file.sha256:
+        raise UnsoundShardError(f"{file.path} does not have the checksum that it was committed with")
+    return content
+
+
 def commit_path(shard: int) -> str:
     """Where the commit record of a shard lies."""
     return f"commits/{shard:05d}.json"
@@ -141,7 +173,7 @@ def quarantine_path(shard: int) -> str:
 
 def committed_ids(store: Store) -> set[int]:
     """Shards that are committed."""
-    return _ids(store, "commits")
+    return record_ids(store, "commits")
 
 
 def read_commits(store: Store, shards: Iterable[int] | None = None) -> list[Commit]:
@@ -151,20 +183,23 @@ def read_commits(store: Store, shards: Iterable[int] | None = None) -> list[Comm
         StorageError: a record is damaged.
     """
     wanted = committed_ids(store) if shards is None else set(shards)
-    return _records(store, [commit_path(shard) for shard in sorted(wanted)], Commit)
+    return read_records(store, [commit_path(shard) for shard in sorted(wanted)], Commit)
 
 
 def read_quarantine(store: Store) -> list[Quarantine]:
     """Records of shards that were given up, in order of shard."""
-    return _records(store, [quarantine_path(shard) for shard in sorted(_ids(store, "quarantine"))], Quarantine)
+    return read_records(
+        store, [quarantine_path(shard) for shard in sorted(record_ids(store, "quarantine"))], Quarantine
+    )
 
 
-def _ids(store: Store, folder: str) -> set[int]:
-    names = (_RECORD.fullmatch(entry.path) for entry in store.list(folder))
-    return {int(match.group(1)) for match in names if match}
+def read_records(store: Store, paths: Iterable[str], kind: type[Record]) -> list[Record]:
+    """The records at `paths`, in that order, without those that are not there.
 
+    Raises:
+        StorageError: one is damaged.
+    """
 
-def _records(store: Store, paths: list[str], kind: type[Record]) -> list[Record]:
     def one(path: str) -> Record | None:
         try:
             return kind.model_validate_json(store.read(path))
@@ -178,3 +213,13 @@ def _records(store: Store, paths: list[str], kind: type[Record]) -> list[Record]
     read: Callable[[str], Record | None] = one
     with ThreadPoolExecutor(_READERS) as pool:
         return [record for record in pool.map(read, paths) if record is not None]
+
+
+def record_ids(store: Store, folder: str) -> set[int]:
+    """Numbers of the records in `folder`."""
+    names = (_RECORD.fullmatch(entry.path) for entry in store.list(folder))
+    return {int(match.group(1)) for match in names if match}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

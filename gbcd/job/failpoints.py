@@ -1,7 +1,8 @@
 """Named places where a process can be made to die, so that tests can prove that nothing is lost there.
 
 `GBCD_FAILPOINT=after_file:3` ends the process, as `kill -9` would, when it reaches `after_file` in its work on shard 3;
-`after_file:3:1` only in the first attempt at it. Unset, which is always except in tests, nothing happens.
+`after_file:3:1` only in the first attempt at it. In `gbcd compact` the number is that of the group. Unset, which is
+always except in tests, nothing happens.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Literal
 
 VARIABLE = "GBCD_FAILPOINT"
 
-Place = Literal["before_write", "mid_file", "after_file", "after_commit"]
+Place = Literal["before_write", "mid_file", "after_file", "after_commit", "mid_sweep"]
 
 #: Exit status of a process that ended at a failpoint.
 STATUS = 86

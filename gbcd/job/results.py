@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from gbcd.component import Component
 from gbcd.errors import BadInput
 from gbcd.gradients.tables import COMPONENTS, PROMPTS, STATISTICS, ShardTables
-from gbcd.job.commits import Commit, read_commits
+from gbcd.job.merged import read_pieces, shard_rows
 from gbcd.job.parts import folders
 from gbcd.job.shard_files import Contents, decode
 from gbcd.job.store import Store
@@ -107,19 +107,15 @@ def summary(out: str) -> pl.LazyFrame:
 
 
 def shard_tables(store: Store) -> Iterator[ShardTables]:
-    """Tables of the committed shards, in order of shard."""
-    for commit in read_commits(store):
-        yield read_shard(store, commit)
-
-
-def read_shard(store: Store, commit: Commit) -> ShardTables:
-    """Tables of one committed shard.
+    """Tables of the committed shards, in order of shard.
 
     Raises:
         UnsoundShardError: a file is damaged.
         FileNotFoundError: a file is gone.
     """
-    return decode(Contents(*(store.read(commit.files[kind].path) for kind in Contents._fields)))
+    for piece in read_pieces(store):
+        whole = decode(Contents(*(store.read(piece.files[kind].path) for kind in Contents._fields)))
+        yield from shard_rows(piece, whole)
 
 
 def read_components(store: Store) -> list[Component]:
@@ -164,8 +160,8 @@ def _committed(out: str, kind: str) -> list[tuple[Store, pl.LazyFrame]]:
     """The tables of one kind in each results folder where something is committed."""
     found: list[tuple[Store, pl.LazyFrame]] = []
     for store in map(Store, folders(out)):
-        if commits := read_commits(store):
-            paths = [store.url(commit.files[kind].path) for commit in commits]
+        if pieces := read_pieces(store):
+            paths = [store.url(piece.files[kind].path) for piece in pieces]
             found.append((store, pl.scan_parquet(paths, glob=False)))
     if not found:
         raise BadInput(f"nothing is committed in {out!r} yet: `gbcd status` says how far it is")

@@ -7,6 +7,7 @@ What is checked is what was read back from the encoded bytes, not what went in.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,9 +56,21 @@ def encode(shard: Shard, tables: ShardTables, expected: Expected) -> ShardFiles:
     contents = Contents(*(_parquet(table) for table in tables))
     reopened = decode(contents)
     check(shard, reopened, expected)
-    rows = {kind: table.num_rows for kind, table in reopened._asdict().items()}
-    statuses = Counter[str](reopened.prompts["status"].to_pylist())
-    return ShardFiles(contents, rows, dict(sorted(statuses.items())))
+    return _described(contents, reopened)
+
+
+def merge(shards: Sequence[ShardTables]) -> ShardFiles:
+    """Encode the tables of several shards, one after the other, and compare what is decoded again with them.
+
+    Raises:
+        UnsoundShardError: they come back different.
+    """
+    whole = ShardTables(*(pa.concat_tables(tables) for tables in zip(*shards, strict=True)))
+    contents = Contents(*(_parquet(table) for table in whole))
+    reopened = decode(contents)
+    if not all(one.equals(other) for one, other in zip(reopened, whole, strict=True)):
+        raise UnsoundShardError("the tables of several shards do not come back from their file as they went in")
+    return _described(contents, reopened)
 
 
 def decode(contents: Contents) -> ShardTables:
@@ -92,6 +105,12 @@ def check(shard: Shard, tables: ShardTables, expected: Expected) -> None:
                 f"prompts and {len(expected.wrong_answers)} wrong answers"
             )
     _check_finite(shard, tables)
+
+
+def _described(contents: Contents, tables: ShardTables) -> ShardFiles:
+    rows = {kind: table.num_rows for kind, table in tables._asdict().items()}
+    statuses = Counter[str](tables.prompts["status"].to_pylist())
+    return ShardFiles(contents, rows, dict(sorted(statuses.items())))
 
 
 def _check_finite(shard: Shard, tables: ShardTables) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -32,6 +32,9 @@ REMOTE_SCHEMES = ("s3://", "gs://")
 #: Waits, in seconds, before an operation that failed for a reason that may pass is tried again (beyond the library's
 #: own retries of single requests, which do not cover writes that timed out).
 BACKOFF = (0.2, 1.0, 5.0)
+
+#: After which a request that has had no answer is given up, and tried again.
+REQUEST_TIMEOUT = timedelta(minutes=1)
 
 T = TypeVar("T")
 
@@ -54,6 +57,7 @@ class Entry(NamedTuple):
 
     path: str
     size: int
+    modified: datetime
 
 
 class Store:
@@ -116,7 +120,11 @@ class Store:
         """All objects under the folder `prefix`, in order of path."""
 
         def listing(store: ObjectStore) -> list[Entry]:
-            return [Entry(meta["path"], meta["size"]) for page in obstore.list(store, prefix) for meta in page]
+            return [
+                Entry(meta["path"], meta["size"], meta["last_modified"])
+                for page in obstore.list(store, prefix)
+                for meta in page
+            ]
 
         try:
             return sorted(self._tried(prefix, listing))
@@ -223,7 +231,10 @@ def _remote(location: str) -> ObjectStore:
     try:
         return from_url(
             location,
-            client_options={"timeout": "60s", "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"},
+            client_options={
+                "timeout": REQUEST_TIMEOUT,
+                "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true",
+            },
             retry_config={"max_retries": 8, "retry_timeout": timedelta(minutes=2)},
         )
     except Exception as error:

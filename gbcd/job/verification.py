@@ -1,8 +1,8 @@
 """Reading everything back: does the folder hold every prompt exactly once, and every byte as it was committed?
 
 Sums are compared with the commit records, tables are decoded and held against the stored prompts of their shard, and
-the stored prompts against the plan. `forget` takes back the records of bad shards, so that the next run computes
-exactly those again.
+the stored prompts against the plan. Shards that were merged (`merged.py`) are read where readers find them, and bad or
+good together. `forget` takes back the records of bad shards, so that the next run computes exactly those again.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gbcd.job.commits import Commit, commit_path, committed_ids, read_commits
+from gbcd.gradients.tables import ShardTables
+from gbcd.job.commits import Commit, commit_path, committed_ids, read_commits, read_verified
 from gbcd.job.inputs import Inputs
+from gbcd.job.merged import Piece, groups, merged_ids, merged_path, read_merged, shard_rows
 from gbcd.job.results import COMPONENTS_FILE, read_components
 from gbcd.job.shard_files import Contents, Expected, UnsoundShardError, check, decode
-from gbcd.job.shards import Plan, Shard, StoredFile, read_plan
+from gbcd.job.shards import Plan, read_plan
 from gbcd.job.store import StorageError, Store
 from gbcd.job.workers import CALIBRATION_FILE
 
-#: Shards that are read at a time.
+#: Shards, or merged groups, that are read at a time.
 READERS = 4
 
 
@@ -37,7 +39,7 @@ class Verification(NamedTuple):
         common: what is wrong with the files that all shards share; by file.
         bad: what is wrong with committed shards; by shard.
         missing: shards without a commit.
-        leftovers: files of attempts that never committed; harmless.
+        leftovers: files that no record names: of attempts that never committed, or replaced; harmless.
         n_bytes: read and compared.
     """
 
@@ -63,76 +65,115 @@ def verify(out: str) -> Verification:
     """
     store = Store(out)
     plan = read_plan(store)
+    portions = _portions(store, plan)
     common = dict(_common_problems(store, plan))
-    ids = sorted(committed_ids(store))
     bad: dict[int, str] = {}
+    paths: set[str] = set()
     n_bytes = 0
     if plan.inputs.path not in common and COMPONENTS_FILE not in common:
-        n_components = len(read_components(store)) if ids else 0
-        examiner = _Examiner(store, plan, n_components, _calibration(store) if ids else "")
+        n_components = len(read_components(store)) if portions else 0
+        examiner = _Examiner(store, plan, n_components, _calibration(store) if portions else "")
         with ThreadPoolExecutor(READERS) as pool:
-            for shard, finding in zip(ids, pool.map(examiner.examine, ids), strict=True):
+            for portion, finding in zip(portions, pool.map(examiner.examine, portions), strict=True):
                 n_bytes += finding.n_bytes
+                paths |= finding.paths
                 if finding.problem:
-                    bad[shard] = finding.problem
-    missing = tuple(shard.id for shard in plan.shards if shard.id not in set(ids))
-    return Verification(plan, common, bad, missing, _leftovers(store, set(ids) - bad.keys()), n_bytes)
+                    bad |= dict.fromkeys(portion.shards, finding.problem)
+    committed = {shard for portion in portions for shard in portion.shards}
+    missing = tuple(shard.id for shard in plan.shards if shard.id not in committed)
+    leftovers = sum(entry.path not in paths for kind in Contents._fields for entry in store.list(kind))
+    return Verification(plan, common, bad, missing, leftovers, n_bytes)
 
 
 def forget(out: str, verification: Verification) -> None:
     """Take back what is damaged, except the prompts, so that a run of the same study computes it again."""
     store = Store(out)
-    for shard in verification.bad:
+    there = merged_ids(store)
+    merged = {group: shards for group, shards in groups(verification.plan).items() if group in there}
+    for group, shards in merged.items():
+        if verification.bad.keys() & set(shards):
+            _dissolve(store, group, shards)
+    for shard in verification.bad.keys() - {shard for shards in merged.values() for shard in shards}:
         store.delete(commit_path(shard))
     for path in verification.common:
         if path in (COMPONENTS_FILE, CALIBRATION_FILE):
             store.delete(path)
 
 
+class _Portion(NamedTuple):
+    """What is examined at a time: a merged group, or one shard."""
+
+    group: int | None
+    shards: tuple[int, ...]
+
+
 class _Finding(NamedTuple):
     problem: str | None
     n_bytes: int
+    paths: frozenset[str]
+
+
+def _portions(store: Store, plan: Plan) -> list[_Portion]:
+    there = merged_ids(store)
+    merged = [_Portion(group, shards) for group, shards in groups(plan).items() if group in there]
+    covered = {shard for portion in merged for shard in portion.shards}
+    return [*merged, *(_Portion(None, (shard,)) for shard in sorted(committed_ids(store) - covered))]
+
+
+def _dissolve(store: Store, group: int, shards: tuple[int, ...]) -> None:
+    """Give up the files of a group. Shards whose own files are still there and whole go back to those."""
+    for shard in shards:
+        try:
+            for commit in read_commits(store, [shard]):
+                for file in commit.files.values():
+                    read_verified(store, file)
+        except (UnsoundShardError, StorageError):
+            store.delete(commit_path(shard))
+    store.delete(merged_path(group))
 
 
 class _Examiner:
-    """Examines committed shards."""
+    """Examines what is committed."""
 
     def __init__(self, store: Store, plan: Plan, n_components: int, calibration: str) -> None:
         self._store, self._plan = store, plan
         self._n_components, self._calibration = n_components, calibration
 
-    def examine(self, shard: int) -> _Finding:
-        """Read one committed shard and compare it with everything that is known of it."""
-        if shard >= len(self._plan.shards):
-            return _Finding("the plan has no such shard", 0)
+    def examine(self, portion: _Portion) -> _Finding:
+        """Read it and compare it with everything that is known of it."""
+        if portion.shards[-1] >= len(self._plan.shards):
+            return _Finding("the plan has no such shard", 0, frozenset())
         try:
-            (commit,) = read_commits(self._store, [shard])
-            contents = Contents(*(self._verified(commit.files[kind]) for kind in Contents._fields))
-            self._check(self._plan.shards[shard], commit, contents)
+            piece = self._piece(portion)
+            contents = Contents(*(read_verified(self._store, piece.files[kind]) for kind in Contents._fields))
+            whole = decode(contents)
+            for kind, table in whole._asdict().items():
+                if table.num_rows != piece.files[kind].rows:
+                    raise UnsoundShardError(
+                        f"{kind} has {table.num_rows} rows, committed with {piece.files[kind].rows}"
+                    )
+            for commit, tables in zip(piece.commits, shard_rows(piece, whole), strict=True):
+                self._check(commit, tables)
         except (UnsoundShardError, StorageError, KeyError) as error:
-            return _Finding(str(error), 0)
-        return _Finding(None, sum(len(content) for content in contents))
+            return _Finding(str(error), 0, frozenset())
+        paths = frozenset(file.path for file in piece.files.values())
+        return _Finding(None, sum(len(content) for content in contents), paths)
 
-    def _verified(self, file: StoredFile) -> bytes:
-        try:
-            content = self._store.read(file.path)
-        except FileNotFoundError:
-            raise UnsoundShardError(f"{file.path} is gone") from None
-        if len(content) != file.bytes:
-            raise UnsoundShardError(f"{file.path} has {len(content)} bytes, committed with {file.bytes}")
-        if _sha256(content) != file.sha256:
-            raise UnsoundShardError(f"{file.path} does not have the checksum that it was committed with")
-        return content
+    def _piece(self, portion: _Portion) -> Piece:
+        commits = tuple(read_commits(self._store, portion.shards))
+        if (named := tuple(commit.shard for commit in commits)) != portion.shards:
+            raise UnsoundShardError(f"the records of shards {portion.shards} are those of shards {named}")
+        if portion.group is None:
+            return Piece(commits[0].files, commits)
+        piece = read_merged(self._store, portion.group)
+        if piece is None or piece.commits != commits:
+            raise UnsoundShardError(f"{merged_path(portion.group)} was not made from the records of its shards")
+        return piece
 
-    def _check(self, shard: Shard, commit: Commit, contents: Contents) -> None:
-        if commit.shard != shard.id:
-            raise UnsoundShardError(f"{commit_path(shard.id)} is the record of shard {commit.shard}")
+    def _check(self, commit: Commit, tables: ShardTables) -> None:
         if commit.calibration != self._calibration:
             raise UnsoundShardError("computed against another calibration than the other shards")
-        tables = decode(contents)
-        for kind, table in tables._asdict().items():
-            if table.num_rows != commit.files[kind].rows:
-                raise UnsoundShardError(f"{kind} has {table.num_rows} rows, committed with {commit.files[kind].rows}")
+        shard = self._plan.shards[commit.shard]
         ids = Inputs(self._store, self._plan).ids(shard)
         check(shard, tables, Expected(ids, self._plan.study.wrong_answers, self._n_components))
 
@@ -175,11 +216,6 @@ def _inputs_problem(store: Store, plan: Plan) -> str | None:
     if distinct != len(ids) or distinct != plan.n_prompts:
         return f"it holds {distinct:,} different prompts in {len(ids):,} rows, and the plan {plan.n_prompts:,}"
     return None
-
-
-def _leftovers(store: Store, shards: set[int]) -> int:
-    wanted = {file.path for commit in read_commits(store, shards) for file in commit.files.values()}
-    return sum(entry.path not in wanted for kind in Contents._fields for entry in store.list(kind))
 
 
 def _sha256(content: bytes) -> str:
