@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -58,7 +58,7 @@ class Normed:
     @property
     def normalised(self) -> Float[Tensor, "unit pos d"]:
         """What the gain multiplies."""
-        return ((self.source - self.mean) * self.rstd).to(self.source.dtype)
+        return (self.source - self.mean).mul_(self.rstd).to(self.source.dtype)
 
     def backward(self, d: Float[Tensor, "unit pos d"]) -> Float[Tensor, "unit pos d"]:
         """Gradient by the norm's input, of a loss whose gradient by its output is `d`."""
@@ -131,6 +131,14 @@ class Block:
     norm_2: Normed
     pre: Float[Tensor, "unit row d_mlp"]
     act: Float[Tensor, "unit row d_mlp"]
+
+
+class ScoreGradients(NamedTuple):
+    """Gradients by queries, by keys and values, and by all three side by side where queries exist for all tokens."""
+
+    q: Float[Tensor, "unit row d"]
+    kv: Float[Tensor, "unit pos two_d"]
+    qkv: Float[Tensor, "unit pos three_d"] | None
 
 
 def first_sequences(block: Block, length: int, n_sequences: int) -> Block:

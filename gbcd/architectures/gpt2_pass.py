@@ -12,7 +12,7 @@ formulas follow from them by the chain rule, with `aten` kernels for layer norm 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +20,15 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GPT2Config, PreTrainedModel
 
-from gbcd.architectures.gpt2_activations import Affine, Block, BlockWeights, Normed, Rows, first_sequences
+from gbcd.architectures.gpt2_activations import (
+    Affine,
+    Block,
+    BlockWeights,
+    Normed,
+    Rows,
+    ScoreGradients,
+    first_sequences,
+)
 from gbcd.architectures.products import linear
 from gbcd.architectures.taps import EmbeddingTap, GainTap, InputRows, LinearTap, Tap
 from gbcd.architectures.units import PackedUnits, Sequences, pack
@@ -117,14 +125,6 @@ class Gpt2Pass:
         return torch.stack([part.transpose(1, 2) for part in parts], 2).view(units, length, -1)
 
 
-class _ScoreGradients(NamedTuple):
-    """Gradients by queries, by keys and values, and by all three side by side where queries exist for all tokens."""
-
-    q: Float[Tensor, "unit row d"]
-    kv: Float[Tensor, "unit pos two_d"]
-    qkv: Float[Tensor, "unit pos three_d"] | None
-
-
 class Gpt2Forward:
     """Saved activations of a batch; see `gbcd.architectures.taps.ForwardPass`."""
 
@@ -168,7 +168,7 @@ class Gpt2Forward:
                 self._hidden.name, self._hidden.x[:, :n_sequences], self._hidden.positions[:, :n_sequences]
             )
         positions = self._packed.positions[:, :length]
-        d_hidden = linear(d_logits, self._model.unembedding)
+        d_hidden = _by_used_tokens(d_logits, self._model.unembedding)
         yield GainTap(
             "final.norm", InputRows("final.norm", final.normalised, hidden.positions), d_hidden, final.affine.weight
         )
@@ -226,7 +226,7 @@ class Gpt2Forward:
         yield LinearTap(self._names(layer, "kv"), "out", normed, d_kv, lambda: (block.kv - kv_map.bias, d_kv))
         return kv_map.back(d_kv).add_(block.rows.spread(q_map.back(d_q), positions.shape[1]))
 
-    def _scores_backward(self, block: Block, d_z: Float[Tensor, "unit row d"]) -> _ScoreGradients:
+    def _scores_backward(self, block: Block, d_z: Float[Tensor, "unit row d"]) -> ScoreGradients:
         model, pattern = self._model, block.pattern
         q, (k, v) = model.heads(block.q), map(model.heads, block.kv.chunk(2, 2))
         d_out = model.heads(d_z)
@@ -235,9 +235,19 @@ class Gpt2Forward:
         d_scores = aten._softmax_backward_data(d_pattern, pattern, 3, pattern.dtype).mul_(q.shape[-1] ** -0.5)
         d_q, d_k = torch.matmul(d_scores, k), torch.matmul(d_scores.transpose(2, 3), q)
         if block.qkv is None:
-            return _ScoreGradients(model.merged(d_q), model.side_by_side(d_k, d_v), None)
+            return ScoreGradients(model.merged(d_q), model.side_by_side(d_k, d_v), None)
         d_qkv = model.side_by_side(d_q, d_k, d_v)
-        return _ScoreGradients(d_qkv[..., : d_z.shape[2]], d_qkv[..., d_z.shape[2] :], d_qkv)
+        return ScoreGradients(d_qkv[..., : d_z.shape[2]], d_qkv[..., d_z.shape[2] :], d_qkv)
 
     def _names(self, layer: int, parts: str) -> tuple[str, ...]:
         return tuple(f"a{layer}.h{head}.{part}" for part in parts for head in range(self._model.n_heads))
+
+
+def _by_used_tokens(
+    d_logits: Float[Tensor, "unit seq vocab"], unembedding: Float[Tensor, "vocab d"]
+) -> Float[Tensor, "unit seq d"]:
+    """`d_logits U` by the rows of U that the loss reads: a few hundred of them where it compares two tokens."""
+    used = (d_logits != 0).flatten(0, 1).any(0).nonzero().squeeze(1)
+    if 4 * len(used) > len(unembedding):
+        return linear(d_logits, unembedding)
+    return linear(d_logits[..., used], unembedding[used])

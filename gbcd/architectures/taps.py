@@ -18,7 +18,10 @@ from gbcd.component import Axis
 
 
 class InputRows(NamedTuple):
-    """An input of tapped maps, for some or all tokens of each unit: its name, values and the tokens' positions."""
+    """An input of tapped maps, for some or all tokens of each unit: its name, values and the tokens' positions.
+
+    Positions that are the same in all units may share one row of memory (stride 0), which saves looking up their means.
+    """
 
     name: str
     x: Float[Tensor, "unit pos d_in"]

@@ -28,7 +28,8 @@ class PackedUnits:
 
     Attributes:
         ids: token ids; padding is token 0.
-        positions: position of each token in its own sequence; padding continues the last branch's count, clamped.
+        positions: position of each token in its own sequence, whatever at padding; units of one sequence have the same,
+            and share one row of memory (stride 0).
         visible: `visible[u, t, s]` is True where token t of unit u attends to token s.
         answers: index of each sequence's last token.
         first_length: longest first sequence; the first sequences of all units lie within the first so many tokens.
@@ -62,9 +63,12 @@ def pack(units: Sequence[Sequences], device: torch.device) -> PackedUnits:
     visible = torch.ones(width, width, dtype=torch.bool).tril().unsqueeze(0)
     own, seen = branch.unsqueeze(2), branch.unsqueeze(1)
     visible = visible & ((own == seen) | (seen == 0))
+    positions = positions.to(device)
+    if len(units[0]) == 1:
+        positions = torch.arange(width, device=device).expand(len(units), -1)
     return PackedUnits(
         ids.to(device),
-        positions.to(device),
+        positions,
         visible.to(device),
         torch.tensor([tree.answers for tree in trees], device=device),
         max(len(unit[0]) for unit in units),

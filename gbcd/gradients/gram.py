@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gbcd.architectures.products import linear
 from gbcd.component import Axis
 
 
@@ -49,7 +50,8 @@ def inner_products(
     units, length, width = a.shape
     if n_slices == 1:
         return torch.bmm(a.reshape(units, 1, length * width), b.reshape(units, length * width, 1)).view(units, 1)
-    return (a * b).view(units, length, n_slices, width // n_slices).sum((1, 3))
+    slices = (units, length, n_slices, width // n_slices)
+    return torch.linalg.vecdot(a.reshape(slices), b.reshape(slices)).sum(1)
 
 
 def materialising_pays(length: int, d_in: int, d_out: int) -> bool:
@@ -73,7 +75,7 @@ def summed_squares(
     """
     x_all, d_all = x.reshape(-1, x.shape[2]), d.reshape(-1, d.shape[2])
     if materialising_pays(len(x_all), x_all.shape[1], d_all.shape[1]):
-        return _squares_of_slices(x_all.T @ d_all, n_slices, axis)
+        return _squares_of_slices(linear(x_all.T, d_all), n_slices, axis)
     sliced, other = (d_all, x_all) if axis == "out" else (x_all, d_all)
     return slice_squares(gram(other.unsqueeze(0)), sliced.unsqueeze(0), n_slices).squeeze(0)
 
@@ -82,5 +84,8 @@ def _squares_of_slices(g: Float[Tensor, "d_in d_out"], n_slices: int, axis: Axis
     if n_slices == 1:
         flat = g.reshape(-1)
         return torch.dot(flat, flat).unsqueeze(0)
-    sums = g.square().sum(0 if axis == "out" else 1)
-    return sums.view(n_slices, -1).sum(1)
+    if axis == "in":
+        rows = g.reshape(n_slices, -1)
+        return torch.linalg.vecdot(rows, rows)
+    columns = g.reshape(len(g), n_slices, -1)
+    return torch.linalg.vecdot(columns, columns).sum(0)

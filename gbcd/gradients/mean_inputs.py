@@ -26,9 +26,12 @@ class MeanInputs:
         self._overlaps = torch.bmm(frequencies, frequencies.transpose(1, 2)).to(dtype)
         self._length = task.tokens.shape[1]
 
-    def of(self, rows: InputRows, groups: Int[Tensor, " unit"]) -> Float[Tensor, "unit pos d_in"]:
-        """Means of the inputs `rows`, for units of the groups `groups`."""
-        return self._means[rows.name][groups.unsqueeze(1), self._within(rows.positions)]
+    def of(self, rows: InputRows, groups: Int[Tensor, " unit"]) -> Float[Tensor, "#unit pos d_in"]:
+        """Means of the inputs `rows`, for units of the groups `groups`; one for all units where one will do."""
+        table = self._means[rows.name]
+        if len(table) == 1 and rows.positions.stride(0) == 0:
+            return table[:, self._within(rows.positions[:1])[0]]
+        return table[groups.unsqueeze(1), self._within(rows.positions)]
 
     def one_hot_gram(
         self, ids: Int[Tensor, "unit pos"], positions: Int[Tensor, "unit pos"], groups: Int[Tensor, " unit"]

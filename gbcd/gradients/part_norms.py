@@ -49,8 +49,8 @@ def all_statistics(
     squares = _Squares()
     for tap in taps:
         table.put("squares", squares.of(tap))
-        table.put("taylor", _taylor(tap))
-        table.put("summed", _summed_squares(tap))
+        table.put("taylor", squares.taylor(tap))
+        table.put("summed", squares.summed(tap))
         if centering is not None:
             table.put("centered", squares.centered(tap, centering))
     centered = None if centering is None else table.values("centered")
@@ -94,17 +94,18 @@ class _Table:
 
 
 class _Squares:
-    """Squared norms of taps; the Gram matrix of an input that several taps read is computed once."""
+    """Statistics of one tap after another; what several of them need is computed once and let go with the next tap."""
 
     def __init__(self) -> None:
-        self._input: InputRows | None = None
-        self._gram: Tensor | None = None
+        self._input_gram: _Kept | None = None
+        self._gradient_gram: _Kept | None = None
+        self._gain_gradients: _Kept | None = None
 
     def of(self, tap: Tap) -> dict[tuple[str, ...], Float[Tensor, "unit slice"]]:
         if isinstance(tap, LinearTap):
-            return {tap.components: self._linear(tap, gram.widened(tap.input.x), shared=True)}
+            return {tap.components: self._linear(tap, None)}
         if isinstance(tap, GainTap):
-            return {(tap.component,): _gain_gradients(tap, gram.widened(tap.input.x)).square().sum(1, keepdim=True)}
+            return {(tap.component,): self._of_gain(tap).square().sum(1, keepdim=True)}
         return _columns(embedding_norms.raw_squares(tap))
 
     def centered(self, tap: Tap, centering: BatchMeans) -> dict[tuple[str, ...], Float[Tensor, "unit slice"]]:
@@ -113,45 +114,61 @@ class _Squares:
             return _columns(embedding_norms.centered_squares(tap, means, groups))
         x = gram.widened(tap.input.x) - means.of(tap.input, groups)
         if isinstance(tap, LinearTap):
-            return {tap.components: self._linear(tap, x, shared=False)}
+            return {tap.components: self._linear(tap, x)}
         return {(tap.component,): _gain_gradients(tap, x).square().sum(1, keepdim=True)}
 
-    def _linear(self, tap: LinearTap, x: Float[Tensor, "unit pos d_in"], shared: bool) -> Float[Tensor, "unit slice"]:
-        d, n = gram.widened(tap.d), len(tap.components)
+    def taylor(self, tap: Tap) -> dict[tuple[str, ...], Float[Tensor, "unit slice"]]:
+        if isinstance(tap, LinearTap):
+            a, b = tap.taylor_pair()
+            return {tap.components: gram.inner_products(gram.widened(a), gram.widened(b), len(tap.components))}
+        if isinstance(tap, GainTap):
+            return {(tap.component,): (self._of_gain(tap) @ gram.widened(tap.gain)).unsqueeze(1)}
+        return _columns(embedding_norms.taylor_scores(tap))
+
+    def summed(self, tap: Tap) -> dict[tuple[str, ...], Float[Tensor, "one slice"]]:
+        if isinstance(tap, LinearTap):
+            x, d = gram.widened(tap.input.x), gram.widened(tap.d)
+            return {tap.components: gram.summed_squares(x, d, len(tap.components), tap.axis).unsqueeze(0)}
+        if isinstance(tap, GainTap):
+            return {(tap.component,): self._of_gain(tap).sum(0).square().sum().view(1, 1)}
+        return _columns(embedding_norms.summed_squares(tap))
+
+    def _linear(self, tap: LinearTap, centered: Float[Tensor, "unit pos d_in"] | None) -> Float[Tensor, "unit slice"]:
+        n, d = len(tap.components), gram.widened(tap.d)
+        x = gram.widened(tap.input.x) if centered is None else centered
         if gram.materialising_pays(x.shape[1], x.shape[2], d.shape[2]):
             return gram.materialised_squares(x, d, n, tap.axis)
-        if tap.axis == "in":
-            return gram.slice_squares(gram.gram(d), x, n)
-        return gram.slice_squares(self._gram_of(tap.input, x) if shared else gram.gram(x), d, n)
+        if n > 1 and tap.axis == "in":
+            return gram.slice_squares(self._gram_of_gradients(tap), x, n)
+        of_input = self._gram_of_input(tap.input) if centered is None else gram.gram(centered)
+        if n > 1:
+            return gram.slice_squares(of_input, d, n)
+        return (of_input * self._gram_of_gradients(tap)).sum((1, 2)).unsqueeze(1)
 
-    def _gram_of(self, rows: InputRows, x: Float[Tensor, "unit pos d_in"]) -> Float[Tensor, "unit pos pos"]:
-        if self._input is not rows or self._gram is None:
-            self._input, self._gram = rows, gram.gram(x)
-        return self._gram
+    def _gram_of_input(self, rows: InputRows) -> Float[Tensor, "unit pos pos"]:
+        if self._input_gram is None or self._input_gram.owner is not rows:
+            self._input_gram = _Kept(rows, gram.gram(gram.widened(rows.x)))
+        return self._input_gram.value
+
+    def _gram_of_gradients(self, tap: LinearTap) -> Float[Tensor, "unit pos pos"]:
+        if self._gradient_gram is None or self._gradient_gram.owner is not tap:
+            self._gradient_gram = _Kept(tap, gram.gram(gram.widened(tap.d)))
+        return self._gradient_gram.value
+
+    def _of_gain(self, tap: GainTap) -> Float[Tensor, "unit d"]:
+        if self._gain_gradients is None or self._gain_gradients.owner is not tap:
+            self._gain_gradients = _Kept(tap, _gain_gradients(tap, gram.widened(tap.input.x)))
+        return self._gain_gradients.value
+
+
+class _Kept(NamedTuple):
+    owner: object
+    value: Tensor
 
 
 def _gain_gradients(tap: GainTap, x: Float[Tensor, "unit pos width"]) -> Float[Tensor, "unit d"]:
     # heads that share a gain lie side by side
     return (x * gram.widened(tap.d)).sum(1).unflatten(1, (-1, len(tap.gain))).sum(1)
-
-
-def _taylor(tap: Tap) -> dict[tuple[str, ...], Float[Tensor, "unit slice"]]:
-    if isinstance(tap, LinearTap):
-        a, b = tap.taylor_pair()
-        return {tap.components: gram.inner_products(gram.widened(a), gram.widened(b), len(tap.components))}
-    if isinstance(tap, GainTap):
-        gradients = _gain_gradients(tap, gram.widened(tap.input.x))
-        return {(tap.component,): (gradients @ gram.widened(tap.gain)).unsqueeze(1)}
-    return _columns(embedding_norms.taylor_scores(tap))
-
-
-def _summed_squares(tap: Tap) -> dict[tuple[str, ...], Float[Tensor, "one slice"]]:
-    if isinstance(tap, LinearTap):
-        x, d = gram.widened(tap.input.x), gram.widened(tap.d)
-        return {tap.components: gram.summed_squares(x, d, len(tap.components), tap.axis).unsqueeze(0)}
-    if isinstance(tap, GainTap):
-        return {(tap.component,): _gain_gradients(tap, gram.widened(tap.input.x)).sum(0).square().sum().view(1, 1)}
-    return _columns(embedding_norms.summed_squares(tap))
 
 
 def _columns(values: embedding_norms.EmbeddingSquares) -> dict[tuple[str, ...], Tensor]:
