@@ -9,9 +9,9 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from gbcd.gradients.tables import STATISTICS
 from gbcd.job.progress import duration
 from gbcd.reduction.ranking import score_statistic
+from gbcd.reduction.shard_values import SUMMARISED
 from gbcd.run import Run
 
 #: Nodes listed per task and wrong answer.
@@ -70,7 +70,7 @@ def _show_line(title: str, rows: pl.DataFrame, console: Console) -> None:
 
 
 def _show_ranking(title: str, rows: pl.DataFrame, console: Console) -> None:
-    statistic = score_statistic([name for name in STATISTICS if rows[f"{name}_mean"].is_not_null().any()])
+    statistic = score_statistic([name for name in SUMMARISED if rows[f"{name}_mean"].is_not_null().any()])
     table = Table(box=None)
     table.add_column("rank", justify="right")
     table.add_column("node")

@@ -88,12 +88,12 @@ def test_every_score_and_baseline_is_held_against_every_truth(evaluation):
         *("weight_norm", "layer_index", "parameter_count", "random"),
     }
     of_gradients = rows.filter(pl.col("wrong_answer") == "foil")
-    assert set(of_gradients["method"]) == {"grad_norm", "centered_grad_norm", "taylor", "taylor_signed"}
+    assert set(of_gradients["method"]) == {"grad_norm", "centered_grad_norm", "writing_norm", "taylor", "taylor_signed"}
     assert set(rows["truth"].drop_nulls()) == {"resample", "mean", "zero"}
     figures = rows.group_by("method", "wrong_answer").agg(pl.col("figure").unique())
     wanted = {"auroc", "auroc_pessimistic", "auprc", "spearman", "stability", "cpr", "cmd"}
     assert all(wanted <= set(found) for found in figures["figure"])
-    assert rows.filter(pl.col("figure") == "completeness")["method"].unique().to_list() == ["centered_grad_norm"]
+    assert rows.filter(pl.col("figure") == "completeness")["method"].unique().to_list() == ["writing_norm"]
     assert evaluation.figures["n_pairs"].unique().to_list() == [N_PAIRS]
 
 

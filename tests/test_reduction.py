@@ -55,7 +55,7 @@ def test_parts_and_nodes_by_hand():
     assert node["grad_norm_std"] == pytest.approx(norms.std(ddof=1))
     assert node["grad_norm_p50"] == pytest.approx(np.sort(norms)[2], rel=0.045)
     assert node["taylor_signed_mean"] == pytest.approx(values[:, 2, 7].mean())
-    assert node["cv"] == pytest.approx(node["centered_grad_norm_std"] / node["centered_grad_norm_mean"])
+    assert node["cv"] == pytest.approx(node["writing_norm_std"] / node["writing_norm_mean"])
     assert (node["n"], node["n_excluded"], node["n_templates"]) == (6, 0, 3)
 
 
@@ -152,3 +152,11 @@ def test_shards_that_do_not_fit_the_components_are_refused():
 
 def test_no_shards_give_an_empty_table():
     assert summarise([], COMPONENTS).schema == SUMMARY
+
+
+def test_a_node_is_scored_by_what_it_writes():
+    values = drawn(50)
+    table = summarise([shard(values, ["t"] * 50)], COMPONENTS)
+    for node in ("a0.h0", "m0"):
+        writer = row(table, f"{node}.o" if node.startswith("a") else f"{node}.out", "part")
+        assert row(table, node, "node")["score"] == writer["centered_grad_norm_mean"] == writer["score"]

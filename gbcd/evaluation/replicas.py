@@ -62,7 +62,8 @@ def score_replicas(
         seed: fixes the replicas.
 
     Returns:
-        `grad_norm`, `centered_grad_norm` (if computed), `taylor` (mean of absolute values) and `taylor_signed`
+        `grad_norm`, `centered_grad_norm` and `writing_norm` (if computed), `taylor` (mean of absolute values) and
+        `taylor_signed`
         (absolute value of the mean).
     """
     nodes = NodeMap.of(components)

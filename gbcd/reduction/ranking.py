@@ -14,8 +14,9 @@ from scipy.stats import rankdata
 
 from gbcd.component import Component
 
-#: Statistics whose mean over prompts is the score, best first; the first one that was computed is taken.
-SCORES = ("centered_grad_norm", "grad_norm")
+#: Statistics whose mean over prompts is the score, best first; the first one that was computed is taken. What a node
+#: writes says more of its effect than what it reads: see docs/findings.md.
+SCORES = ("writing_norm", "grad_norm")
 
 #: Share of the heads and MLPs that make up the circuit where one size is to speak for all.
 CIRCUIT_SHARE = 0.2

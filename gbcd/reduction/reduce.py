@@ -26,7 +26,7 @@ from jaxtyping import Float
 
 from gbcd.component import Component
 from gbcd.errors import BadInput
-from gbcd.gradients.tables import STATISTICS, ShardTables
+from gbcd.gradients.tables import ShardTables
 from gbcd.job.commits import committed_ids
 from gbcd.job.results import SUMMARY_FILE, encoded, read_components, shard_tables
 from gbcd.job.store import Store
@@ -36,7 +36,7 @@ from gbcd.reduction.intervals import ClusteredMoments
 from gbcd.reduction.nodes import NodeMap
 from gbcd.reduction.quantiles import LogHistogram
 from gbcd.reduction.ranking import rank_intervals, ranks, score_statistic
-from gbcd.reduction.shard_values import SIGNED, Key, finite_values, keys, rows_of
+from gbcd.reduction.shard_values import SIGNED, SUMMARISED, Key, finite_values, keys, rows_of
 
 #: Draws of templates that the intervals of ranks are taken from.
 N_REPLICAS = 400
@@ -52,7 +52,7 @@ SUMMARY = pa.schema(
         ("head", pa.int32()),
         ("part", pa.string()),
         *((name, pa.int64()) for name in ("n", "n_centered", "n_excluded", "n_templates")),
-        *((f"{statistic}_{name}", pa.float64()) for statistic in STATISTICS for name in (*_ESTIMATES, *QUANTILES)),
+        *((f"{statistic}_{name}", pa.float64()) for statistic in SUMMARISED for name in (*_ESTIMATES, *QUANTILES)),
         *((name, pa.float64()) for name in ("taylor_signed_mean", "signal", "noise", "cv", "score")),
         *((name, pa.int32()) for name in ("rank", "rank_ci_low", "rank_ci_high")),
     ]
@@ -64,7 +64,7 @@ on 95 % of other draws of templates (null with one template); `_p05`, `_p50`, `_
 
 
 def _no_moments() -> dict[str, ClusteredMoments]:
-    return {name: ClusteredMoments() for name in (*STATISTICS, SIGNED)}
+    return {name: ClusteredMoments() for name in (*SUMMARISED, SIGNED)}
 
 
 @dataclass

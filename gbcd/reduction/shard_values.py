@@ -22,6 +22,12 @@ CHUNK = 512
 #: The signed Taylor score, beside `taylor`, its absolute value.
 SIGNED = "taylor_signed"
 
+#: The centred norm of the part through which a node writes; of a part, its own.
+WRITING = "writing_norm"
+
+#: Statistics that the summary describes.
+SUMMARISED = (*STATISTICS, WRITING)
+
 
 class Key(NamedTuple):
     """Of one group of rows."""
@@ -86,7 +92,8 @@ def _matrix(name: str, lists: pa.ChunkedArray, n_parts: int) -> Float32[np.ndarr
 def _columns(
     statistic: str, parts: Float[np.ndarray, "parts prompts"], nodes: NodeMap
 ) -> dict[str, Float[np.ndarray, "columns prompts"]]:
-    if statistic != "taylor":
-        return {statistic: np.concatenate([parts, nodes.norms(parts)])}
-    signed = np.concatenate([parts, parts[nodes.writers]])
-    return {statistic: np.abs(signed), SIGNED: signed}
+    written = np.concatenate([parts, parts[nodes.writers]])
+    if statistic == "taylor":
+        return {statistic: np.abs(written), SIGNED: written}
+    norms = {statistic: np.concatenate([parts, nodes.norms(parts)])}
+    return norms | {WRITING: written} if statistic == "centered_grad_norm" else norms
