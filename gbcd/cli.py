@@ -211,7 +211,10 @@ def evaluate(out: options.Results, pairs: options.Pairs = 128) -> None:
 def show(
     task: Annotated[str | None, typer.Argument(metavar="[TASK]", help="Task to draw prompts from.")] = None,
     prompts: Annotated[str | None, typer.Option("--prompts", metavar="FILE", help="Or a file of your own.")] = None,
-    model: Annotated[str, typer.Option("--model", help="`reference`, a hub name or a directory.")] = "reference",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="A hub name or a directory; without it the task's own, or `reference`."),
+    ] = None,
     number: Annotated[int, typer.Option("-n", help="How many prompts.")] = 5,
     seed: Annotated[int, typer.Option("--seed", help="Fixes which prompts are drawn.")] = 0,
     embedding_model: options.EmbeddingModel = None,
@@ -222,7 +225,7 @@ def show(
         from gbcd import show as shown
         from gbcd.architectures import models
 
-        loaded = models.load(model, "cpu")
+        loaded = models.load(model or shown.default_model(task), "cpu")
         shown.show(shown.chosen(loaded, task, prompts, number, seed), loaded, embedding_model, console)
 
 

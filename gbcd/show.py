@@ -1,10 +1,11 @@
 """Prompts as the model reads them: tokens, answers, what the model itself predicts, what each definition pulls towards.
 
     gbcd show ioi --model reference -n 5
+    gbcd show tracr_reverse
     gbcd show --prompts FILE --model DIR
 
 Tokens are set apart by bars, with a space of their own shown as it is and a line break as \\n. Lines wrap at the width
-of the window.
+of the window. For a compiled program answers, outputs and targets are a value per position after BOS.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gbcd import tasks, wrong_answers
+from gbcd.architectures import models
 from gbcd.architectures.models import LoadedModel
 from gbcd.errors import BadInput
 from gbcd.gradients.engine import pass_for, scene_of
 from gbcd.gradients.gram import widened
 from gbcd.prompting import prompt_files
-from gbcd.prompting.outputs import space_of
+from gbcd.prompting.outputs import OutputSpace, space_of
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt, encode
-from gbcd.wrong_answers import Scene, meaning
+from gbcd.wrong_answers import Scene, meaning, output_targets
 from gbcd.wrong_answers.losses import Target, TokenSet
+from gbcd.wrong_answers.output_targets import OutputScene, TowardsOutputs, output_scene
 
 #: The model's own predictions that are listed.
 TOP = 5
@@ -37,6 +40,15 @@ TOP = 5
 SHOWN = 6
 
 LABEL = 20
+
+
+def default_model(task: str | None) -> str:
+    """The model that `task` is shown on where none is named: its own, or the reference model.
+
+    Raises:
+        BadInput: there is no such task.
+    """
+    return (tasks.get(task).model if task is not None else None) or models.REFERENCE
 
 
 def chosen(loaded: LoadedModel, task: str | None, file: str | None, n: int, seed: int) -> list[Prompt]:
@@ -62,14 +74,13 @@ def show(prompts: Sequence[Prompt], loaded: LoadedModel, embedding_model: str | 
     chooses among those of all its prompts.
 
     Raises:
-        BadInput: a prompt that cannot be used, or a model that answers at every position.
+        BadInput: a prompt that cannot be used.
     """
-    if space_of(loaded.tokenizer) is not None:
-        raise BadInput("gbcd show is for language models: this one answers at every position")
-    if embedding_model is not None:
+    space = space_of(loaded.tokenizer)
+    if embedding_model is not None and space is None:
         prompts = meaning.with_farthest(prompts, meaning.load_embedder(embedding_model))
     for encoded in encode(prompts, loaded.tokenizer, loaded.context):
-        for label, text in _lines(encoded, loaded):
+        for label, text in _lines(encoded, loaded) if space is None else _output_lines(encoded, loaded, space):
             _print(label, text, console)
         console.print()
 
@@ -91,6 +102,42 @@ def _lines(encoded: EncodedPrompt, loaded: LoadedModel) -> Iterator[tuple[str, s
     yield "model predicts", _top(probabilities, tokenizer)
     for name in wrong_answers.names():
         yield f"  {name}", _pull(name, encoded, scene, tokenizer)
+
+
+def _output_lines(encoded: EncodedPrompt, loaded: LoadedModel, space: OutputSpace) -> Iterator[tuple[str, str]]:
+    prompt = encoded.prompt
+    outputs = widened(pass_for(loaded).forward([(encoded.ids,)]).logits)
+    scene = output_scene([encoded], outputs, space)
+    yield prompt.id, f"template {prompt.template}, {len(encoded.ids)} tokens"
+    yield "prompt", _bars(encoded.ids, loaded.tokenizer)
+    yield "answer", prompt.answers[0]
+    if prompt.wrong_answers:
+        yield "wrong answer", prompt.wrong_answers[0]
+    yield "model outputs", _outputs(outputs[0, 1:], space)
+    for name in wrong_answers.names():
+        yield f"  {name}", _output_pull(name, encoded, scene)
+
+
+def _output_pull(name: str, encoded: EncodedPrompt, scene: OutputScene) -> str:
+    try:
+        wrong_answers.refuse_undefined(wrong_answers.get(name), [encoded], scene.space)
+    except BadInput as error:
+        return f"undefined: {error}"
+    target = output_targets.target_of(name, scene)
+    if isinstance(target, TowardsOutputs):
+        return _outputs(target.values[0, 1:], scene.space)
+    return "the squared difference between the outputs of answer and wrong answer"
+
+
+def _outputs(values: Float[Tensor, "pos value"], space: OutputSpace) -> str:
+    """A value per position: the number, the symbol with its output, or all outputs where none stands out."""
+    if not space.symbols:
+        return " ".join(f"{value:.4g}" for value in values[:, 0].tolist())
+    written = [
+        " ".join(f"{symbol}:{value:.2f}" for symbol, value in zip(space.symbols, row, strict=True) if value >= 0.005)
+        for row in values.tolist()
+    ]
+    return " | ".join(written)
 
 
 def _pull(name: str, encoded: EncodedPrompt, scene: Scene, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -141,7 +188,7 @@ def _print(label: str, text: str, console: Console) -> None:
     wide = max(console.width - 1, LABEL + 20)
     indent = " " * LABEL
     lines = textwrap.wrap(
-        f"{label:<{LABEL}}{text}",
+        f"{label + ' ':<{LABEL}}{text}",
         wide,
         subsequent_indent=indent,
         drop_whitespace=False,

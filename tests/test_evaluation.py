@@ -237,7 +237,7 @@ def test_another_model_under_the_same_name_is_refused(study, tmp_path):
 
 
 def test_prompts_that_cannot_be_patched_are_named(study, tmp_path, monkeypatch):
-    from gbcd.evaluation.evaluate import evaluate as evaluation
+    from gbcd.evaluation import evaluate as evaluation
 
     def without(prompts, tokenizer, context):
         from dataclasses import replace

@@ -20,6 +20,7 @@ from gbcd.evaluation.agreement import spearman
 NAMED = 8
 
 _AGAINST = {"resample": "effect of resampling, % of the gap", "direct_effect": "direct effect, % of the gap"}
+_WITHOUT_COUNTERFACTUAL = {"mean": "effect of the mean, % of the gap", "zero": "effect of zero, % of the gap"}
 
 
 def draw_effect_plots(effects: pl.DataFrame, scores: pl.DataFrame) -> dict[str, bytes]:
@@ -43,12 +44,13 @@ def draw_effect_plots(effects: pl.DataFrame, scores: pl.DataFrame) -> dict[str, 
 
 def effect_plot(rows: pl.DataFrame, title: str) -> Figure:
     """Draw one task and wrong answer; `rows` are effects with a column `score`."""
-    shown = [name for name in _AGAINST if name in rows["method"]]
+    against = _AGAINST if "resample" in rows["method"] else _WITHOUT_COUNTERFACTUAL
+    shown = [name for name in against if name in rows["method"]]
     figure = Figure(figsize=(0.8 + 4.6 * len(shown), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels: list[Axes] = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0].tolist()
     for axes, method in zip(panels, shown, strict=True):
-        _panel(axes, rows.filter(pl.col("method") == method), _AGAINST[method])
+        _panel(axes, rows.filter(pl.col("method") == method), against[method])
     panels[0].set_ylabel("score")
     panels[0].legend(loc="lower right", fontsize=8)
     figure.suptitle(title, fontsize=10)

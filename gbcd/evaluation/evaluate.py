@@ -5,7 +5,8 @@
 
 Scores are means over all prompts of the study; effects and baselines are measured on a sample of them, which is a
 random draw because the stored prompts are shuffled. Prompts without a counterfactual of their own length cannot be
-patched: they are counted and named. A task left with fewer than two is named and passed over.
+patched: they are counted and named. A task left with fewer than two is named and passed over. Compiled programs, whose
+prompts have no counterfactuals, are measured by mean and zero ablation, and have no attribution to compare with.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gbcd.architectures.models import LoadedModel
 from gbcd.errors import BadInput, listed
 from gbcd.evaluation.aggregation import first_prompts
 from gbcd.evaluation.effect_plot import draw_effect_plots
-from gbcd.evaluation.pairs import Pairs, pair_up
+from gbcd.evaluation.pairs import Pairs, alone, pair_up
 from gbcd.evaluation.points import Level
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import poisson_weights, score_replicas
@@ -90,7 +91,8 @@ def evaluate(out: str, n_pairs: int = 128, level: Level = "node", batch_size: in
     loaded = _load(store, plan)
     inputs, pairs, notes = Inputs(store, plan), dict[str, Pairs](), list[str]()
     for task in plan.study.tasks:
-        pairs[task] = pair_up(encode(inputs.sample(task, n_pairs), loaded.tokenizer, loaded.context), batch_size)
+        batched = alone if loaded.sites.reads_every_token else pair_up
+        pairs[task] = batched(encode(inputs.sample(task, n_pairs), loaded.tokenizer, loaded.context), batch_size)
         if pairs[task].refused:
             notes.append(
                 f"{task}: {len(pairs[task].refused)} prompts cannot be patched:\n{listed(pairs[task].refused)}"

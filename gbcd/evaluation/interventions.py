@@ -4,11 +4,13 @@
     mean        by its mean over the task's prompts at the same position
     zero        by zero
 
+Prompts without counterfactuals (compiled programs) cannot be resampled; there the mean takes its place throughout.
+
 An effect is the drop, metric as it is less metric with the component replaced: positive where the component helps,
 negative where it works against the answer. One component at a time, all prompts of a length at once, from its block on.
 
 The other direction keeps a circuit and replaces everything else (`circuit_metrics`). All nodes outside take
-their counterfactual values; embeddings stay, since every circuit has them.
+their counterfactual values, or their means; embeddings stay, since every circuit has them.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from gbcd.gradients.gram import widened
 
 Ablation = Literal["resample", "mean", "zero"]
 ABLATIONS: tuple[Ablation, ...] = ("resample", "mean", "zero")
+WITHOUT_COUNTERFACTUAL: tuple[Ablation, ...] = ("mean", "zero")
 
 
 class Effects(NamedTuple):
@@ -38,7 +41,8 @@ class Effects(NamedTuple):
     Attributes:
         drops: for each ablation, the drop in the metric per prompt and component.
         clean: the metric on the prompts.
-        counterfactual: the same, by the prompts' own answers, on their counterfactuals.
+        counterfactual: the same, by the prompts' own answers, on their counterfactuals; where there are none, with
+            every component at its mean.
         cost: for each ablation, forward passes over all blocks and prompts that it alone would take.
     """
 
@@ -53,16 +57,19 @@ def measure_effects(
     pairs: Pairs,
     points: Sequence[Point],
     metric: Metric,
-    ablations: Sequence[Ablation] = ABLATIONS,
+    ablations: Sequence[Ablation] | None = None,
 ) -> Effects:
-    """Ablate every point by itself, on every pair."""
+    """Ablate every point by itself, on every pair; by default in every way that the prompts allow."""
+    if ablations is None:
+        ablations = ABLATIONS if pairs.are_pairs else WITHOUT_COUNTERFACTUAL
     n_prompts = len(pairs.encoded)
     drops: dict[Ablation, np.ndarray] = {ablation: np.zeros((n_prompts, len(points))) for ablation in ablations}
     clean, counterfactual = np.zeros(n_prompts), np.zeros(n_prompts)
-    means = _position_means(loaded, pairs, points) if "mean" in ablations else {}
+    means = _position_means(loaded, pairs, points) if "mean" in ablations or not pairs.are_pairs else {}
     reruns = 0
     for batch in pairs.batches:
-        kept, other = both_passes(loaded, batch, points)
+        kept, other = _both_passes(loaded, batch, points, means)
+        before = kept.n_layers_run
         clean[batch.rows] = _numpy(metric(kept.logits, batch.rows))
         counterfactual[batch.rows] = _numpy(metric(other.logits, batch.rows))
         for column, point in enumerate(points):
@@ -70,7 +77,7 @@ def measure_effects(
                 value = _replacement(ablation, point, other.values, means)
                 drop = clean[batch.rows] - _numpy(metric(kept.rerun({point: value}), batch.rows))
                 drops[ablation][batch.rows, column] = drop
-        reruns += (kept.n_layers_run - loaded.sites.n_layers) * batch.ids.numel()
+        reruns += (kept.n_layers_run - before) * batch.ids.numel()
     # All ablations rerun the same blocks. Beside that each needs a pass over the prompts, and all but zero another:
     # over the counterfactuals, or for the means.
     each = reruns / len(ablations) / pairs.n_tokens / loaded.sites.n_layers
@@ -83,18 +90,39 @@ def circuit_metrics(
 ) -> Float[np.ndarray, "circuits prompts"]:
     """The metric with all `points` outside a circuit (names of components) resampled, for each of `circuits`."""
     found = np.zeros((len(circuits), len(pairs.encoded)))
+    means = {} if pairs.are_pairs else _position_means(loaded, pairs, points)
     for batch in pairs.batches:
-        kept, other = both_passes(loaded, batch, points)
+        kept, other = _both_passes(loaded, batch, points, means)
         for row, circuit in enumerate(circuits):
             outside = {point: point.of(other.values[point.tensor]) for point in points if point.name not in circuit}
             found[row, batch.rows] = _numpy(metric(kept.rerun(outside), batch.rows))
     return found
 
 
-def both_passes(loaded: LoadedModel, batch: Batch, points: Sequence[Point]) -> tuple[Replay, Replay]:
-    """The prompts of a batch, and their counterfactuals with the values of `points` recorded."""
+class _Away(NamedTuple):
+    """What a prompt is compared with: logits, and the values of points."""
+
+    logits: Tensor
+    values: Mapping[Tensors, Tensor]
+
+
+class _Passes(NamedTuple):
+    kept: Replay
+    away: _Away
+
+
+def _both_passes(
+    loaded: LoadedModel, batch: Batch, points: Sequence[Point], means: Mapping[Tensors, Tensor]
+) -> _Passes:
+    """The prompts of a batch, and their counterfactuals or, where there are none, the prompts with all `means`."""
     tensors = {point.tensor for point in points}
-    return Replay(loaded, batch.ids), Replay(loaded, batch.counterfactual_ids, tensors)
+    kept = Replay(loaded, batch.ids)
+    if batch.counterfactual_ids.shape[1]:
+        other = Replay(loaded, batch.counterfactual_ids, tensors)
+        return _Passes(kept, _Away(other.logits, other.values))
+    n_rows, length = batch.ids.shape
+    values = {tensor: means[tensor][:length].expand(n_rows, -1, -1) for tensor in tensors}
+    return _Passes(kept, _Away(kept.rerun({point: point.of(values[point.tensor]) for point in points}), values))
 
 
 def _replacement(

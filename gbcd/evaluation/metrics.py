@@ -1,4 +1,4 @@
-"""How well a model solves one prompt, read from the logits at its last position; higher is always better.
+"""How well a model solves one prompt, read from its logits; higher is always better.
 
 Answers and wrong answers are sets of tokens A and W. With p the probability and lse the log of a sum of exponentials:
 
@@ -6,6 +6,8 @@ Answers and wrong answers are sets of tokens A and W. With p the probability and
                                 it is the plain difference of logits
     probability_difference      p(A) - p(W)
     negative_log_probability    log p(A): the name is that of the loss, the sign that of a metric
+    mean_squared_error          -(1 / T) sum_t ||y_t - answer_t||^2 over the positions after BOS, for models that answer
+                                at every position; again the sign is that of a metric
 """
 
 from __future__ import annotations
@@ -18,18 +20,26 @@ from torch import Tensor
 
 from gbcd.errors import BadInput
 from gbcd.gradients.gram import widened
+from gbcd.prompting.outputs import OutputSpace
 from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.wrong_answers.output_targets import mean_squared_error, output_scene
 
-Metric = Callable[[Float[Tensor, "batch vocab"], list[int]], Float[Tensor, "batch"]]
+MEAN_SQUARED_ERROR = "mean_squared_error"
+
+Metric = Callable[[Float[Tensor, "batch *pos vocab"], list[int]], Float[Tensor, "batch"]]
 """Logits of some prompts and the indices of these prompts -> one value per prompt, with its graph."""
 
 
-def metric_for(name: str, encoded: Sequence[EncodedPrompt], device: torch.device) -> Metric:
-    """The metric `name` for these prompts.
+def metric_for(
+    name: str, encoded: Sequence[EncodedPrompt], device: torch.device, space: OutputSpace | None = None
+) -> Metric:
+    """The metric `name` for these prompts; `space` is that of a model that answers at every position.
 
     Raises:
-        BadInput: unknown metric, or a prompt lacks the wrong answer that the metric needs.
+        BadInput: a metric that is unknown or for other answers, or a prompt lacks the wrong answer that it needs.
     """
+    if space is not None and name == MEAN_SQUARED_ERROR:
+        return _mean_squared_error(encoded, space)
     if name not in _METRICS:
         raise BadInput(f"effects cannot be measured by {name!r}; the metrics are {', '.join(_METRICS)}")
     needs_wrong = name != "negative_log_probability"
@@ -39,6 +49,14 @@ def metric_for(name: str, encoded: Sequence[EncodedPrompt], device: torch.device
     wrong = _padded([prompt.wrong_ids for prompt in encoded], device) if needs_wrong else answers
     formula = _METRICS[name]
     return lambda logits, rows: formula(widened(logits), answers[rows], wrong[rows])
+
+
+def _mean_squared_error(encoded: Sequence[EncodedPrompt], space: OutputSpace) -> Metric:
+    def metric(outputs: Tensor, rows: list[int]) -> Tensor:
+        scene = output_scene([encoded[row] for row in rows], widened(outputs), space)
+        return -mean_squared_error(scene.outputs, scene.right, scene.real)
+
+    return metric
 
 
 def _logit_difference(logits: Tensor, answers: Tensor, wrong: Tensor) -> Tensor:

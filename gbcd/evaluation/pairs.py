@@ -1,6 +1,7 @@
 """Prompts that can be patched: those with a counterfactual of the same length, token for token.
 
-They are batched by length, so that no batch needs padding and a position means the same in both passes.
+They are batched by length, so that no batch needs padding and a position means the same in both passes. Compiled
+programs have no counterfactuals: their prompts are batched alone, and what is taken out of them is replaced by means.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from gbcd.prompting.tokens import EncodedPrompt
 
 
 class Batch(NamedTuple):
-    """Pairs of one length. `rows` are their indices among the pairs."""
+    """Pairs of one length. `rows` are their indices among the pairs; without counterfactuals `away` is 0."""
 
     rows: list[int]
     ids: Int[Tensor, "batch pos"]
-    counterfactual_ids: Int[Tensor, "batch pos"]
+    counterfactual_ids: Int[Tensor, "batch away"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class Pairs:
         encoded: prompts that can be patched.
         refused: for each of the others, its id and the reason.
         batches: all pairs, by length.
+        are_pairs: False for prompts alone.
     """
 
     encoded: tuple[EncodedPrompt, ...]
     refused: tuple[str, ...]
     batches: tuple[Batch, ...]
+    are_pairs: bool = True
 
     @property
     def n_tokens(self) -> int:
@@ -48,15 +51,23 @@ def pair_up(encoded: Sequence[EncodedPrompt], batch_size: int) -> Pairs:
     """Keep the prompts that can be patched and batch them."""
     kept = [prompt for prompt in encoded if _refusal(prompt) is None]
     refused = tuple(reason for prompt in encoded if (reason := _refusal(prompt)) is not None)
+    return Pairs(tuple(kept), refused, _batches(kept, batch_size))
+
+
+def alone(encoded: Sequence[EncodedPrompt], batch_size: int) -> Pairs:
+    """Batch prompts without counterfactuals."""
+    return Pairs(tuple(encoded), (), _batches(encoded, batch_size), are_pairs=False)
+
+
+def _batches(kept: Sequence[EncodedPrompt], batch_size: int) -> tuple[Batch, ...]:
     by_length: dict[int, list[int]] = {}
     for row, prompt in enumerate(kept):
         by_length.setdefault(len(prompt.ids), []).append(row)
-    batches = [
+    return tuple(
         _batch(kept, rows[start : start + batch_size])
         for _, rows in sorted(by_length.items())
         for start in range(0, len(rows), batch_size)
-    ]
-    return Pairs(tuple(kept), refused, tuple(batches))
+    )
 
 
 def _refusal(encoded: EncodedPrompt) -> str | None:

@@ -16,11 +16,12 @@ from gbcd.evaluation.attribution import Attribution, attribute
 from gbcd.evaluation.baselines import attribution_scores, static_scores
 from gbcd.evaluation.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
 from gbcd.evaluation.interventions import Effects, measure_effects
-from gbcd.evaluation.metrics import metric_for
+from gbcd.evaluation.metrics import MEAN_SQUARED_ERROR, metric_for
 from gbcd.evaluation.pairs import Pairs
 from gbcd.evaluation.points import Level, points
 from gbcd.evaluation.recovery import Score, Truth, measured_truth, published_truth, recovery_rows
 from gbcd.evaluation.replicas import interval, means
+from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt_lines import TASK
 from gbcd.reduction.ranking import score_statistic
 
@@ -63,16 +64,16 @@ class TaskEvaluation(NamedTuple):
 def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> TaskEvaluation:
     """Measure effects, hold every score against them, and run the circuits that the scores give."""
     places = points(loaded.sites, loaded.components, level)
-    metric = metric_for(_metric_name(case), case.pairs.encoded, loaded.device)
+    metric = metric_for(_metric_name(case), case.pairs.encoded, loaded.device, space_of(loaded.tokenizer))
     effects = measure_effects(loaded, case.pairs, places, metric)
-    attributions = attribute(loaded, case.pairs, places, metric, with_direct=level == "node")
     n_replicas = len(case.weights)
-    scores = [
-        *case.scores,
-        *attribution_scores(attributions, case.weights),
-        *static_scores(loaded, case.components, n_replicas, seed),
-    ]
+    attributions: dict[str, Attribution] = {}
+    scores = [*case.scores, *static_scores(loaded, case.components, n_replicas, seed)]
+    if case.pairs.are_pairs:
+        attributions = attribute(loaded, case.pairs, places, metric, with_direct=level == "node")
+        scores += attribution_scores(attributions, case.weights)
     truths = _truths(case, effects, loaded.name, level)
+    first = next(iter(effects.drops.values())).mean(axis=0)
     figures = list(recovery_rows(scores, truths, _groups(case.components)))
     runner = CircuitRunner(loaded, case.pairs, places, metric, case.weights)
     curves = faithfulness_curves(runner, scores)
@@ -87,7 +88,7 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> T
         [
             {"task": case.task, "wrong_answer": wrong_answer, **row}
             for wrong_answer, values in case.per_prompt.items()
-            for row in aggregation_rows(values, effects.drops["resample"].mean(axis=0), truths[0].members[0])
+            for row in aggregation_rows(values, first, truths[0].members[0])
         ],
     )
 
@@ -95,6 +96,8 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> T
 def _metric_name(case: Case) -> str:
     if case.task != TASK:
         return tasks.get(case.task).metric
+    if case.pairs.encoded[0].outputs is not None:
+        return MEAN_SQUARED_ERROR
     compares = all(prompt.wrong_ids for prompt in case.pairs.encoded)
     return "logit_difference" if compares else "negative_log_probability"
 
@@ -102,8 +105,9 @@ def _metric_name(case: Case) -> str:
 def _truths(case: Case, effects: Effects, model: str, level: Level) -> list[Truth]:
     gap = means(case.weights, effects.clean - effects.counterfactual)
     truths = [measured_truth(name, means(case.weights, drops), gap) for name, drops in effects.drops.items()]
-    circuit = tasks.get(case.task).circuit if case.task != TASK else None
-    if circuit is not None and circuit.model == model:
+    task = tasks.get(case.task) if case.task != TASK else None
+    circuit = task.circuit if task is not None else None
+    if task is not None and circuit is not None and model in (circuit.model, task.model):
         members = circuit.nodes if level == "node" else circuit.parts
         if members:
             named = [component.name in members for component in case.components]

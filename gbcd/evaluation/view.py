@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
 from gbcd.evaluation.evaluate import Evaluation
 
-#: The truth that is shown: mean drop of the metric when a component is resampled from the counterfactual.
-TRUTH = "resample"
+#: The truths that can be shown, best first: mean drop of the metric when a component is resampled from the
+#: counterfactual, or, where there are none, when it has its mean.
+TRUTHS = ("resample", "mean")
 
 
 def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
     """Print one table per task and wrong answer, best rank correlation first."""
+    measured = set(evaluation.figures["truth"])
+    truth = next(name for name in TRUTHS if name in measured)
     shown = evaluation.figures.filter(
-        pl.col("truth") == TRUTH, pl.col("group") == "all", pl.col("figure").is_in(["auroc", "spearman"])
+        pl.col("truth") == truth, pl.col("group") == "all", pl.col("figure").is_in(["auroc", "spearman"])
     )
     for (task, wrong_answer), rows in shown.group_by("task", "wrong_answer", maintain_order=True):
         name = f"{task}, {wrong_answer}" if wrong_answer else f"{task}, baselines"
         n_pairs, members, total = (rows[column][0] for column in ("n_pairs", "n_members", "n_components"))
         console.print(
-            f"\n{name}: against resample ablation on {n_pairs} pairs, {members} of {total} components in the circuit",
+            f"\n{name}: against {truth} ablation on {n_pairs} pairs, {members} of {total} components in the circuit",
             soft_wrap=True,
         )
         console.print(_methods(rows))
@@ -45,7 +51,7 @@ def _methods(rows: pl.DataFrame) -> Table:
     return table
 
 
-def _interval(row: dict[str, float | None]) -> str:
+def _interval(row: Mapping[str, Any]) -> str:
     value, low, high = (row[name] for name in ("value", "ci_low", "ci_high"))
     if value is None or value != value:
         return "-"
