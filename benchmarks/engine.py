@@ -1,11 +1,13 @@
-"""The engine against the alternatives, on full-size GPT-2 with random weights.
+"""The engine against the alternatives, on full-size GPT-2 or another decoder of that size, with random weights.
 
     python benchmarks/engine.py --lengths 20 --batches 64 --json > results.jsonl
+    python benchmarks/engine.py --architecture llama gemma2 --lengths 20 --batches 16 --json
 
 Every round runs every contender once, in turn, so that a change in the machine's speed meets all of them; medians over
 rounds are compared. `vs_plain_answer_only` is the time relative to a plain batched forward and backward pass with
 logits at the answer alone; `vs_floor` relative to the bare matrix products of a forward and an activation-only backward
-pass.
+pass, by the kernel that the engine takes (`gbcd/architectures/products.py`); `vs_torch_floor` relative to the same
+products by torch's own `@`.
 """
 
 from __future__ import annotations
@@ -25,12 +27,13 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2LMHeadModel, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from gbcd.architectures.gpt2_pass import Gpt2Pass
 from gbcd.architectures.hooked_pass import HookedPass
 from gbcd.architectures.models import DTYPES, LoadedModel, prepared
+from gbcd.architectures.products import linear
 from gbcd.architectures.taps import ModelPass
 from gbcd.gradients.calibration import Calibration
 from gbcd.gradients.engine import Engine, loss_gradient
@@ -56,8 +59,8 @@ class Contender:
 class Setting:
     """A model and a batch: `ids [batch, T]`, an answer and a wrong token for each prompt."""
 
-    model: GPT2LMHeadModel
-    trainable: GPT2LMHeadModel
+    model: PreTrainedModel
+    trainable: PreTrainedModel
     loaded: LoadedModel
     ids: Tensor
     answers: list[tuple[int, ...]]
@@ -71,13 +74,29 @@ class Setting:
         return self.target(logits.unsqueeze(1)).sum()
 
 
-def setting(model: GPT2LMHeadModel, trainable: GPT2LMHeadModel, length: int, batch: int) -> Setting:
+def configuration(architecture: str) -> PreTrainedConfig:
+    """Of the size of GPT-2 small: 12 layers of width 768, 12 heads that share keys in threes where the family can."""
+    if architecture == "gpt2":
+        return AutoConfig.for_model("gpt2", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    gated = architecture not in ("gpt_neox", "opt")
+    shape: dict[str, Any] = {
+        "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 50257,
+        "intermediate_size": 2048 if gated else 3072, "max_position_embeddings": 1024, "pad_token_id": None,
+    }  # fmt: skip
+    if gated:
+        shape |= {"num_key_value_heads": 4, "head_dim": 64, "query_pre_attn_scalar": 64}
+    if architecture == "opt":
+        shape |= {"ffn_dim": 3072, "word_embed_proj_dim": 768, "dropout": 0.0}
+    return AutoConfig.for_model(architecture, **shape)
+
+
+def setting(model: PreTrainedModel, trainable: PreTrainedModel, length: int, batch: int) -> Setting:
     generator = torch.Generator().manual_seed(0)
     vocab = model.config.vocab_size
     ids = torch.randint(vocab, (batch, length), generator=generator).to(model.device)
     answers = [(int(token),) for token in torch.randint(vocab, (batch,), generator=generator)]
     wrong = [((token + 1) % vocab,) for (token,) in answers]
-    loaded = prepared("random gpt2", model, build_tokenizer(model.config.n_positions))
+    loaded = prepared("random", model, build_tokenizer(model.config.max_position_embeddings))
     return Setting(model, trainable, loaded, ids, answers, wrong)
 
 
@@ -88,8 +107,9 @@ def deck_loop(s: Setting) -> None:
         logits = s.trainable(input_ids=s.ids[index : index + 1]).logits[:, -1]
         (logits[0, s.answers[index][0]] - logits[0, s.wrong[index][0]]).square().backward()
         for site in s.loaded.sites.linear:
-            gradient = s.trainable.get_submodule(site.module).weight.grad
-            for piece in gradient.chunk(len(site.components), 1 if site.axis == "out" else 0):
+            module = s.trainable.get_submodule(site.module)
+            columns = (site.axis == "out") == isinstance(module, Conv1D)
+            for piece in module.weight.grad.chunk(len(site.components), 1 if columns else 0):
                 piece.norm()
 
 
@@ -102,8 +122,7 @@ def plain_full(s: Setting) -> None:
 def plain_answer_only(s: Setting) -> None:
     """(c) The same with logits at the answer alone."""
     s.trainable.zero_grad(set_to_none=True)
-    hidden = s.trainable.transformer(input_ids=s.ids).last_hidden_state[:, -1]
-    s.loss(s.trainable.lm_head(hidden)).backward()
+    s.loss(s.trainable(input_ids=s.ids, logits_to_keep=1).logits[:, -1]).backward()
 
 
 def opacus_ghost(s: Setting) -> Callable[[], None]:
@@ -150,7 +169,10 @@ def everything(s: Setting, model_pass: ModelPass, calibration: Calibration, mean
     all_statistics(forward.backward(d_logits), s.loaded.components, len(units), batch_means)
 
 
-def floor(s: Setting) -> Callable[[], None]:
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+def floor(s: Setting, times: Product) -> Callable[[], None]:
     """(h) The matrix products of a forward and an activation-only backward pass alone, last block at the answer."""
     config, (batch, length) = s.model.config, s.ids.shape
     d, heads, rows = config.n_embd, config.n_head, batch * length
@@ -169,20 +191,22 @@ def floor(s: Setting) -> Callable[[], None]:
             mlp_in, mlp_out = block.mlp.c_fc.weight, block.mlp.c_proj.weight
             n = rows
             if index < len(blocks) - 1:
-                _ = x[rows] @ qkv, wide[rows, 3] @ qkv.T
+                _ = times(x[rows], qkv), times(wide[rows, 3], qkv.T)
                 for _ in range(3):
                     _ = torch.bmm(part, part.transpose(1, 2)), torch.bmm(square, part)
             else:
                 n = batch
-                _ = x[n] @ qkv[:, :d], x[rows] @ qkv[:, d:], x[n] @ qkv[:, :d].T, wide[rows, 2] @ qkv[:, d:].T
-            _ = x[n] @ out, x[n] @ mlp_in, wide[n, 4] @ mlp_out, x[n] @ out.T, wide[n, 4] @ mlp_in.T, x[n] @ mlp_out.T
-        _ = x[batch] @ unembedding.T, d_logits @ unembedding
+                _ = times(x[n], qkv[:, :d]), times(x[rows], qkv[:, d:])
+                _ = times(x[n], qkv[:, :d].T), times(wide[rows, 2], qkv[:, d:].T)
+            _ = times(x[n], out), times(x[n], mlp_in), times(wide[n, 4], mlp_out)
+            _ = times(x[n], out.T), times(wide[n, 4], mlp_in.T), times(x[n], mlp_out.T)
+        _ = times(x[batch], unembedding.T), times(d_logits, unembedding)
 
     return run
 
 
 def contenders(s: Setting) -> list[Contender]:
-    own, hooked = Gpt2Pass(s.model), HookedPass(s.model, s.loaded.sites)
+    hooked = HookedPass(s.model, s.loaded.sites)
     record = Prompt("p", "p", "t", "", ("",))
     prompts = [EncodedPrompt(record, tuple(row), (0,), (1,), None, None) for row in s.ids.tolist()]
     calibration = Engine(s.loaded, [], len(prompts)).calibrate(prompts)
@@ -191,7 +215,12 @@ def contenders(s: Setting) -> list[Contender]:
         Contender("a deck's loop", lambda: deck_loop(s), LOOP_PROMPTS / len(s.ids)),
         Contender("b plain, logits everywhere", lambda: plain_full(s)),
         Contender("c plain, answer only", lambda: plain_answer_only(s)),
+        Contender("f norms only, hooks", lambda: norms_only(s, hooked)),
+        Contender("g everything, hooks", lambda: everything(s, hooked, calibration, means)),
     ]
+    if not isinstance(s.model, GPT2LMHeadModel):
+        return found
+    own = Gpt2Pass(s.model)
     try:
         found.append(Contender("d opacus ghost norms", opacus_ghost(s)))
     except ImportError as missing:
@@ -199,9 +228,9 @@ def contenders(s: Setting) -> list[Contender]:
     return [
         *found,
         Contender("f norms only, own pass", lambda: norms_only(s, own)),
-        Contender("f norms only, hooks", lambda: norms_only(s, hooked)),
         Contender("g everything, own pass", lambda: everything(s, own, calibration, means)),
-        Contender("h floor", floor(s)),
+        Contender("h floor", floor(s, linear)),
+        Contender("h floor, torch's products", floor(s, torch.matmul)),
     ]
 
 
@@ -245,6 +274,7 @@ def measure(s: Setting, rounds: int, skip: set[str]) -> list[dict[str, object]]:
     batch, length = s.ids.shape
     return [
         {
+            "architecture": s.model.config.model_type,
             "name": name,
             "T": length,
             "batch": batch,
@@ -253,7 +283,8 @@ def measure(s: Setting, rounds: int, skip: set[str]) -> list[dict[str, object]]:
             "prompts_per_second": batch / medians[name],
             "peak_mb": peaks[name],
             "vs_plain_answer_only": medians[name] / medians["c plain, answer only"],
-            "vs_floor": medians[name] / medians["h floor"],
+            "vs_floor": medians[name] / medians["h floor"] if "h floor" in medians else None,
+            "vs_torch_floor": medians[name] / medians["h floor, torch's products"],
         }
         for name in medians
     ]
@@ -261,6 +292,7 @@ def measure(s: Setting, rounds: int, skip: set[str]) -> list[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", nargs="+", default=["gpt2"], help="model types of the library")
     parser.add_argument("--lengths", type=int, nargs="+", default=[16, 20, 40, 128])
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--rounds", type=int, default=7)
@@ -273,13 +305,6 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     dtype = DTYPES[arguments.dtype]
-    model = (
-        GPT2LMHeadModel(GPT2Config(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
-        .to(arguments.device, dtype)
-        .eval()
-        .requires_grad_(False)
-    )
-    trainable = GPT2LMHeadModel(model.config).to(arguments.device, dtype).eval()
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -287,17 +312,23 @@ def main() -> None:
     }
     machine = {"machine": platform.processor() or platform.machine(), "threads": arguments.threads} | versions
     print(json.dumps(machine | {"device": arguments.device, "dtype": arguments.dtype}), file=sys.stderr)
-    for length in arguments.lengths:
-        for batch in arguments.batches:
-            for row in measure(setting(model, trainable, length, batch), arguments.rounds, set(arguments.skip)):
-                print(json.dumps(row) if arguments.json else _readable(row), flush=True)
+    for architecture in arguments.architecture:
+        config = configuration(architecture)
+        model, trainable = (
+            AutoModelForCausalLM.from_config(config).to(arguments.device, dtype).eval() for _ in range(2)
+        )
+        for length in arguments.lengths:
+            for batch in arguments.batches:
+                for row in measure(setting(model, trainable, length, batch), arguments.rounds, set(arguments.skip)):
+                    print(json.dumps(row) if arguments.json else _readable(row), flush=True)
 
 
 def _readable(row: dict[str, Any]) -> str:
     return (
-        f"T={row['T']:<4} batch={row['batch']:<4} {row['name']:<28} {row['seconds'] * 1e3:9.1f} ms "
+        f"{row['architecture']:<12} T={row['T']:<4} batch={row['batch']:<4} {row['name']:<28} "
+        f"{row['seconds'] * 1e3:9.1f} ms "
         f"[{row['spread'][0] * 1e3:.0f}, {row['spread'][1] * 1e3:.0f}] {row['prompts_per_second']:8.1f} prompts/s "
-        f"{row['peak_mb']:8.0f} MB  vs plain {row['vs_plain_answer_only']:.3f}  vs floor {row['vs_floor']:.3f}"
+        f"{row['peak_mb']:8.0f} MB  vs plain {row['vs_plain_answer_only']:.3f}"
     )
 
 

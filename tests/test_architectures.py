@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from random_prompts import VOCAB, random_prompts
 from test_engine_oracle import check, compare
-from tiny_models import FAMILIES, random_model, small_tokenizer
+from tiny_models import FAMILIES, random_model, randomised, small_tokenizer
 from torch import nn
+from transformers import AutoModelForCausalLM, Phi3Config
 
 from gbcd import architectures
+from gbcd.architectures import gpt2
 from gbcd.architectures.hooked_pass import HookedPass
 from gbcd.architectures.models import LoadedModel, prepared
 from gbcd.errors import BadInput
@@ -80,3 +87,50 @@ def test_keys_and_values_belong_to_groups_only_where_heads_share_them():
     assert sizes["a1.g0.k"] == sizes["a1.h0.q"] == 24 * 6
     weights = [p.numel() for name, p in loaded.model.named_parameters() if not name.endswith("bias")]
     assert sum(sizes.values()) == sum(weights)
+
+
+def test_the_architecture_that_the_developers_guide_adds_works(monkeypatch):
+    """The code of AGENTS.md, as it stands, makes a file for Phi-3, which the package does not know."""
+    guide = (Path(__file__).parent.parent / "AGENTS.md").read_text()
+    (code,) = re.findall(r"\*\*Add an architecture\*\*.*?```python\n(.*?)```", guide, re.DOTALL)
+    assert len(code.splitlines()) < 60
+    added: dict[str, Any] = {}
+    exec(code, added)
+    config = Phi3Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=40,
+        vocab_size=VOCAB, max_position_embeddings=64, original_max_position_embeddings=64, pad_token_id=None,
+    )  # fmt: skip
+    model = randomised(AutoModelForCausalLM.from_config(config)).double()
+    with pytest.raises(BadInput, match="no architecture file knows Phi3ForCausalLM"):
+        prepared("tiny", model, small_tokenizer())
+    phi3 = architectures.Architecture("phi3", added["matches"], added["sites"])
+    monkeypatch.setattr(architectures, "ARCHITECTURES", (*architectures.ARCHITECTURES, phi3))
+    loaded = prepared("tiny", model, small_tokenizer())
+    compared = compare(
+        loaded, HookedPass(model, loaded.sites), random_prompts((6, 4, 6), 1), "inverse_logits", calibration=None
+    )
+    check(compared, [component.name for component in loaded.components], 1e-4)
+
+
+class NoMlp(nn.Module):
+    def forward(self, hidden):
+        return torch.zeros_like(hidden)
+
+
+def test_a_model_of_attention_alone_needs_only_a_file_that_lists_no_mlps(monkeypatch):
+    model = random_model("gpt2", VOCAB)
+    for block in model.transformer.h:
+        block.ln_2, block.mlp = nn.Identity(), NoMlp()
+    with_mlps = gpt2.sites(model.config)
+    alone = replace(
+        with_mlps,
+        linear=tuple(site for site in with_mlps.linear if site.input[0] == "a"),
+        gains=tuple(gain for gain in with_mlps.gains if gain.component[0] != "m"),
+    )
+    files = (architectures.Architecture("attention only", gpt2.matches, lambda config: alone),)
+    monkeypatch.setattr(architectures, "ARCHITECTURES", files)
+    loaded = prepared("tiny", model, small_tokenizer())
+    model_pass = HookedPass(model, loaded.sites)
+    prompts = random_prompts((6, 4, 6), 1)
+    check(compare(loaded, model_pass, prompts, "foil", None), [c.name for c in loaded.components], 1e-6)
+    assert {component.part for component in loaded.components if component.is_circuit_part} == set("qkvo")

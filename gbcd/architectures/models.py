@@ -15,7 +15,14 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from gbcd import architectures
 from gbcd.architectures.sites import ModelSites
@@ -32,6 +39,8 @@ SHIPPED = {
     "tracr_xproportion": _COMPILED / "xproportion",
     "tracr_reverse": _COMPILED / "reverse",
 }
+
+_PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -123,11 +132,16 @@ def prepared(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of `name`, without the weights.
 
+    A tokenizer that was saved as a plain `tokenizer.json` is read as such: the library would take the class that goes
+    with the model's architecture, which cuts text by rules of its own.
+
     Raises:
         BadInput: it cannot be had.
     """
     try:
-        return cast(Any, AutoTokenizer).from_pretrained(_source(name), trust_remote_code=False)
+        saved_as = cast(Any, get_tokenizer_config(_source(name))).get("tokenizer_class")
+        kind = PreTrainedTokenizerFast if saved_as in _PLAIN_TOKENIZERS else AutoTokenizer
+        return cast(Any, kind).from_pretrained(_source(name), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unavailable(name, error) from error
 
