@@ -96,7 +96,8 @@ def _announcement(planned: Planned, found: int, n_parts: int) -> str:
     n_shards = len(planned.plan.shards)
     how = f"resuming: {found:,} of {n_shards:,} shards are committed" if planned.resumed else "planned"
     model = f"{planned.part.model}: " if n_parts > 1 else ""
-    return f"{model}{planned.plan.n_prompts:,} prompts in {n_shards:,} shards, {how}"
+    announced = f"{model}{planned.plan.n_prompts:,} prompts in {n_shards:,} shards, {how}"
+    return "\n".join([announced, *planned.shortfalls])
 
 
 def _done(others: Sequence[Planned]) -> Done:
@@ -146,7 +147,7 @@ def _pool(study: Study, out: str, device: str, build: EngineBuilder) -> Pool:
 
 
 def _concluded(planned: Planned, found: int, quarantined: list[Quarantine], started: float) -> Run:
-    part, store, plan, _ = planned
+    part, store, plan = planned.part, planned.store, planned.plan
     done = committed_ids(store)
     return Run(
         part=part,

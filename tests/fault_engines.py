@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from gbcd.architectures.models import LoadedModel
 from gbcd.component import Component
-from gbcd.gradients.calibration import Calibration
+from gbcd.gradients.calibration import Calibration, Centering
 from gbcd.gradients.tables import ShardTables
 from gbcd.job.shards import Plan
 from gbcd.job.workers import EngineBuilder, ShardEngine, build_engine
@@ -27,8 +27,8 @@ class FaultyEngine:
     def components(self) -> list[Component]:
         return self._engine.components
 
-    def calibrate(self, prompts: Sequence[EncodedPrompt]) -> Calibration:
-        return self._engine.calibrate(prompts)
+    def calibrate(self, prompts: Sequence[EncodedPrompt], centering: Centering) -> Calibration:
+        return self._engine.calibrate(prompts, centering)
 
     def compute(self, prompts: Sequence[EncodedPrompt]) -> ShardTables:
         self._act(prompts, self._batch_size)

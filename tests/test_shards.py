@@ -17,6 +17,7 @@ SETTINGS = Settings(
     wrong_answers=("foil",),
     seed=0,
     calibration_prompts=8,
+    centering="position",
     device="cpu",
     dtype="float32",
     shard_size=4,

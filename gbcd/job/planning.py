@@ -19,6 +19,8 @@ from gbcd import wrong_answers
 from gbcd.architectures import models
 from gbcd.architectures.models import LoadedModel
 from gbcd.errors import BadInput
+from gbcd.job.batch_size import fitting
+from gbcd.job.calibration_reach import CalibrationReach
 from gbcd.job.inputs import InputsWriter
 from gbcd.job.parts import Part, folder_of, record_parts, refuse_other_parts
 from gbcd.job.shards import PLAN, Identity, Plan, Settings, Shard, cut, read_plan
@@ -31,9 +33,6 @@ from gbcd.prompting.prompt_lines import TASK
 from gbcd.prompting.tokens import encode
 from gbcd.versions import versions
 
-#: Prompts per forward pass where a study says `auto`.
-AUTO_BATCH_SIZE = 64
-
 
 class Planned(NamedTuple):
     """A plan, and whether it was there before.
@@ -43,12 +42,14 @@ class Planned(NamedTuple):
         store: the results folder of that part.
         plan: what is planned there.
         resumed: True if it was there before.
+        shortfalls: of a new plan, which prompts the calibration sample does not reach, one text a task.
     """
 
     part: Part
     store: Store
     plan: Plan
     resumed: bool
+    shortfalls: tuple[str, ...] = ()
 
 
 def open_plans(study: Study, device: str) -> tuple[Planned, ...]:
@@ -91,10 +92,10 @@ def study_of(plan: Plan, out: str, workers: int | None = None) -> Study:
     return Study(**given, out=out, compute=Compute(**compute))
 
 
-def _identity(study: Study, device: str, loaded: LoadedModel) -> Identity:
+def _identity(study: Study, device: str, loaded: LoadedModel, auto_batch_size: int) -> Identity:
     shared = study.model_dump(exclude={"out", "compute"}) | study.compute.model_dump(exclude={"workers"})
     if shared["batch_size"] == "auto":
-        shared["batch_size"] = AUTO_BATCH_SIZE
+        shared["batch_size"] = auto_batch_size
     if study.prompts is not None:
         shared |= {"tasks": (TASK,), "prompts_per_task": None}
     if not needs_meaning(study.wrong_answers):
@@ -117,21 +118,24 @@ def _drafted(study: Study, part: Part, device: str) -> Generator[Callable[[], Pl
     store = Store(folder_of(study.out, part))
     loaded = models.load(part.model, "cpu", study.compute.dtype)
     fields = {"model": part.model, "tasks": part.tasks, "wrong_answers": part.wrong_answers}
-    identity = _identity(study.model_copy(update=fields), device, loaded)
+    study = study.model_copy(update=fields)
     if store.exists(PLAN):
-        plan = _resumed(store, identity)
+        # another machine may have other memory, and what was decided stands
+        plan = _resumed(store, _identity(study, device, loaded, read_plan(store).study.batch_size))
         yield lambda: Planned(part, store, plan, resumed=True)
         return
     with InputsWriter() as writer:
-        shards = _write_prompts(writer, identity.study, loaded)
-        yield lambda: _created(part, store, identity, writer, shards)
+        drawn = _write_prompts(writer, _identity(study, device, loaded, 1).study, loaded)
+        size = fitting(loaded, drawn.n_tokens, drawn.n_sequences, device, study.compute.shard_size)
+        identity = _identity(study, device, loaded, size)
+        yield lambda: _created(part, store, identity, writer, drawn)
 
 
-def _created(part: Part, store: Store, identity: Identity, writer: InputsWriter, shards: list[Shard]) -> Planned:
+def _created(part: Part, store: Store, identity: Identity, writer: InputsWriter, drawn: _Drawn) -> Planned:
     inputs = writer.publish(store)
-    plan = Plan(identity=identity, inputs=inputs, prompts_sha256=writer.prompts_sha256, shards=tuple(shards))
+    plan = Plan(identity=identity, inputs=inputs, prompts_sha256=writer.prompts_sha256, shards=tuple(drawn.shards))
     if store.create(PLAN, plan.model_dump_json(indent=1).encode()):
-        return Planned(part, store, plan, resumed=False)
+        return Planned(part, store, plan, resumed=False, shortfalls=drawn.shortfalls)
     store.delete(inputs.path)
     return Planned(part, store, _resumed(store, identity), resumed=True)
 
@@ -154,14 +158,30 @@ def _resumed(store: Store, identity: Identity) -> Plan:
     return plan
 
 
-def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -> list[Shard]:
+class _Drawn(NamedTuple):
+    """Shards; the size of the largest unit, tokens of prompt and twin together, and how many sequences; shortfalls."""
+
+    shards: list[Shard]
+    n_tokens: int
+    n_sequences: int
+    shortfalls: tuple[str, ...]
+
+
+def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -> _Drawn:
     shards: list[Shard] = []
+    n_tokens = n_sequences = 1
+    shortfalls: list[str] = []
     for task, n_prompts, prompts in sources(study, loaded):
+        reach = CalibrationReach(task, study.calibration_prompts, study.centering)
         for shard in cut(task, n_prompts, study.shard_size, len(shards), writer.rows):
             rows = list(islice(prompts, shard.n_prompts))
             encoded = encode(rows, loaded.tokenizer, loaded.context)
             for definition in study.wrong_answers:
                 wrong_answers.refuse_undefined(wrong_answers.get(definition), encoded, space_of(loaded.tokenizer))
+            n_tokens = max(n_tokens, *(len(one.ids) + len(one.twin_ids or ()) for one in encoded))
+            n_sequences = max(n_sequences, *(1 + (one.twin_ids is not None) for one in encoded))
+            reach.add(encoded)
             shards.append(shard)
             writer.add(rows)
-    return shards
+        shortfalls += filter(None, [reach.shortfall()])
+    return _Drawn(shards, n_tokens, n_sequences, tuple(shortfalls))

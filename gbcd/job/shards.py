@@ -11,7 +11,7 @@ refused and told what differs.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -38,6 +38,7 @@ class Settings(BaseModel):
     wrong_answers: tuple[str, ...]
     seed: int
     calibration_prompts: int
+    centering: Literal["position", "template"]
     embedding_model: str | None = None
     """None where no wrong answer needs it."""
     device: str

@@ -31,7 +31,7 @@ class Compute(BaseModel):
     shard_size: PositiveInt = 256
     """Prompts per shard: the unit that is computed, committed and, after a failure, repeated."""
     batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Prompts per forward pass."""
+    """Prompts per forward pass; `auto`: what fits into the memory of the machine that plans, settled in the plan."""
     threads: PositiveInt = 1
     """Processor threads of each worker; fixed, because the last bits of a sum depend on it."""
 
@@ -55,6 +55,8 @@ class Study(BaseModel):
     """Fixes which prompts are drawn and how they fall into shards."""
     calibration_prompts: PositiveInt = 512
     """Prompts per task over which the mean activations are taken that centred norms subtract."""
+    centering: Literal["position", "template"] = "position"
+    """What those means are over: prompts of the task at the same position, or those of the same template alone."""
     embedding_model: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Sentence-embedding model of the wrong answer `semantic`: a directory, or a name on the model hub."""
     out: str = Field(min_length=1)

@@ -21,7 +21,7 @@ from gbcd.architectures import models
 from gbcd.architectures.models import LoadedModel
 from gbcd.component import Component
 from gbcd.errors import BadInput
-from gbcd.gradients.calibration import Calibration
+from gbcd.gradients.calibration import Calibration, Centering
 from gbcd.gradients.engine import Engine
 from gbcd.gradients.tables import ShardTables
 from gbcd.job.commits import Conditions, commit_path, publish
@@ -75,7 +75,7 @@ class ShardEngine(Protocol):
         """Parts, in the order of the values."""
         ...
 
-    def calibrate(self, prompts: Sequence[EncodedPrompt]) -> Calibration:
+    def calibrate(self, prompts: Sequence[EncodedPrompt], centering: Centering) -> Calibration:
         """Mean inputs over prompts."""
         ...
 
@@ -171,7 +171,7 @@ class Worker:
         study = self._plan.study
         sample = [prompt for task in study.tasks for prompt in self._inputs.sample(task, study.calibration_prompts)]
         engine = self._build(self._loaded, self._plan, study.batch_size, None)
-        calibration = engine.calibrate(self._tokens(sample)).to_bytes()
+        calibration = engine.calibrate(self._tokens(sample), study.centering).to_bytes()
         self._store.create(CALIBRATION_FILE, calibration)
         return self._store.read(CALIBRATION_FILE)
 

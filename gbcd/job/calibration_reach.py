@@ -1,0 +1,59 @@
+"""Which prompts of a study will have no centred norm, known when it is planned.
+
+A position has a mean input only if enough prompts of the calibration sample reach it (`MIN_PROMPTS`), and with the
+centring `template` only prompts of the same template count. Prompts beyond that are named here, not guessed at later.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from gbcd.errors import listed
+from gbcd.gradients.calibration import MIN_PROMPTS, Centering
+from gbcd.prompting.tokens import EncodedPrompt
+
+
+class CalibrationReach:
+    """Counts the prompts of one task by template and length, in the order in which they are stored."""
+
+    def __init__(self, task: str, sample_size: int, centering: Centering) -> None:
+        """The first `sample_size` prompts are the calibration sample."""
+        self._task, self._sample_size, self._centering = task, sample_size, centering
+        self._seen: Counter[tuple[str, int]] = Counter()
+        self._n_seen = 0
+        self._sample: dict[str, list[int]] = {}
+
+    def add(self, prompts: Sequence[EncodedPrompt]) -> None:
+        """Take in the next prompts."""
+        for one in prompts:
+            group = one.prompt.template if self._centering == "template" else ""
+            if self._n_seen < self._sample_size:
+                self._sample.setdefault(group, []).append(len(one.ids))
+            self._seen[group, max(len(one.ids), len(one.twin_ids or ()))] += 1
+            self._n_seen += 1
+
+    def shortfall(self) -> str | None:
+        """What a person should know, or None where every prompt will have a centred norm."""
+        reach = {group: _reach(lengths) for group, lengths in self._sample.items()}
+        missed = {key: count for key, count in self._seen.items() if reach.get(key[0], 0) < key[1]}
+        if not missed:
+            return None
+        n_sample = min(self._sample_size, self._n_seen)
+        why = sorted(_reason(group, length, reach.get(group, 0), count) for (group, length), count in missed.items())
+        return (
+            f"{self._task}: {sum(missed.values()):,} of {self._n_seen:,} prompts will have no centred norm, since "
+            f"fewer than {MIN_PROMPTS} of the {n_sample:,} calibration prompts are like them:\n{listed(why)}"
+        )
+
+
+def _reach(lengths: Sequence[int]) -> int:
+    """The longest prefix that `MIN_PROMPTS` prompts have."""
+    longest = sorted(lengths, reverse=True)
+    return longest[MIN_PROMPTS - 1] if len(longest) >= MIN_PROMPTS else 0
+
+
+def _reason(template: str, length: int, reach: int, count: int) -> str:
+    whose = f"template {template!r}, " if template else ""
+    limit = f"means reach {reach} tokens" if reach else "there are no means"
+    return f"{whose}{length} tokens: {count:,} prompts ({limit})"
