@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Generator
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +18,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.job_submission import JobSubmissionClient
 from small_runs import N_SHARDS, as_toml, finished, same, small_study, tables, wait_for
 
 from gbcd import tasks, versions, wrong_answers
@@ -71,6 +72,14 @@ def test_the_kubernetes_job_names_what_there_is() -> None:
         assert not word.startswith("jobs/") or (ROOT / word).is_file()
 
 
+@pytest.mark.parametrize(("file", "command"), [("run_study", "run"), ("reduce", "reduce"), ("evaluate", "evaluate")])
+def test_every_job_is_a_command(file: str, command: str) -> None:
+    job = subprocess.run(
+        [sys.executable, f"jobs/{file}.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"Example: gbcd {command}" in job.stdout
+
+
 @pytest.fixture(scope="module")
 def head() -> Generator[str]:
     """Address of the job server of a Ray head that is really started, and asks for a token."""
@@ -119,6 +128,13 @@ def submitted(head: str, *arguments: str, options: tuple[str, ...] = ()) -> tupl
     return job.returncode, job.stdout + job.stderr
 
 
+def asked(head: str, path: str, data: bytes | None = None) -> dict[str, Any]:
+    """What the job server answers to who has the token."""
+    token = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+    with urllib.request.urlopen(urllib.request.Request(f"{head}/api/jobs/{path}", data, token)) as answer:
+        return json.load(answer)
+
+
 @pytest.mark.slow
 def test_a_submitted_job_runs_resumes_and_fails_with_its_status(head: str, tmp_path: Path) -> None:
     study = small_study(tmp_path)
@@ -146,13 +162,12 @@ def test_a_job_that_is_stopped_ends_cleanly_and_says_how_to_go_on(head: str, tmp
     file.write_text(as_toml(study, workers=2))
     status, said = submitted(head, str(file), options=("--no-wait", "--submission-id", "stopped"))
     assert status == 0, said
-    client = JobSubmissionClient(head)  # what `ray job stop` calls, without the seconds that it takes to start
-    wait_for(lambda: bool(committed_ids(Store(study.out))) or client.get_job_status("stopped").is_terminal())
-    client.stop_job("stopped")
-    wait_for(lambda: client.get_job_status("stopped").is_terminal())
+    wait_for(lambda: bool(committed_ids(Store(study.out))) or asked(head, "stopped")["status"] == "FAILED")
+    asked(head, "stopped/stop", b"")  # as `ray job stop` does, without the seconds that it takes to start
+    wait_for(lambda: asked(head, "stopped")["status"] not in ("PENDING", "RUNNING"))
     found = len(committed_ids(Store(study.out)))
     assert 0 < found < 200
-    assert client.get_job_status("stopped") == "STOPPED"
-    assert "the same command goes on from here" in client.get_job_logs("stopped")
+    assert asked(head, "stopped")["status"] == "STOPPED"
+    assert "the same command goes on from here" in asked(head, "stopped/logs")["logs"]
     assert finished(study).found == found
     assert verify(study.out).is_sound
