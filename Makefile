@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= results/ioi
 
-.PHONY: run test lint types reference-model clean
+.PHONY: run test lint types docs coverage reference-model clean
 
 # The main job: which heads and MLPs of the reference model carry indirect-object identification.
 run: $(VENV)/installed
@@ -15,9 +15,17 @@ test: $(VENV)/installed-dev
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(VENV)/installed-dev
 	$(BIN)/pyright
+
+# The documentation as a site, in site/; a warning is an error.
+docs: $(VENV)/installed-dev
+	$(BIN)/mkdocs build --strict
+
+coverage: $(VENV)/installed-dev
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
 # Trains the shipped model anew, in under an hour on two cores (half an hour if they have nothing else to do).
 reference-model: $(VENV)/installed
@@ -33,4 +41,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist site

@@ -1,24 +1,23 @@
-"""The command line: flags and files become a `Study`, errors become one sentence and an exit status.
+"""The command line: flags and files become a `Study`; `terminal.py` says what errors become.
 
-0 done; 2 bad input, nothing written; 3 incomplete, the same command goes on; 130 interrupted, the same command goes on.
 What takes long to import is imported by the command that needs it, so that `--help` is instant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from gbcd import cli_options as options
-from gbcd.errors import BAD_INPUT, INCOMPLETE, INTERRUPTED, BadInput, Incomplete
+from gbcd.doctor import doctor
+from gbcd.errors import Incomplete
+from gbcd.first_study import init
 from gbcd.job.parts import folders
-from gbcd.job.store import StorageError
+from gbcd.report.command import report
+from gbcd.report.command import write as write_report
+from gbcd.terminal import console, exit_status, hush_libraries, say
 from gbcd.tracr.command import compile_tracr
 
 if TYPE_CHECKING:
@@ -32,8 +31,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+
+#: Chapters of `gbcd --help`.
+START, RUN, READ, MODELS = "Start here", "Run a study", "Read what it found", "Models"
 
 
 class Listed(StrEnum):
@@ -43,21 +43,13 @@ class Listed(StrEnum):
     WRONG_ANSWERS = "wrong-answers"
 
 
-@contextmanager
-def exit_status() -> Generator[None]:
-    """Turn what a reader can act on into a message and a status; anything else is a bug and shows its trace."""
-    try:
-        yield
-    except BadInput as error:
-        _fail("red", "error", str(error), BAD_INPUT)
-    except (Incomplete, StorageError) as error:
-        _fail("yellow", "incomplete", f"{error}\nThe same command goes on from here.", INCOMPLETE)
-    except KeyboardInterrupt:
-        kept = "what is committed is kept; the same command goes on from here."
-        _fail("yellow", "interrupted", kept, INTERRUPTED)
+app.command(epilog="Example: gbcd init study.toml", rich_help_panel=START)(init)
+app.command(epilog="Example: gbcd doctor --model reference --out results", rich_help_panel=START)(doctor)
 
 
-@app.command(epilog="Example: gbcd run --task ioi --model reference --prompts 2000 --out results/ioi")
+@app.command(
+    epilog="Example: gbcd run --task ioi --model reference --prompts 2000 --out results/ioi", rich_help_panel=RUN
+)
 def run(
     study: options.StudyFile = None,
     task: options.Tasks = None,
@@ -90,17 +82,20 @@ def run(
             shard_size=shard_size,
             batch_size=batch_size,
         )
-        _hush_libraries()
+        hush_libraries()
         from gbcd.closing import closing_summary
         from gbcd.run import run_study
 
         runs = run_study(asked, console)
         closing_summary(runs, asked.out, console)
+        for one in runs:
+            if one.summary is not None:
+                write_report(one.out)
         if missing := sum(len(one.missing) for one in runs):
             raise Incomplete(f"{missing} of {sum(len(one.plan.shards) for one in runs)} shards are missing.")
 
 
-@app.command(epilog="Example: gbcd plan studies/ioi.toml --out results/ioi")
+@app.command(epilog="Example: gbcd plan jobs/studies/ioi.toml --out results/ioi", rich_help_panel=RUN)
 def plan(
     study: options.StudyFile = None,
     task: options.Tasks = None,
@@ -132,17 +127,17 @@ def plan(
             shard_size=shard_size,
             batch_size=batch_size,
         )
-        _hush_libraries()
+        hush_libraries()
         from gbcd.job.planning import open_plans
         from gbcd.run import device_of
 
         for one in open_plans(asked, device_of(asked)):
             shards = f"{len(one.plan.shards):,} shards of up to {one.plan.study.shard_size:,}"
-            _say(f"{one.plan.n_prompts:,} prompts in {shards}, on {one.plan.study.device}")
-            _say(f"Plan: {one.store.location}/plan.json. `gbcd run` with the same study computes it.")
+            say(f"{one.plan.n_prompts:,} prompts in {shards}, on {one.plan.study.device}")
+            say(f"Plan: {one.store.location}/plan.json. `gbcd run` with the same study computes it.")
 
 
-@app.command(epilog="Example: gbcd status results/ioi")
+@app.command(epilog="Example: gbcd status results/ioi", rich_help_panel=RUN)
 def status(out: options.Results) -> None:
     """Say how far a run is; works while it runs, from anywhere that reaches its folder."""
     with exit_status():
@@ -152,7 +147,7 @@ def status(out: options.Results) -> None:
             show(folder_standing(folder), console)
 
 
-@app.command(epilog="Example: gbcd verify results/ioi --repair")
+@app.command(epilog="Example: gbcd verify results/ioi --repair", rich_help_panel=RUN)
 def verify(
     out: options.Results,
     repair: Annotated[bool, typer.Option("--repair", help="Compute again what is damaged or missing.")] = False,
@@ -173,7 +168,7 @@ def verify(
             )
 
 
-@app.command(epilog="Example: gbcd compact results/ioi")
+@app.command(epilog="Example: gbcd compact results/ioi", rich_help_panel=RUN)
 def compact(out: options.Results) -> None:
     """Merge small files into larger ones, also while others read or write; removes replaced ones after an hour."""
     with exit_status():
@@ -181,33 +176,34 @@ def compact(out: options.Results) -> None:
 
         for folder in folders(out):
             done = merge(folder)
-            _say(f"merged   {done.shards:,} shards into {done.groups:,} files of each table")
-            _say(f"removed  {done.removed:,} files; {done.waiting:,} replaced ones stay for whoever reads them now")
+            say(f"merged   {done.shards:,} shards into {done.groups:,} files of each table")
+            say(f"removed  {done.removed:,} files; {done.waiting:,} replaced ones stay for whoever reads them now")
 
 
-@app.command(epilog="Example: gbcd reduce results/ioi")
+@app.command(epilog="Example: gbcd reduce results/ioi", rich_help_panel=READ)
 def reduce(out: options.Results) -> None:
     """Reduce what is committed to summary.parquet: statistics per component, ranked."""
     with exit_status():
         from gbcd.reduction.reduce import reduce as summarise
 
         for folder in folders(out):
-            _say(f"{folder}/summary.parquet: {summarise(folder).height:,} rows")
+            say(f"{folder}/summary.parquet: {summarise(folder).height:,} rows")
 
 
-@app.command(epilog="Example: gbcd evaluate results/ioi")
+@app.command(epilog="Example: gbcd evaluate results/ioi", rich_help_panel=READ)
 def evaluate(out: options.Results, pairs: options.Pairs = 128) -> None:
     """Hold a finished study against what components do when they are ablated, and against other methods."""
     with exit_status():
-        _hush_libraries()
+        hush_libraries()
         from gbcd.evaluation.evaluate import evaluate as measure
         from gbcd.evaluation.view import show_evaluation
 
         for folder in folders(out):
             show_evaluation(measure(folder, pairs), folder, console)
+        write_report(out)
 
 
-@app.command(epilog="Example: gbcd show ioi --model reference -n 5")
+@app.command(epilog="Example: gbcd show ioi --model reference -n 5", rich_help_panel=START)
 def show(
     task: Annotated[str | None, typer.Argument(metavar="[TASK]", help="Task to draw prompts from.")] = None,
     prompts: Annotated[str | None, typer.Option("--prompts", metavar="FILE", help="Or a file of your own.")] = None,
@@ -221,7 +217,7 @@ def show(
 ) -> None:
     """Print prompts as tokens, with answers, what the model predicts and what each wrong answer pulls towards."""
     with exit_status():
-        _hush_libraries()
+        hush_libraries()
         from gbcd import show as shown
         from gbcd.architectures import models
 
@@ -229,7 +225,7 @@ def show(
         shown.show(shown.chosen(loaded, task, prompts, number, seed), loaded, embedding_model, console)
 
 
-@app.command("list", epilog="Example: gbcd list tasks")
+@app.command("list", epilog="Example: gbcd list tasks", rich_help_panel=START)
 def list_(what: Listed) -> None:
     """List the tasks, or the definitions of the wrong answer."""
     with exit_status():
@@ -241,12 +237,14 @@ def list_(what: Listed) -> None:
             entries = {name: wrong_answers.get(name).summary for name in wrong_answers.names()}
         width = max(map(len, entries)) + 2
         for name, line in entries.items():
-            _say(f"{name:<{width}}{line}")
+            say(f"{name:<{width}}{line}")
 
 
+app.command(epilog="Example: gbcd report results/ioi --png figures", rich_help_panel=READ)(report)
 app.command(
     "compile-tracr",
     epilog='Example: gbcd compile-tracr gbcd.tracr.programs:reverse --vocab "1 2 3" --max-length 5 --out reverse',
+    rich_help_panel=MODELS,
 )(compile_tracr)
 
 
@@ -255,7 +253,7 @@ def _repaired(folder: str, found: Verification, workers: int | None) -> Verifica
     from gbcd.job.verification import forget, verify
     from gbcd.run import run_study
 
-    _hush_libraries()
+    hush_libraries()
     forget(folder, found)
     run_study(study_of(found.plan, folder, workers), console)
     again = verify(folder)
@@ -265,26 +263,10 @@ def _repaired(folder: str, found: Verification, workers: int | None) -> Verifica
 
 def _show(found: Verification) -> None:
     for where, problem in [*found.common.items(), *((f"shard {shard}", text) for shard, text in found.bad.items())]:
-        _say(f"bad      {where}: {problem}")
+        say(f"bad      {where}: {problem}")
     if found.missing:
-        _say(f"missing  {len(found.missing):,} of {len(found.plan.shards):,} shards")
+        say(f"missing  {len(found.missing):,} of {len(found.plan.shards):,} shards")
     if found.is_sound:
-        _say(f"sound    {found.plan.n_prompts:,} prompts, each exactly once; {found.n_bytes:,} bytes read and compared")
+        say(f"sound    {found.plan.n_prompts:,} prompts, each exactly once; {found.n_bytes:,} bytes read and compared")
     if found.leftovers:
-        _say(f"         {found.leftovers:,} files that no record names; harmless, and `gbcd compact` removes old ones")
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def _fail(colour: str, word: str, text: str, code: int) -> None:
-    errors.print(f"[bold {colour}]{word}:[/] {escape(text)}", soft_wrap=True)
-    raise typer.Exit(code) from None
-
-
-def _hush_libraries() -> None:
-    """Keep transformers' progress bars out of ours."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
+        say(f"         {found.leftovers:,} files that no record names; harmless, and `gbcd compact` removes old ones")

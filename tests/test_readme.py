@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, against results made by its own command."""
+"""The Python of README and docs runs as it stands, against results made by the README's own command."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
-@pytest.mark.parametrize("code", blocks("README.md", "python"))
-def test_a_query_of_the_readme_runs(code: str, folder: Path) -> None:
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("code", [code for page in PAGES for code in blocks(page, "python")])
+def test_a_query_of_the_documents_runs(code: str, folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "shape: (" in done.stdout

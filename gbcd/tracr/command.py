@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gbcd.terminal import console, exit_status
+
 Program = Annotated[str, typer.Argument(metavar="MODULE:PROGRAM", help="A RASP program, or a function that makes one.")]
 Symbols = Annotated[str, typer.Option("--vocab", help="The symbols that it reads, separated by spaces.")]
 MaxLength = Annotated[int, typer.Option("--max-length", help="Longest input, BOS not counted.")]
@@ -15,8 +17,6 @@ Directory = Annotated[Path, typer.Option("--out", help="Directory of the model; 
 
 def compile_tracr(program: Program, vocab: Symbols, max_length: MaxLength, out: Directory) -> None:
     """Compile a RASP program to a transformer that can be studied like any other model."""
-    from gbcd.cli import console, exit_status
-
     with exit_status():
         from gbcd.tracr.compiling import compile_program, find_program, symbols_of, write
 

@@ -1,0 +1,115 @@
+"""`gbcd doctor`: is everything there that a run needs? One line per finding, and what to do about each that fails."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.table import Table
+
+from gbcd.errors import BadInput
+from gbcd.job.store import StorageError, Store
+from gbcd.terminal import console, exit_status, hush_libraries, say
+from gbcd.versions import versions
+
+#: What is written and removed again to see whether results can be kept.
+PROBE = "doctor-probe"
+
+ModelName = Annotated[str, typer.Option("--model", help="The model that you want to study.")]
+Location = Annotated[str, typer.Option("--out", help="Where results are to go.")]
+
+
+class Finding(NamedTuple):
+    """One line: what was looked at, whether it will do, and what was found or what to do."""
+
+    what: str
+    is_good: bool
+    detail: str
+
+
+def doctor(model: ModelName = "reference", out: Location = "results") -> None:
+    """Check the installation, devices, Ray, access to a model and to the place where results go."""
+    with exit_status():
+        hush_libraries()
+        findings = [
+            looked("installation", installation),
+            looked("devices", devices),
+            looked("ray", ray_works),
+            looked("model", lambda: model_loads(model)),
+            looked("output", lambda: output_is_writable(out)),
+        ]
+        show(findings)
+        if bad := [finding.what for finding in findings if not finding.is_good]:
+            raise BadInput(f"not ready: {', '.join(bad)}")
+        say(f"Ready:   gbcd run --task ioi --model {model} --out {out}/ioi")
+
+
+def looked(what: str, look: Callable[[], str]) -> Finding:
+    """Look, and take what is known to go wrong as the finding."""
+    try:
+        return Finding(what, True, look())
+    except (BadInput, StorageError, ConnectionError, ImportError, TimeoutError) as error:
+        return Finding(what, False, str(error))
+
+
+def installation() -> str:
+    """Versions of what computes."""
+    ray = importlib.metadata.version("ray")
+    return ", ".join(f"{name} {version}" for name, version in versions().items()) + f", ray {ray}"
+
+
+def devices() -> str:
+    """Processor and GPUs."""
+    import torch
+
+    found = [f"{os.cpu_count()} processors ({platform.machine()})"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    return ", ".join(found) if len(found) > 1 else f"{found[0]}, no GPU: runs use the processors"
+
+
+def ray_works() -> str:
+    """Start Ray, or join the cluster of `RAY_ADDRESS`, and leave it again."""
+    import ray
+
+    from gbcd.job.ray_pool import connected
+
+    with connected(1):
+        resources = ray.cluster_resources()
+        where = os.environ.get("RAY_ADDRESS") or "started here and stopped again"
+        return f"{resources.get('CPU', 0):.0f} processors, {resources.get('GPU', 0):.0f} GPUs; {where}"
+
+
+def model_loads(name: str) -> str:
+    """Load the model and find its parts."""
+    from gbcd.architectures import models
+
+    loaded = models.load(name, "cpu")
+    parts = [part for part in loaded.components if part.is_circuit_part]
+    n_nodes, n_layers = len({part.node for part in parts}), len({part.layer for part in parts})
+    return f"{name}: {n_layers} layers, {n_nodes} components, context of {loaded.context} tokens"
+
+
+def output_is_writable(out: str) -> str:
+    """Write a few bytes and remove them again."""
+    store = Store(out)
+    if not store.create(PROBE, b"gbcd doctor"):
+        raise BadInput(f"{out}/{PROBE} is left from an earlier check that was cut off: remove it")
+    store.delete(PROBE)
+    return f"{out}: can be written, creates a file once and only once"
+
+
+def show(findings: list[Finding]) -> None:
+    """Print them, one a line."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        table.add_row("[green]ok[/]" if finding.is_good else "[red]missing[/]", finding.what, finding.detail)
+    console.print(table)

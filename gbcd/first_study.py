@@ -1,0 +1,67 @@
+"""`gbcd init`: a study file to start from, every choice written out with its default and what it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gbcd.errors import BadInput
+from gbcd.terminal import exit_status, say
+
+File = Annotated[Path, typer.Argument(metavar="[STUDY.toml]", help="The file to write.")]
+
+STUDY = """\
+# A study for `gbcd run {file}`. Lines that are commented out show the default.
+
+# What is studied: "reference" (shipped), a name on the model hub such as "gpt2", or a directory.
+model = "reference"
+
+# What it is studied on: tasks of `gbcd list tasks`, or instead of them a file of your own prompts, one JSON object a
+# line with "prompt" and "answer".
+tasks = ["ioi"]
+prompts_per_task = 2000
+# prompts = "my_prompts.jsonl"
+
+# What the loss pulls towards; `gbcd list wrong-answers` explains them, `gbcd show ioi` shows what each picks.
+wrong_answers = ["inverse_logits", "logit_difference"]
+
+# Fixes which prompts are drawn.
+# seed = 0
+
+# Prompts per task over which the mean activations are taken that centred norms subtract.
+# calibration_prompts = 512
+
+# Only for the wrong answer "semantic": the model that tells how far apart two answers are in meaning.
+# embedding_model = "sentence-transformers/all-MiniLM-L6-v2"
+
+# Where results go: a folder, s3://bucket/prefix or gs://bucket/prefix.
+out = "results/first"
+
+[compute]
+# Ray workers, each with a copy of the model; 0 computes in this process. Never changes a number.
+# workers = 2
+# "cpu", "cuda", or "auto": a GPU where there is one.
+# device = "auto"
+# dtype = "float32"
+# Prompts per shard (what is committed at once), and per forward pass.
+# shard_size = 256
+# batch_size = "auto"
+# Processor threads of each worker.
+# threads = 1
+"""
+
+
+def init(file: File = Path("study.toml")) -> None:
+    """Write a study file with every choice explained, ready to run."""
+    with exit_status():
+        try:
+            with file.open("x", encoding="utf-8") as stream:
+                stream.write(STUDY.replace("{file}", str(file)))
+        except FileExistsError:
+            raise BadInput(f"{str(file)!r} is there already: give another name") from None
+        except OSError as error:
+            raise BadInput(f"{str(file)!r} cannot be written: {error}") from error
+        say(f"Study:   {file}")
+        say(f"Next:    gbcd run {file}")

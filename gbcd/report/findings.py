@@ -1,0 +1,128 @@
+"""Everything that the sections draw from: what was planned, what came of it, the summary, and the evaluation if any."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from gbcd.component import Component
+from gbcd.errors import BadInput
+from gbcd.evaluation.tables import EFFECTS_FILE, EVALUATION_FILE, FAITHFULNESS_FILE
+from gbcd.job.commits import Commit, Quarantine, read_commits, read_quarantine
+from gbcd.job.results import SUMMARY_FILE, read_components
+from gbcd.job.shards import Plan, read_plan
+from gbcd.job.store import Store
+from gbcd.reduction.ranking import SCORES, score_statistic
+from gbcd.reduction.shard_values import Key
+from gbcd.report.prompt_pass import PromptFindings, pass_over
+
+#: Components times groups that a page can carry within its size; groups beyond are left out, and the page says so.
+MAX_CELLS = 50_000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The tables of an evaluation."""
+
+    figures: pl.DataFrame
+    effects: pl.DataFrame
+    faithfulness: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a results folder holds.
+
+    Attributes:
+        store: the folder.
+        plan: what was wanted.
+        commits: the shards that are there.
+        quarantined: those that were given up.
+        components: the parts of the model.
+        summary: table `gbcd.reduction.reduce.SUMMARY`.
+        measured: None where nothing was evaluated.
+    """
+
+    store: Store
+    plan: Plan
+    commits: list[Commit]
+    quarantined: list[Quarantine]
+    components: list[Component]
+    summary: pl.DataFrame
+    measured: Measured | None
+
+    @cached_property
+    def all_groups(self) -> list[Key]:
+        """Tasks and wrong answers, in the order of the study."""
+        return [
+            Key(*row) for row in self.summary.select("task", "wrong_answer").unique(maintain_order=True).iter_rows()
+        ]
+
+    @cached_property
+    def groups(self) -> list[Key]:
+        """Those that the page shows."""
+        return self.all_groups[: max(1, MAX_CELLS // max(1, len(self.components)))]
+
+    @cached_property
+    def statistics(self) -> list[str]:
+        """Those that the summary describes, the ones that can rank first."""
+        described = [name.removesuffix("_ci_low") for name in self.summary.columns if name.endswith("_ci_low")]
+        return sorted(set(described) - {"rank"}, key=lambda name: (name not in SCORES, described.index(name)))
+
+    @cached_property
+    def ranked_by(self) -> dict[Key, str]:
+        """The statistic whose mean is the score, by group."""
+        found: dict[Key, str] = {}
+        for group in self.groups:
+            rows = self.nodes(group)
+            found[group] = score_statistic([name for name in self.statistics if rows[f"{name}_mean"].is_finite().any()])
+        return found
+
+    @cached_property
+    def prompts(self) -> dict[Key, PromptFindings]:
+        """What single prompts say, by group."""
+        return pass_over(self.store, self.components, self.ranked_by)
+
+    def nodes(self, group: Key) -> pl.DataFrame:
+        """The heads and MLPs of a group, best first."""
+        return self._rows(group).filter(pl.col("level") == "node").sort("rank")
+
+    def parts(self, group: Key) -> pl.DataFrame:
+        """Their parts, best first."""
+        return self._rows(group).filter(pl.col("level") == "part").sort("rank")
+
+    def _rows(self, group: Key) -> pl.DataFrame:
+        return self.summary.filter(
+            pl.col("task") == group.task, pl.col("wrong_answer") == group.wrong_answer, pl.col("rank").is_not_null()
+        )
+
+
+def read_findings(out: str) -> Findings:
+    """Read a results folder.
+
+    Raises:
+        BadInput: there is no study in it, or it was not reduced.
+    """
+    store = Store(out)
+    plan = read_plan(store)
+    if not store.exists(SUMMARY_FILE):
+        raise BadInput(f"{store.location!r} holds no {SUMMARY_FILE} (yet): run the study, or `gbcd reduce`")
+    measured = None
+    if store.exists(EVALUATION_FILE):
+        measured = Measured(*(_table(store, path) for path in (EVALUATION_FILE, EFFECTS_FILE, FAITHFULNESS_FILE)))
+    return Findings(
+        store=store,
+        plan=plan,
+        commits=read_commits(store),
+        quarantined=read_quarantine(store),
+        components=read_components(store),
+        summary=_table(store, SUMMARY_FILE),
+        measured=measured,
+    )
+
+
+def _table(store: Store, path: str) -> pl.DataFrame:
+    return pl.read_parquet(io.BytesIO(store.read(path)))

@@ -1,0 +1,30 @@
+"""The notebooks in `examples/` run from top to bottom. Their cells are plain Python, so no kernel is needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gbcd import wrong_answers
+from gbcd.tasks import _registry
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(notebook: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_registry, "_tasks", dict(_registry._tasks))
+    monkeypatch.setattr(wrong_answers, "_REGISTRY", dict(wrong_answers._REGISTRY))
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    names: dict[str, object] = {"__name__": "__main__"}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec(compile("".join(cell["source"]), f"{notebook.name}:{cell['id']}", "exec"), names)
+            assert capsys.readouterr().out or cell is not cells[-1]
+
+
+def test_there_is_one_for_each_way_of_use() -> None:
+    assert len(NOTEBOOKS) == 5

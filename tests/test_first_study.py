@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer import Exit
+
+from gbcd.first_study import STUDY, init
+from gbcd.job.study import Compute, Study, read_study
+
+
+def test_the_first_study_is_a_study(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    init(file)
+    assert read_study(file).tasks == ("ioi",)
+    assert f"gbcd run {file}" in file.read_text()
+
+
+def test_every_choice_is_explained_with_its_default() -> None:
+    lines = [line.removeprefix("# ") for line in STUDY.splitlines() if "=" in line or line == "[compute]"]
+    written = tomllib.loads("\n".join(lines))
+    assert written.keys() == Study.model_fields.keys()
+    assert written["compute"].keys() == Compute.model_fields.keys()
+    assert Compute(**written["compute"]) == Compute()
+    for name in ("model", "prompts_per_task", "seed", "calibration_prompts", "embedding_model"):
+        assert written[name] == Study.model_fields[name].default
+
+
+def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("mine")
+    with pytest.raises(Exit) as left:
+        init(file)
+    assert left.value.exit_code == 2
+    assert file.read_text() == "mine"

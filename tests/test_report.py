@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from report_study import HOSTILE, reported_study
+from small_runs import finished, small_study
+
+from gbcd.component import Component
+from gbcd.errors import BadInput
+from gbcd.job.results import summary
+from gbcd.reduction.ranking import SCORES
+from gbcd.reduction.shard_values import Key
+from gbcd.report import findings as findings_module
+from gbcd.report.figures import write_figures
+from gbcd.report.findings import read_findings
+from gbcd.report.overview import warnings
+from gbcd.report.page import page, sections, write_report
+from gbcd.report.prompt_pass import PromptFindings
+
+SECTIONS = ["study", "where", "top", "effects", "circuit", "agreement", "prompts", "settling", "examples"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reported_study(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def text(out: Path) -> str:
+    return (out / "report.html").read_text(encoding="utf-8")
+
+
+def embedded(text: str) -> dict[str, Any]:
+    found = re.search(r'<script id="data" type="text/plain">(.*?)</script>', text)
+    assert found is not None
+    return json.loads(gzip.decompress(base64.b64decode(found.group(1))))
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def tags(text: str) -> list[tuple[str, dict[str, str | None]]]:
+    parser = Tags()
+    parser.feed(text)
+    return parser.found
+
+
+def test_the_file_holds_every_section_and_asks_nothing_of_a_network(text: str) -> None:
+    found = tags(text)
+    assert [given["id"] for tag, given in found if tag == "section" and given.get("id")] == SECTIONS
+    assert not [tag for tag, given in found if given.get("src") or tag == "link"]
+    assert len(text.encode()) < 6_000_000
+
+
+def test_text_of_prompts_is_never_markup(text: str) -> None:
+    assert HOSTILE not in text
+    assert html.escape(HOSTILE, quote=False) in html.unescape(text).replace("'", "'") or "&lt;/script&gt;" in text
+    assert not [tag for tag, _ in tags(text) if tag in ("img", "b")]
+    assert HOSTILE in embedded(text)["charts"]["templates"]["tables"]["0|0"]["template"]
+
+
+def test_every_setting_of_the_controls_has_a_table(out: Path) -> None:
+    found = read_findings(str(out))
+    for section in sections(found):
+        options = {control.name: list(control.options) for control in section.controls}
+        options["group"] = [str(index) for index in range(len(found.groups))]
+        for chart in section.charts:
+            expected = {""}
+            for name in chart.controls:
+                expected = {f"{before}|{value}".removeprefix("|") for before in expected for value in options[name]}
+            assert set(chart.tables) == expected, chart.name
+            for rows in chart.tables.values():
+                assert set(chart.columns) <= set(rows.columns), chart.name
+
+
+def test_the_heat_map_shows_the_summary(out: Path, text: str) -> None:
+    shown = embedded(text)["charts"]["heatmap"]["tables"][f"0|{SCORES[0]}|node"]
+    rows = summary(str(out)).filter(pl.col("level") == "node", pl.col("wrong_answer") == "logit_difference").collect()
+    means = dict(rows.select("component", f"{SCORES[0]}_mean").iter_rows())
+    assert len(shown["component"]) == 6
+    for name, mean in zip(shown["component"], shown["mean"], strict=True):
+        assert mean == pytest.approx(means[name], rel=1e-3)
+
+
+def test_ranks_after_all_prompts_are_those_of_the_summary(out: Path, text: str) -> None:
+    settled = pl.DataFrame(embedded(text)["charts"]["settling"]["tables"]["0"]).filter(pl.col("last"))
+    ranked = read_findings(str(out)).nodes(Key("prompts", "logit_difference"))
+    assert dict(settled.select("component", "rank").iter_rows()) == dict(ranked.select("component", "rank").iter_rows())
+
+
+def test_prompts_at_either_end_are_kept_however_they_arrive() -> None:
+    values = np.random.default_rng(0).random((3, 100))
+    found = PromptFindings(["a", "b", "c"])
+    for start in range(0, 100, 7):
+        chosen = slice(start, start + 7)
+        found.add(values[:, chosen], ["t"] * values[:, chosen].shape[1], [str(i) for i in range(100)][chosen])
+    found.finish()
+    order = [str(index) for index in np.argsort(np.linalg.norm(values, axis=0))]
+    assert [name for _, name in sorted(found.most, reverse=True)] == order[::-1][:6]
+    assert [name for _, name in sorted(found.least, reverse=True)] == order[:6]
+    assert np.allclose(found.means[64], values[:, :64].mean(axis=1))
+    assert np.allclose(found.means[100], values.mean(axis=1))
+    assert found.sample.shape == (3, 100)
+
+
+def test_warnings_name_wrong_prompts_and_missing_shards(tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    finished(study)
+    (Path(study.out) / "commits" / "00002.json").unlink()
+    said = "\n".join(warnings(read_findings(study.out)))
+    assert "1 of 5 shards are missing" in said
+    assert re.search(r"gets \d+% of the 32 prompts of ioi wrong", said)
+    assert "no gradient" not in said
+
+
+def test_a_study_too_large_for_the_page_says_what_is_left_out(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings_module, "MAX_CELLS", len(read_findings(str(out)).components))
+    found = read_findings(str(out))
+    assert len(found.groups) == 1
+    assert "1 further pairs of task and wrong answer" in "\n".join(warnings(found))
+    assert "agreement" not in {section.id for section in sections(found)}
+    assert "foil" not in re.sub(r"<script.*?</script>", "", page(found), flags=re.DOTALL).split("What was run")[0]
+
+
+def test_figures_are_drawn(out: Path, tmp_path: Path) -> None:
+    files = write_figures(str(out), tmp_path / "figures")
+    names = {file.name for file in files}
+    assert {"heatmap_prompts_logit_difference.png", "roc_prompts_foil.png", "circuit_prompts_foil.png"} <= names
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"plan\.json"):
+        write_report(str(tmp_path))
+
+
+def test_parts_without_gradient_are_named(out: Path) -> None:
+    found = read_findings(str(out))
+    silenced = found.summary.with_columns(
+        grad_norm_mean=pl.when(pl.col("component") == "a0.h0.q").then(0.0).otherwise(pl.col("grad_norm_mean"))
+    )
+    said = "\n".join(warnings(findings_module.Findings(**{**found.__dict__, "summary": silenced})))
+    assert "no gradient reaches a0.h0.q." in said
+    assert isinstance(found.components[0], Component)
