@@ -9,7 +9,8 @@ Every node hands its output to every later node through the residual stream: a h
 circuit and have no score.
 
 A score of nodes says nothing about single edges, but an edge matters no more than either of its ends. So an edge
-has the smaller of its ends' scores, and is in the circuit if both of them are.
+has the smaller of its ends' scores, and is in the circuit if both of them are. `gbcd evaluate`, which has
+counterfactuals, gives edges scores of their own by edge attribution.
 
 The format knows heads and MLPs. Where heads share keys and values, the groups that own these are left out and the best
 of the heads and MLPs are taken.
@@ -128,15 +129,25 @@ class Circuit(BaseModel):
         return graph
 
 
-def circuit_of(cfg: Config, scores: Mapping[str, float], members: Collection[str]) -> Circuit:
-    """The circuit of the nodes `members`, in a graph with the score of every head and MLP."""
+def circuit_of(
+    cfg: Config, scores: Mapping[str, float], members: Collection[str], edge_scores: Mapping[str, float] | None = None
+) -> Circuit:
+    """The circuit of the nodes `members`, in a graph with the score of every head and MLP.
+
+    Args:
+        cfg: shape of the model.
+        scores: of its heads and MLPs.
+        members: names of those inside.
+        edge_scores: of all edges, where these have scores of their own (`gbcd.evaluation.edges`).
+    """
     inside = {INPUT, LOGITS, *members}
     highest = max(scores.values())
     nodes = {name: Node(in_graph=name in inside, score=scores.get(name)) for name in node_names(cfg)}
     edges: dict[str, Edge] = {}
     for name in edge_names(cfg):
         source, target = ends(name)
-        score = min(scores.get(source, highest), scores.get(target, highest))
+        weaker = min(scores.get(source, highest), scores.get(target, highest))
+        score = weaker if edge_scores is None else edge_scores[name]
         edges[name] = Edge(score=score, in_graph=source in inside and target in inside)
     return Circuit(cfg=cfg, nodes=nodes, edges=edges)
 
