@@ -119,6 +119,6 @@ def _hook(stack: ExitStack, model: nn.Module, tensor: Tensors, act: Callable[[Te
         )
         stack.callback(counting.remove)
     if tensor.side == "output":
-        stack.callback(module.register_forward_hook(lambda _module, _inputs, output: by_rows(output)).remove)
+        stack.callback(module.register_forward_hook(lambda *seen: by_rows(seen[2])).remove)
     else:
         stack.callback(module.register_forward_pre_hook(lambda _module, inputs: by_rows(inputs[0])).remove)

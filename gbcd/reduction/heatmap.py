@@ -49,7 +49,7 @@ def heatmap(nodes: pl.DataFrame, title: str) -> Figure:
     panels = figure.subplots(1, len(grids), width_ratios=[grid.shape[1] for grid in grids.values()], squeeze=False)[0]
     for axes, (kind, grid) in zip(panels, grids.items(), strict=True):
         share = 100 * grid / largest
-        image = axes.imshow(share, cmap="cividis", vmin=0, vmax=100, origin="lower", aspect="auto")
+        axes.imshow(share, cmap="cividis", vmin=0, vmax=100, origin="lower", aspect="auto")
         _label(axes, ["MLP"] if kind == "MLP" else [str(number) for number in range(grid.shape[1])], layers)
         axes.set(xlabel="" if kind == "MLP" else kind)
         if columns <= MAX_NUMBERED:
@@ -57,7 +57,7 @@ def heatmap(nodes: pl.DataFrame, title: str) -> Figure:
     panels[0].set_ylabel("layer")
     for axes in panels[1:]:
         axes.set_yticklabels([])
-    figure.colorbar(image, ax=list(panels), label="score, % of the largest")
+    figure.colorbar(panels[0].images[0], ax=list(panels), label="score, % of the largest")
     figure.suptitle(title, fontsize=10)
     return figure
 
