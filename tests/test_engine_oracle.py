@@ -66,7 +66,9 @@ def compare(
     if calibration is not None:
         task = calibration.tasks["p"]
         groups = torch.tensor([task.groups.index(calibration.group_of(p.prompt.template)) for p in prompts])
-        means = BatchMeans(MeanInputs(task, VOCAB, loaded.device, loaded.dtype), groups)
+        means = BatchMeans(
+            MeanInputs(task, VOCAB, loaded.device, torch.promote_types(loaded.dtype, torch.float32)), groups
+        )
     norms = all_statistics(forward.backward(d_logits), loaded.components, len(prompts), means)
     return Compared(norms, *oracle_values(loaded, prompts, name, calibration))
 

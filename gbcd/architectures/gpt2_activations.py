@@ -34,6 +34,10 @@ class Affine:
         """Gradient by the map's input, of a loss whose gradient by its output is `d`."""
         return linear(d, self.weight.T)
 
+    def less_bias(self, output: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows d_out"]:
+        """`X W` of an output `X W + b`, in float32 at least."""
+        return output.to(torch.promote_types(output.dtype, torch.float32)) - self.bias
+
     def columns(self, start: int, stop: int) -> Affine:
         """The map to some of the outputs."""
         return Affine(self.weight[:, start:stop], self.bias[start:stop])

@@ -218,12 +218,12 @@ class Gpt2Forward:
         normed = InputRows(f"a{layer}.qkv", block.norm_1.output, positions)
         if d_qkv is not None and block.qkv is not None:
             output = block.qkv
-            yield LinearTap(self._names(layer, "qkv"), "out", normed, d_qkv, lambda: (output - qkv.bias, d_qkv))
+            yield LinearTap(self._names(layer, "qkv"), "out", normed, d_qkv, lambda: (qkv.less_bias(output), d_qkv))
             return qkv.back(d_qkv)
         at_answers = InputRows(f"a{layer}.qkv", block.query_input, block.rows.positions)
         q_map, kv_map = qkv.columns(0, d_model), qkv.columns(d_model, 3 * d_model)
-        yield LinearTap(self._names(layer, "q"), "out", at_answers, d_q, lambda: (block.q - q_map.bias, d_q))
-        yield LinearTap(self._names(layer, "kv"), "out", normed, d_kv, lambda: (block.kv - kv_map.bias, d_kv))
+        yield LinearTap(self._names(layer, "q"), "out", at_answers, d_q, lambda: (q_map.less_bias(block.q), d_q))
+        yield LinearTap(self._names(layer, "kv"), "out", normed, d_kv, lambda: (kv_map.less_bias(block.kv), d_kv))
         return kv_map.back(d_kv).add_(block.rows.spread(q_map.back(d_q), positions.shape[1]))
 
     def _scores_backward(self, block: Block, d_z: Float[Tensor, "unit row d"]) -> ScoreGradients:
