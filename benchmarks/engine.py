@@ -258,9 +258,9 @@ def _status_kb(field: str) -> int:
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def measure(s: Setting, rounds: int, skip: set[str]) -> list[dict[str, object]]:
+def measure(s: Setting, rounds: int, skip: tuple[str, ...]) -> list[dict[str, object]]:
     device = s.ids.device
-    found = [contender for contender in contenders(s) if contender.name[0] not in skip]
+    found = [contender for contender in contenders(s) if not contender.name.startswith(skip)]
     peaks = {contender.name: peak_mb(contender.run, device) for contender in found}
     seconds: dict[str, list[float]] = {contender.name: [] for contender in found}
     for _ in range(rounds):
@@ -284,7 +284,7 @@ def measure(s: Setting, rounds: int, skip: set[str]) -> list[dict[str, object]]:
             "peak_mb": peaks[name],
             "vs_plain_answer_only": medians[name] / medians["c plain, answer only"],
             "vs_floor": medians[name] / medians["h floor"] if "h floor" in medians else None,
-            "vs_torch_floor": medians[name] / medians["h floor, torch's products"],
+            "vs_torch_floor": medians[name] / medians["h floor, torch's products"] if "h floor" in medians else None,
         }
         for name in medians
     ]
@@ -299,7 +299,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--skip", nargs="*", default=[], help="letters of contenders to leave out")
+    parser.add_argument("--skip", nargs="*", default=[], help="letters or names of contenders to leave out")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -319,7 +319,7 @@ def main() -> None:
         )
         for length in arguments.lengths:
             for batch in arguments.batches:
-                for row in measure(setting(model, trainable, length, batch), arguments.rounds, set(arguments.skip)):
+                for row in measure(setting(model, trainable, length, batch), arguments.rounds, tuple(arguments.skip)):
                     print(json.dumps(row) if arguments.json else _readable(row), flush=True)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -136,3 +138,38 @@ def test_every_statistic_of_every_part_equals_the_oracle(
     calibration = engine.calibrate(prompts, centering)
     compared = compare(loaded, model_pass, prompts, name, calibration)
     check(compared, [component.name for component in loaded.components], 1e-4)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Cross-entropy towards the answer on one sequence, less the same on the other: task minus counterfactual."""
+
+    answers: Sequence[int]
+    tokens: None = None
+    reads_all: bool = True
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        index = torch.tensor(self.answers).view(-1, 1, 1).expand(-1, 2, 1)
+        towards = logits.logsumexp(2) - logits.gather(2, index).squeeze(2)
+        return towards[:, 0] - towards[:, 1]
+
+
+@pytest.mark.parametrize("pass_type", [Gpt2Pass, HookedPass])
+@pytest.mark.parametrize("d_head", [2, 32])
+def test_long_contrasts_equal_the_oracle_by_grams_and_by_products(pass_type: Any, d_head: int) -> None:
+    loaded = loaded_model(Shape(2, 2, d_head, (), 0), torch.float64)
+    prompts, others = random_prompts((61, 40), seed=1), random_prompts((61, 58), seed=2)
+    units = [(prompt.ids, other.ids) for prompt, other in zip(prompts, others, strict=True)]
+    answers = [prompt.answer_ids[0] for prompt in prompts]
+    model_pass = Gpt2Pass(loaded.model) if pass_type is Gpt2Pass else HookedPass(loaded.model, loaded.sites)
+    forward = model_pass.forward(units)
+    _, d_logits = loss_gradient(Contrast(answers), forward.logits)
+    found = all_statistics(forward.backward(d_logits), loaded.components, len(units), None)
+    oracle, names = Oracle(loaded), [component.name for component in loaded.components]
+    weights = oracle.weights()
+    for row, (unit, answer) in enumerate(zip(units, answers, strict=True)):
+        gradients = oracle.gradients(unit, Contrast([answer]))
+        squares = torch.stack([gradients[name].square().sum() for name in names])
+        taylor = torch.stack([(gradients[name] * weights[name]).sum() for name in names])
+        assert_close(found.squares[row].clamp(min=0).sqrt(), squares.sqrt(), 1e-8, names)
+        assert_close(found.taylor[row], taylor, 1e-6, names)

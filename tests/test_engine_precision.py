@@ -14,7 +14,7 @@ from gbcd.architectures import models
 from gbcd.architectures.gpt2_pass import Gpt2Pass
 from gbcd.architectures.hooked_pass import HookedPass
 from gbcd.architectures.models import LoadedModel, prepared
-from gbcd.architectures.taps import LinearTap, ModelPass
+from gbcd.architectures.taps import LinearTap, ModelPass, Tap
 from gbcd.errors import BadInput
 from gbcd.gradients.engine import Engine
 from gbcd.gradients.part_norms import all_statistics
@@ -59,7 +59,7 @@ def test_norms_of_bfloat16_taps_are_those_of_the_tensors_in_float64(narrow: Load
         torch.testing.assert_close(norms.summed_squares[column[name]].double(), summed, rtol=1e-4, atol=0)
 
 
-def formed(taps: list[object]) -> Iterator[tuple[LinearTap, str, torch.Tensor]]:
+def formed(taps: list[Tap]) -> Iterator[tuple[LinearTap, str, torch.Tensor]]:
     """Every slice of every linear map with its gradient by prompt, formed in float64."""
     for tap in taps:
         if isinstance(tap, LinearTap):
