@@ -1,3 +1,5 @@
+import io
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from gbcd.errors import BadInput
 from gbcd.evaluation.aggregation import aggregation_rows
 from gbcd.evaluation.agreement import SIZES
 from gbcd.evaluation.baselines import static_scores
+from gbcd.evaluation.edges import edge_attribution
 from gbcd.evaluation.evaluate import evaluate
 from gbcd.evaluation.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
 from gbcd.evaluation.interventions import measure_effects
@@ -22,6 +25,7 @@ from gbcd.evaluation.points import points
 from gbcd.evaluation.recovery import Score, measured_truth, recovery_rows
 from gbcd.evaluation.replicas import interval, means, poisson_weights, score_replicas
 from gbcd.evaluation.tables import AGGREGATION, EFFECTS, EVALUATION, FAITHFULNESS
+from gbcd.evaluation.view import show_evaluation
 from gbcd.job.commits import commit_path
 from gbcd.job.inputs import Inputs
 from gbcd.job.results import read_components, shard_tables
@@ -31,6 +35,7 @@ from gbcd.job.study import make_study
 from gbcd.prompting.tokens import encode
 from gbcd.reduction.nodes import NodeMap
 from gbcd.reduction.shard_values import Key
+from gbcd.reduction.stored_circuits import load_circuit
 from gbcd.run import run_study
 
 N_PAIRS = 12
@@ -88,13 +93,43 @@ def test_every_score_and_baseline_is_held_against_every_truth(evaluation):
         *("weight_norm", "layer_index", "parameter_count", "random"),
     }
     of_gradients = rows.filter(pl.col("wrong_answer") == "foil")
-    assert set(of_gradients["method"]) == {"grad_norm", "centered_grad_norm", "writing_norm", "taylor", "taylor_signed"}
+    assert set(of_gradients["method"]) == {
+        "contrast_norm",
+        "grad_norm",
+        "centered_grad_norm",
+        "writing_norm",
+        "taylor",
+        "taylor_signed",
+    }
     assert set(rows["truth"].drop_nulls()) == {"resample", "mean", "zero"}
     figures = rows.group_by("method", "wrong_answer").agg(pl.col("figure").unique())
     wanted = {"auroc", "auroc_pessimistic", "auprc", "spearman", "stability", "cpr", "cmd"}
     assert all(wanted <= set(found) for found in figures["figure"])
     assert rows.filter(pl.col("figure") == "completeness")["method"].unique().to_list() == ["writing_norm"]
     assert evaluation.figures["n_pairs"].unique().to_list() == [N_PAIRS]
+
+
+def test_edges_are_scored_by_edge_attribution(study, evaluation, case):
+    loaded, pairs, _, metric = case
+    written = load_circuit(f"{study}/circuit_edges_ioi_foil.json")
+    of_nodes = load_circuit(study, "ioi", "foil")
+    assert {name for name, node in written.nodes.items() if node.in_graph} == {
+        name for name, node in of_nodes.nodes.items() if node.in_graph
+    }
+    assert written.nodes["m1"].score == pytest.approx(of_nodes.nodes["m1"].score)
+    wanted = edge_attribution(loaded, pairs, metric, written.cfg)
+    assert {name: edge.score for name, edge in written.edges.items()} == pytest.approx(wanted)
+    assert min(wanted.values()) < 0 < max(wanted.values())
+
+
+def test_the_terminal_tells_quality_and_cost(study, evaluation):
+    text = io.StringIO()
+    show_evaluation(evaluation, study, Console(file=text, width=120))
+    found = text.getvalue()
+    # 3 nodes a layer, of 2 blocks and 1 block out of 2, and the passes over prompts and counterfactuals
+    assert "against resample ablation on 12 pairs (6.5 forward passes over each)" in found
+    line = next(line for line in found.splitlines() if line.strip().startswith("attribution_patching_ig"))
+    assert line.split()[-1] == "11"
 
 
 def test_intervals_hold_the_value_and_costs_are_told(evaluation):
@@ -227,6 +262,31 @@ def test_what_cannot_be_evaluated_is_refused(study, tmp_path):
         evaluate(str(copy))
 
 
+@pytest.mark.parametrize(
+    ("n_prompts", "counterfactual", "problem"),
+    [
+        (3, None, "3 prompts cannot be patched:\nprompts/000001: no counterfactual"),
+        (1, "Andrew gave a drink to", "prompts: not evaluated, since it takes 2 prompts"),
+    ],
+)
+def test_a_prompt_file_that_cannot_be_patched_is_refused(tmp_path, n_prompts, counterfactual, problem):
+    names = ["Aaron", "Alan", "Adam"]
+    lines = [
+        {"prompt": f"{name} gave a drink to", "answer": "Andrew", "counterfactual": counterfactual}
+        for name in names[:n_prompts]
+    ]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({k: v for k, v in line.items() if v}) + "\n" for line in lines))
+    fields = {"model": saved_tiny_gpt2(tmp_path / "model"), "prompts": str(path), "compute": {"workers": 0}}
+    out = tmp_path / "out"
+    run_study(make_study({**fields, "out": str(out)}), Console(quiet=True))
+    before = sorted(out.rglob("*"))
+    with pytest.raises(BadInput, match="no task has two prompts with a counterfactual of equal length") as refused:
+        evaluate(str(out))
+    assert problem in str(refused.value)
+    assert sorted(out.rglob("*")) == before
+
+
 def test_another_model_under_the_same_name_is_refused(study, tmp_path):
     copy = shutil.copytree(study, tmp_path / "copy")
     plan = (copy / "plan.json").read_text()
@@ -253,4 +313,6 @@ def test_prompts_that_cannot_be_patched_are_named(study, tmp_path, monkeypatch):
     assert set(found.figures["task"]) == {"ioi"}
     assert found.effects["n_unpatched"].unique().to_list() == [3]
     assert found.notes[0].startswith("ioi: 3 prompts cannot be patched:\nioi/")
-    assert found.notes[-1] == "induction: not evaluated, fewer than 2 prompts can be patched"
+    assert found.notes[-1].startswith(
+        "induction: not evaluated, since it takes 2 prompts that can be patched, and there"
+    )

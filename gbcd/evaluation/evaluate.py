@@ -98,15 +98,20 @@ def evaluate(out: str, n_pairs: int = 128, level: Level = "node", batch_size: in
                 f"{task}: {len(pairs[task].refused)} prompts cannot be patched:\n{listed(pairs[task].refused)}"
             )
     usable = [task for task in plan.study.tasks if len(pairs[task].encoded) >= 2]
+    notes += [
+        f"{task}: not evaluated, since it takes 2 prompts that can be patched, and there are {len(some.encoded)}"
+        for task, some in pairs.items()
+        if task not in usable
+    ]
     if not usable:
         raise BadInput("no task has two prompts with a counterfactual of equal length:\n" + "\n".join(notes))
-    notes += [
-        f"{task}: not evaluated, fewer than 2 prompts can be patched" for task in plan.study.tasks if task not in usable
-    ]
     cases = _cases(store, plan, loaded, {task: pairs[task] for task in usable}, level)
-    evaluation = _tables([evaluate_task(loaded, case, level, plan.study.seed) for case in cases], notes)
+    measured = [evaluate_task(loaded, case, level, plan.study.seed) for case in cases]
+    evaluation = _tables(measured, notes)
     for path, table in zip(_FILES, evaluation[:4], strict=True):
         store.write(path, as_parquet(table.to_arrow()))
+    for path, circuit in ((path, circuit) for found in measured for path, circuit in found.circuits.items()):
+        store.write(path, circuit.to_json())
     for path, picture in draw_effect_plots(evaluation.effects, _default_scores(cases)).items():
         store.write(path, picture)
     return evaluation

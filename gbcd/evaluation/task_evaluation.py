@@ -12,18 +12,21 @@ from gbcd import tasks
 from gbcd.architectures.models import LoadedModel
 from gbcd.component import Component
 from gbcd.evaluation.aggregation import aggregation_rows
+from gbcd.evaluation.agreement import largest
 from gbcd.evaluation.attribution import Attribution, attribute
-from gbcd.evaluation.baselines import attribution_scores, static_scores
+from gbcd.evaluation.baselines import attribution_scores, contrast_scores, static_scores
+from gbcd.evaluation.edges import can_score_edges, edge_attribution
 from gbcd.evaluation.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
 from gbcd.evaluation.interventions import Effects, measure_effects
-from gbcd.evaluation.metrics import MEAN_SQUARED_ERROR, metric_for
+from gbcd.evaluation.metrics import MEAN_SQUARED_ERROR, Metric, metric_for
 from gbcd.evaluation.pairs import Pairs
 from gbcd.evaluation.points import Level, points
 from gbcd.evaluation.recovery import Score, Truth, measured_truth, published_truth, recovery_rows
 from gbcd.evaluation.replicas import interval, means
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt_lines import TASK
-from gbcd.reduction.ranking import score_statistic
+from gbcd.reduction.circuits import Circuit, Config, circuit_of
+from gbcd.reduction.ranking import CIRCUIT_SHARE, score_statistic
 
 
 class Case(NamedTuple):
@@ -46,6 +49,11 @@ class Case(NamedTuple):
     per_prompt: dict[str, dict[str, Float[np.ndarray, "components prompts"]]]
 
     @property
+    def wrong_answers(self) -> list[str]:
+        """Of the study."""
+        return list(dict.fromkeys(score.wrong_answer for score in self.scores if score.wrong_answer is not None))
+
+    @property
     def default_scores(self) -> list[Score]:
         """Those of the statistic that components are ranked by, one for each wrong answer."""
         default = score_statistic({score.method for score in self.scores})
@@ -53,12 +61,13 @@ class Case(NamedTuple):
 
 
 class TaskEvaluation(NamedTuple):
-    """Rows of the tables."""
+    """Rows of the tables, and circuits with edges of their own by file name."""
 
     figures: list[dict[str, Any]]
     effects: list[dict[str, Any]]
     faithfulness: list[dict[str, Any]]
     aggregation: list[dict[str, Any]]
+    circuits: dict[str, Circuit]
 
 
 def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> TaskEvaluation:
@@ -72,6 +81,7 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> T
     if case.pairs.are_pairs:
         attributions = attribute(loaded, case.pairs, places, metric, with_direct=level == "node")
         scores += attribution_scores(attributions, case.weights)
+        scores += contrast_scores(loaded, case.pairs, case.components, case.wrong_answers, case.weights)
     truths = _truths(case, effects, loaded.name, level)
     first = next(iter(effects.drops.values())).mean(axis=0)
     figures = list(recovery_rows(scores, truths, _groups(case.components)))
@@ -90,7 +100,24 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> T
             for wrong_answer, values in case.per_prompt.items()
             for row in aggregation_rows(values, first, truths[0].members[0])
         ],
+        _circuits(loaded, case, metric) if level == "node" and case.pairs.are_pairs else {},
     )
+
+
+def _circuits(loaded: LoadedModel, case: Case, metric: Metric) -> dict[str, Circuit]:
+    """The circuit of each default score, its edges scored by edge attribution."""
+    cfg = Config.of(loaded.components)
+    if cfg is None or not can_score_edges(loaded):
+        return {}
+    cfg = cfg.model_copy(update={"parallel_attn_mlp": loaded.sites.parallel})
+    edges, names = edge_attribution(loaded, case.pairs, metric, cfg), [node.name for node in case.components]
+    found: dict[str, Circuit] = {}
+    for score in case.default_scores:
+        values = score.replicas[0]
+        members = [names[index] for index in largest(values, CIRCUIT_SHARE)]
+        scores = dict(zip(names, values.tolist(), strict=True))
+        found[f"circuit_edges_{case.task}_{score.wrong_answer}.json"] = circuit_of(cfg, scores, members, edges)
+    return found
 
 
 def _metric_name(case: Case) -> str:
@@ -117,7 +144,8 @@ def _truths(case: Case, effects: Effects, model: str, level: Level) -> list[Trut
 
 def _groups(components: Sequence[Component]) -> dict[str, Bool[np.ndarray, "components"]]:
     heads = np.array([component.head is not None for component in components])
-    groups = {"all": np.ones_like(heads), "heads": heads, "mlps": ~heads}
+    shared = np.array([component.is_group for component in components])
+    groups = {"all": np.ones_like(heads), "heads": heads, "groups": shared, "mlps": ~heads & ~shared}
     return {name: inside for name, inside in groups.items() if inside.any()}
 
 

@@ -26,8 +26,10 @@ def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
     for (task, wrong_answer), rows in shown.group_by("task", "wrong_answer", maintain_order=True):
         name = f"{task}, {wrong_answer}" if wrong_answer else f"{task}, baselines"
         n_pairs, members, total = (rows[column][0] for column in ("n_pairs", "n_members", "n_components"))
+        passes = evaluation.effects.filter(task=task, method=truth)["cost"][0]
         console.print(
-            f"\n{name}: against {truth} ablation on {n_pairs} pairs, {members} of {total} components in the circuit",
+            f"\n{name}: against {truth} ablation on {n_pairs} pairs ({passes:.3g} forward passes over each), "
+            f"{members} of {total} components in the circuit",
             soft_wrap=True,
         )
         console.print(_methods(rows))
