@@ -94,7 +94,11 @@ def run_study(study: Study, console: Console, build: EngineBuilder = build_engin
 
 def _announcement(planned: Planned, found: int, n_parts: int) -> str:
     n_shards = len(planned.plan.shards)
-    how = f"resuming: {found:,} of {n_shards:,} shards are committed" if planned.resumed else "planned"
+    how = (
+        f"resuming: {found:,} of {n_shards:,} shards are committed"
+        if planned.resumed
+        else f"planned, centred by {planned.plan.study.centering}"
+    )
     model = f"{planned.part.model}: " if n_parts > 1 else ""
     announced = f"{model}{planned.plan.n_prompts:,} prompts in {n_shards:,} shards, {how}"
     return "\n".join([announced, *planned.shortfalls])
@@ -143,7 +147,8 @@ def _pool(study: Study, out: str, device: str, build: EngineBuilder) -> Pool:
     from gbcd.job.ray_pool import RayPool
 
     out = out if "://" in out else str(Path(out).absolute())  # workers have a folder of their own
-    return RayPool(out, study.compute.workers, study.compute.threads, device.startswith("cuda"), build)
+    gpus = study.compute.gpus_per_worker if device.startswith("cuda") else 0.0
+    return RayPool(out, study.compute.workers, study.compute.threads, gpus, build)
 
 
 def _concluded(planned: Planned, found: int, quarantined: list[Quarantine], started: float) -> Run:

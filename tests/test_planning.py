@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from gbcd.architectures.models import prepared
 from gbcd.gradients.calibration import MIN_PROMPTS, Calibration
 from gbcd.job import batch_size
-from gbcd.job.calibration_reach import CalibrationReach
+from gbcd.job.calibration_reach import CalibrationReach, settled
 from gbcd.job.planning import open_plans
 from gbcd.job.results import prompts, scan
 from gbcd.job.study import Compute
@@ -93,3 +93,18 @@ def test_a_study_centred_by_template_is_the_engine_so_centred(tmp_path: Path) ->
     others = scan(by_position.out).filter(pl.col("component") == "m1.out").collect()
     assert norms["grad_norm"].equals(others["grad_norm"])
     assert not norms["centered_grad_norm"].equals(others["centered_grad_norm"])
+
+
+def test_prompts_are_centred_by_template_where_nearly_all_of_them_can_be(tmp_path: Path) -> None:
+    asked = {"tasks": ("greater_than",), "wrong_answers": ("inverse_logits",)}
+    (few,) = open_plans(small_study(tmp_path, prompts_per_task=40, out=f"{tmp_path}/few", **asked), "cpu")
+    (many,) = open_plans(small_study(tmp_path, prompts_per_task=600, out=f"{tmp_path}/many", **asked), "cpu")
+    assert (few.plan.study.centering, many.plan.study.centering) == ("position", "template")
+    resumed, *_ = open_plans(small_study(tmp_path, prompts_per_task=600, out=f"{tmp_path}/many", **asked), "cpu")
+    assert resumed.resumed
+
+
+@pytest.mark.parametrize(("missed", "centering"), [(0, "template"), (5, "template"), (6, "position")])
+def test_what_a_study_is_centred_by_hangs_on_the_share_of_prompts_that_it_would_miss(missed: int, centering: str):
+    assert settled("auto", {"template": missed, "position": 0}, 100) == centering
+    assert settled("template", {"template": 100, "position": 0}, 100) == "template"

@@ -1,17 +1,30 @@
-"""Which prompts of a study will have no centred norm, known when it is planned.
+"""Which prompts of a study will have no centred norm, and what they are centred by, known when it is planned.
 
 A position has a mean input only if enough prompts of the calibration sample reach it (`MIN_PROMPTS`), and with the
 centring `template` only prompts of the same template count. Prompts beyond that are named here, not guessed at later.
+Means by template find the circuit better (docs/findings.md), but a small study has too few prompts of each, so `auto`
+takes them where nearly all prompts have them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from gbcd.errors import listed
 from gbcd.gradients.calibration import MIN_PROMPTS, Centering
 from gbcd.prompting.tokens import EncodedPrompt
+
+#: Share of prompts without a centred norm above which `auto` does not centre by template.
+MAX_MISSED = 0.05
+
+
+def settled(given: Centering | Literal["auto"], missed: Mapping[Centering, int], n_prompts: int) -> Centering:
+    """What prompts are centred by, given how many would have no centred norm under each."""
+    if given != "auto":
+        return given
+    return "template" if missed["template"] <= MAX_MISSED * n_prompts else "position"
 
 
 class CalibrationReach:
@@ -33,10 +46,14 @@ class CalibrationReach:
             self._seen[group, max(len(one.ids), len(one.twin_ids or ()))] += 1
             self._n_seen += 1
 
+    def missed(self) -> int:
+        """How many prompts will have no centred norm."""
+        return sum(self._missed(self._reach()).values())
+
     def shortfall(self) -> str | None:
         """What a person should know, or None where every prompt will have a centred norm."""
-        reach = {group: _reach(lengths) for group, lengths in self._sample.items()}
-        missed = {key: count for key, count in self._seen.items() if reach.get(key[0], 0) < key[1]}
+        reach = self._reach()
+        missed = self._missed(reach)
         if not missed:
             return None
         n_sample = min(self._sample_size, self._n_seen)
@@ -45,6 +62,12 @@ class CalibrationReach:
             f"{self._task}: {sum(missed.values()):,} of {self._n_seen:,} prompts will have no centred norm, since "
             f"fewer than {MIN_PROMPTS} of the {n_sample:,} calibration prompts are like them:\n{listed(why)}"
         )
+
+    def _reach(self) -> dict[str, int]:
+        return {group: _reach(lengths) for group, lengths in self._sample.items()}
+
+    def _missed(self, reach: Mapping[str, int]) -> dict[tuple[str, int], int]:
+        return {key: count for key, count in self._seen.items() if reach.get(key[0], 0) < key[1]}
 
 
 def _reach(lengths: Sequence[int]) -> int:

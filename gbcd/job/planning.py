@@ -19,8 +19,9 @@ from gbcd import wrong_answers
 from gbcd.architectures import models
 from gbcd.architectures.models import LoadedModel
 from gbcd.errors import BadInput
+from gbcd.gradients.calibration import Centering
 from gbcd.job.batch_size import fitting
-from gbcd.job.calibration_reach import CalibrationReach
+from gbcd.job.calibration_reach import CalibrationReach, settled
 from gbcd.job.inputs import InputsWriter
 from gbcd.job.parts import Part, folder_of, record_parts, refuse_other_parts
 from gbcd.job.shards import PLAN, Identity, Plan, Settings, Shard, cut, read_plan
@@ -92,10 +93,18 @@ def study_of(plan: Plan, out: str, workers: int | None = None) -> Study:
     return Study(**given, out=out, compute=Compute(**compute))
 
 
-def _identity(study: Study, device: str, loaded: LoadedModel, auto_batch_size: int) -> Identity:
-    shared = study.model_dump(exclude={"out", "compute"}) | study.compute.model_dump(exclude={"workers"})
-    if shared["batch_size"] == "auto":
-        shared["batch_size"] = auto_batch_size
+class _Settled(NamedTuple):
+    """What stands in the plan where the study says `auto`."""
+
+    batch_size: int
+    centering: Centering
+
+
+def _identity(study: Study, device: str, loaded: LoadedModel, auto: _Settled) -> Identity:
+    shared = study.model_dump(exclude={"out", "compute"}) | study.compute.model_dump(
+        exclude={"workers", "gpus_per_worker"}
+    )
+    shared |= {name: value for name, value in auto._asdict().items() if shared[name] == "auto"}
     if study.prompts is not None:
         shared |= {"tasks": (TASK,), "prompts_per_task": None}
     if not needs_meaning(study.wrong_answers):
@@ -121,13 +130,19 @@ def _drafted(study: Study, part: Part, device: str) -> Generator[Callable[[], Pl
     study = study.model_copy(update=fields)
     if store.exists(PLAN):
         # another machine may have other memory, and what was decided stands
-        plan = _resumed(store, _identity(study, device, loaded, read_plan(store).study.batch_size))
+        before = read_plan(store).study
+        plan = _resumed(store, _identity(study, device, loaded, _Settled(before.batch_size, before.centering)))
         yield lambda: Planned(part, store, plan, resumed=True)
         return
     with InputsWriter() as writer:
-        drawn = _write_prompts(writer, _identity(study, device, loaded, 1).study, loaded)
+        settings = _identity(study, device, loaded, _Settled(1, "position")).study
+        drawn = _write_prompts(writer, settings, loaded)
         size = fitting(loaded, drawn.n_tokens, drawn.n_sequences, device, study.compute.shard_size)
-        identity = _identity(study, device, loaded, size)
+        missed: dict[Centering, int] = {
+            name: sum(map(CalibrationReach.missed, some)) for name, some in drawn.reaches.items()
+        }
+        centering = settled(study.centering, missed, writer.rows)
+        identity = _identity(study, device, loaded, _Settled(size, centering))
         yield lambda: _created(part, store, identity, writer, drawn)
 
 
@@ -135,7 +150,8 @@ def _created(part: Part, store: Store, identity: Identity, writer: InputsWriter,
     inputs = writer.publish(store)
     plan = Plan(identity=identity, inputs=inputs, prompts_sha256=writer.prompts_sha256, shards=tuple(drawn.shards))
     if store.create(PLAN, plan.model_dump_json(indent=1).encode()):
-        return Planned(part, store, plan, resumed=False, shortfalls=drawn.shortfalls)
+        shortfalls = filter(None, [reach.shortfall() for reach in drawn.reaches[identity.study.centering]])
+        return Planned(part, store, plan, resumed=False, shortfalls=tuple(shortfalls))
     store.delete(inputs.path)
     return Planned(part, store, _resumed(store, identity), resumed=True)
 
@@ -159,20 +175,22 @@ def _resumed(store: Store, identity: Identity) -> Plan:
 
 
 class _Drawn(NamedTuple):
-    """Shards; the size of the largest unit, tokens of prompt and twin together, and how many sequences; shortfalls."""
+    """Shards; the size of the largest unit, tokens of prompt and twin together, and how many sequences; what the
+    calibration sample of each task reaches, by what it is centred by."""
 
     shards: list[Shard]
     n_tokens: int
     n_sequences: int
-    shortfalls: tuple[str, ...]
+    reaches: dict[Centering, list[CalibrationReach]]
 
 
 def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -> _Drawn:
     shards: list[Shard] = []
     n_tokens = n_sequences = 1
-    shortfalls: list[str] = []
+    reaches: dict[Centering, list[CalibrationReach]] = {"template": [], "position": []}
     for task, n_prompts, prompts in sources(study, loaded):
-        reach = CalibrationReach(task, study.calibration_prompts, study.centering)
+        for centering, some in reaches.items():
+            some.append(CalibrationReach(task, study.calibration_prompts, centering))
         for shard in cut(task, n_prompts, study.shard_size, len(shards), writer.rows):
             rows = list(islice(prompts, shard.n_prompts))
             encoded = encode(rows, loaded.tokenizer, loaded.context)
@@ -180,8 +198,8 @@ def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -
                 wrong_answers.refuse_undefined(wrong_answers.get(definition), encoded, space_of(loaded.tokenizer))
             n_tokens = max(n_tokens, *(len(one.ids) + len(one.twin_ids or ()) for one in encoded))
             n_sequences = max(n_sequences, *(1 + (one.twin_ids is not None) for one in encoded))
-            reach.add(encoded)
+            for some in reaches.values():
+                some[-1].add(encoded)
             shards.append(shard)
             writer.add(rows)
-        shortfalls += filter(None, [reach.shortfall()])
-    return _Drawn(shards, n_tokens, n_sequences, tuple(shortfalls))
+    return _Drawn(shards, n_tokens, n_sequences, reaches)

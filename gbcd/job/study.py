@@ -34,6 +34,8 @@ class Compute(BaseModel):
     """Prompts per forward pass; `auto`: what fits into the memory of the machine that plans, settled in the plan."""
     threads: PositiveInt = 1
     """Processor threads of each worker; fixed, because the last bits of a sum depend on it."""
+    gpus_per_worker: float = Field(default=1.0, gt=0, le=1)
+    """GPUs that each worker holds, where it computes on one: 0.5 puts two workers on a GPU."""
 
 
 class Study(BaseModel):
@@ -55,8 +57,9 @@ class Study(BaseModel):
     """Fixes which prompts are drawn and how they fall into shards."""
     calibration_prompts: PositiveInt = 512
     """Prompts per task over which the mean activations are taken that centred norms subtract."""
-    centering: Literal["position", "template"] = "position"
-    """What those means are over: prompts of the task at the same position, or those of the same template alone."""
+    centering: Literal["template", "position", "auto"] = "auto"
+    """What those means are over: prompts of the same template at the same position, or all prompts of the task there;
+    `auto`: by template where nearly every prompt then has a mean, settled in the plan."""
     embedding_model: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Sentence-embedding model of the wrong answer `semantic`: a directory, or a name on the model hub."""
     out: str = Field(min_length=1)
