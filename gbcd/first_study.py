@@ -33,6 +33,9 @@ wrong_answers = ["inverse_logits", "logit_difference"]
 # Prompts per task over which the mean activations are taken that centred norms subtract.
 # calibration_prompts = 512
 
+# What those means are over: prompts of the same "template" at the same position, all at the same "position", or "auto".
+# centering = "auto"
+
 # Only for the wrong answer "semantic": the model that tells how far apart two answers are in meaning.
 # embedding_model = "sentence-transformers/all-MiniLM-L6-v2"
 

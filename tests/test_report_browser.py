@@ -35,8 +35,8 @@ def browser() -> Iterator[Browser]:
 def opened(browser: Browser, report: Path, width: int, scheme: str) -> tuple[Page, list[str]]:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # pyright: ignore
     said: list[str] = []
-    page.set_default_timeout(120_000)
-    page.on("console", lambda message: said.append(message.text))
+    page.set_default_timeout(60_000)
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
     page.goto(report.as_uri())
@@ -69,7 +69,7 @@ def test_controls_change_what_is_shown_by_keyboard(browser: Browser, report: Pat
     numbers = heatmap.locator("details table")
     numbers.wait_for()
     before = numbers.inner_text()
-    page.select_option("select[data-control=statistic]", "grad_norm")
+    page.select_option("select[data-control=statistic]", "taylor")
     page.wait_for_function(
         "(before) => document.querySelector('figure[data-chart=heatmap] table').innerText !== before", arg=before
     )

@@ -68,9 +68,10 @@ class Findings:
 
     @cached_property
     def statistics(self) -> list[str]:
-        """Those that the summary describes, the ones that can rank first."""
+        """Those that the summary describes, the one that ranks first."""
         described = [name.removesuffix("_ci_low") for name in self.summary.columns if name.endswith("_ci_low")]
-        return sorted(set(described) - {"rank"}, key=lambda name: (name not in SCORES, described.index(name)))
+        ranking = [name for name in SCORES if name in described]
+        return ranking + [name for name in described if name not in (*SCORES, "rank")]
 
     @cached_property
     def ranked_by(self) -> dict[Key, str]:

@@ -1,8 +1,5 @@
 // Draws the charts from the data in this page. A control changes which table a chart is given, never the chart itself.
 
-// A chart whose cells have a fixed height is fitted in width alone, of which Vega-Lite would warn each time.
-const ERRORS_ONLY = 1;
-
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const controls = [...document.querySelectorAll("select[data-control]")];
 const figures = [...document.querySelectorAll("figure[data-chart]")];
@@ -49,7 +46,6 @@ async function draw(figure) {
   const result = await vegaEmbed(figure.querySelector(".plot"), specification, {
     config: theme(),
     renderer: "svg",
-    logLevel: ERRORS_ONLY,
     actions: { export: true, source: false, compiled: false, editor: false },
     tooltip: { theme: dark.matches ? "dark" : "light" },
     downloadFileName: figure.dataset.chart,
