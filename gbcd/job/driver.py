@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from gbcd.errors import Incomplete
-from gbcd.job.commits import Quarantine, committed_ids, quarantine_path, read_commits
+from gbcd.job.commits import Quarantine, committed_ids, quarantine_path, read_commits, record_ids
 from gbcd.job.progress import ProgressDisplay, Standing
 from gbcd.job.results import COMPONENTS_FILE
 from gbcd.job.shards import Plan
@@ -99,6 +99,7 @@ class Driver:
         self._prompts_done = plan.n_prompts - sum(plan.shards[job.shard].n_prompts for job in self._left)
         self._in_flight = 0
         self._failures: dict[int, int] = {}
+        self._given_up_before = record_ids(store, "quarantine")
         self._retries = 0
         self.quarantined: list[Quarantine] = []
 
@@ -129,7 +130,8 @@ class Driver:
             return
         self._shards_done += 1
         self._prompts_done += self._plan.shards[outcome.job.shard].n_prompts
-        self._store.delete(quarantine_path(outcome.job.shard))
+        if outcome.job.shard in self._given_up_before:
+            self._store.delete(quarantine_path(outcome.job.shard))
 
     def _failed(self, failed: Failed) -> None:
         if failed.kind == "storage":

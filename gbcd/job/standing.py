@@ -24,7 +24,7 @@ class FolderStanding(NamedTuple):
         plan: what is wanted.
         shards, prompts: how many are committed.
         statuses: rows (prompt and wrong answer) by status.
-        quarantined: shards that were given up.
+        quarantined: shards that were given up, and that nobody has committed since.
         last: when the last shard was committed; None if none was.
         rate: prompts per second over the last minutes before that.
     """
@@ -48,6 +48,7 @@ def folder_standing(out: str) -> FolderStanding:
     store = Store(out)
     plan = read_plan(store)
     commits = read_commits(store)
+    committed = {commit.shard for commit in commits}
     statuses = Counter[str]()
     for commit in commits:
         statuses.update(commit.statuses)
@@ -56,7 +57,7 @@ def folder_standing(out: str) -> FolderStanding:
         shards=len(commits),
         prompts=sum(commit.n_prompts for commit in commits),
         statuses=dict(statuses),
-        quarantined=read_quarantine(store),
+        quarantined=[record for record in read_quarantine(store) if record.shard not in committed],
         last=max((commit.committed_at for commit in commits), default=None),
         rate=_rate(commits),
     )
