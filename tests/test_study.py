@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gbcd.errors import BadInput
+from gbcd.job import ray_pool
 from gbcd.job.study import Compute, Study, check_names, make_study, read_study
+from gbcd.job.workers import build_engine
+from gbcd.run import _pool
 
 MINIMAL = 'tasks = ["ioi"]\nout = "results/ioi"\n'
 
@@ -82,3 +86,13 @@ def test_unknown_names_get_the_nearest() -> None:
     check_names("task", ("ioi",), ["ioi", "docstring"], "")
     with pytest.raises(BadInput, match=r"unknown task 'docstrings'; did you mean docstring\?"):
         check_names("task", ("ioi", "docstrings"), ["ioi", "docstring"], "")
+
+
+@pytest.mark.parametrize(("device", "asked"), [("cuda", 0.5), ("cpu", 0.0)])
+def test_each_worker_asks_for_its_part_of_a_gpu(monkeypatch: pytest.MonkeyPatch, device: str, asked: float) -> None:
+    options: dict[str, object] = {}
+    monkeypatch.setattr(ray_pool, "connect", lambda n_cpus: False)
+    monkeypatch.setattr(ray_pool.ray, "remote", lambda **given: options.update(given) or (lambda kind: MagicMock()))
+    study = Study(tasks=("ioi",), out="results/ioi", compute=Compute(workers=2, gpus_per_worker=0.5))
+    _pool(study, study.out, device, build_engine)
+    assert options["num_gpus"] == asked

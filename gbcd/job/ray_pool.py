@@ -95,10 +95,10 @@ def cluster_has_gpu() -> bool:
 class RayPool:
     """`n` workers as actors."""
 
-    def __init__(self, out: str, n: int, threads: int, on_gpu: bool, build: EngineBuilder = build_engine) -> None:
-        """Connect to Ray and ask for the actors; `threads` processors and, `on_gpu`, one GPU each."""
+    def __init__(self, out: str, n: int, threads: int, gpus: float, build: EngineBuilder = build_engine) -> None:
+        """Connect to Ray and ask for the actors; `threads` processors and `gpus` (perhaps a part of one) each."""
         self._started_ray = connect(n * threads)
-        remote = ray.remote(num_cpus=threads, num_gpus=int(on_gpu), max_restarts=0, max_task_retries=0)(_Actor)
+        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Actor)
         self._create = lambda: _Slot(cast(Any, remote).remote(out, build))
         self._slots = [self._create() for _ in range(n)]
         self._calibration: Ref | None = None
