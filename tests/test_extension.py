@@ -11,6 +11,7 @@ from small_runs import finished, small_study
 
 import gbcd
 from gbcd import wrong_answers
+from gbcd.errors import BadInput
 from gbcd.tasks import Family, Filled, Slot, task
 from gbcd.tasks import _registry as task_registry
 from gbcd.wrong_answers.losses import TowardsTokens
@@ -44,3 +45,18 @@ def test_both_run_and_leave_rows(tmp_path: Path) -> None:
     assert set(rows["wrong_answer"]) == {"second_choice"}
     assert (rows["wrong_logit"] < rows["wrong_logit"].max() + 1).all()
     assert gbcd.scan(out).collect().height == 3 * gbcd.components(out).collect().height
+
+
+def test_a_task_that_gives_a_prompt_twice_is_refused(tmp_path: Path) -> None:
+    @task("twice", metric="logit_difference")
+    def twice(vocabulary):  # pyright: ignore
+        """One text, whichever word is drawn."""
+        yield Family("same", [Slot("name", ["Aaron", "Alan"])], lambda words, rng: Filled("Aaron saw", (" table",)))
+
+    try:
+        study = small_study(tmp_path, tasks=("twice",), prompts_per_task=2, wrong_answers=("right_answer",))
+        with pytest.raises(BadInput, match="'same' and 'same' of task 'twice' give the same prompt, 'Aaron saw'"):
+            finished(study)
+        assert not (tmp_path / "out").exists()
+    finally:
+        del task_registry._tasks["twice"]

@@ -15,6 +15,7 @@ from test_cli import gbcd
 from tiny_models import CONTEXT, saved_tiny_gpt2, small_tokenizer
 
 import gbcd as package
+from gbcd.architectures import models
 from gbcd.errors import MAX_LISTED, BadInput
 from gbcd.job.study import Study
 from gbcd.prompting import datasets, prompt_files
@@ -216,3 +217,21 @@ def test_the_command_line_takes_a_number_or_a_file(tmp_path: Path, model: str) -
     status, said, _ = gbcd("plan", str(study), "--prompts", written(tmp_path, *many(6)), *flags)
     assert status == 0
     assert "6 prompts in 1 shards" in said
+
+
+def test_the_prompts_of_a_compiled_model_run_from_their_file(tmp_path: Path) -> None:
+    source = models.SHIPPED["tracr_reverse"]
+    out, flags = str(tmp_path / "out"), ["--workers", "0", "--device", "cpu", "--wrong-answer", "foil"]
+    file = str(source / "prompts.jsonl")
+    status, said, _ = gbcd("run", "--prompts", file, "--model", str(source), *flags, "--out", out)
+    assert status == 0
+    assert "363 of 363 prompts" in said
+    found = package.prompts(out).collect()
+    assert found["correct"].all()
+    lines = [json.loads(line) for line in (source / "prompts.jsonl").read_text().splitlines()]
+    assert set(found["prompt", "wrong_token"].iter_rows()) == {(line["prompt"], line["wrong_answer"]) for line in lines}
+    status, _, refused = gbcd("run", "--prompts", written(tmp_path, {"prompt": "1 2", "answer": "2 9"}), "--model",
+                              str(source), *flags, "--out", str(tmp_path / "other"))  # fmt: skip
+    assert status == 2
+    assert "line 1, answer: '9' is no output of this model; its outputs are 1, 2, 3" in refused
+    assert not (tmp_path / "other").exists()

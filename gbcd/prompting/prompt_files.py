@@ -156,10 +156,11 @@ class _Checks:
             yield f"wrong_answer: it is missing, and {' and '.join(self._needs_wrong_answer)} cannot do without"
 
     def _outputs(self, line: Line) -> Iterator[str]:
+        prompt = _prompt(line, 0, self.good.tokenizer)
         try:
-            encode([_prompt(line, 0, self.good.tokenizer)], self.good.tokenizer)
+            encode([prompt], self.good.tokenizer)
         except BadInput as error:
-            yield f"answer: {str(error).splitlines()[-1]}"
+            yield f"answer: {str(error).splitlines()[-1].strip().removeprefix(f'{prompt.id}: ')}"
 
     def _lengths(self, line: Line, ids: dict[str, list[int]]) -> Iterator[str]:
         for name, text in _texts(line).items():

@@ -68,7 +68,8 @@ class Task:
         """Draw `n` distinct prompts; the same arguments give the same prompts.
 
         Raises:
-            BadInput: `n` is below 1 or above the capacity, or the data have no words that fit the tokenizer.
+            BadInput: `n` is below 1 or above the capacity, the data have no words that fit the tokenizer, or two
+                choices of words give one text.
         """
         if n < 1:
             raise BadInput(f"{n} prompts of task '{self.name}' were asked for; ask for at least 1.")
@@ -80,10 +81,12 @@ class Task:
                 f"{capacity} with this tokenizer. Ask for fewer, or add templates or words under datasets/."
             )
         chosen = _choose(families, n, Random(f"{self.name}/{seed}"))
-        return [
+        prompts = [
             Prompt(f"{self.name}/{number:06d}", self.name, family.template, *family.at(index))
             for number, (family, index) in enumerate(chosen)
         ]
+        _refuse_repeated(prompts)
+        return prompts
 
 
 def task(
@@ -141,6 +144,16 @@ def _import_own_tasks() -> None:
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
             importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def _refuse_repeated(prompts: Sequence[Prompt]) -> None:
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        if (other := first.setdefault(prompt.text, prompt)) is not prompt:
+            raise BadInput(
+                f"templates {other.template!r} and {prompt.template!r} of task '{prompt.task}' give the same prompt, "
+                f"{prompt.text!r:.80}: each prompt may occur once. Let its slots tell them apart."
+            )
 
 
 def _choose(families: Sequence[Family], n: int, rng: Random) -> list[tuple[Family, int]]:

@@ -1,0 +1,48 @@
+"""Definitions against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from gbcd import wrong_answers
+from gbcd.gradients.engine import loss_gradient
+from gbcd.wrong_answers import Scene
+from gbcd.wrong_answers.losses import TokenSet
+
+#: Rows of very different length: what counts is their direction.
+UNEMBEDDING = torch.tensor([[10.0, 0.0], [0.0, 1.0], [-3.0, -3.0], [-0.1, 0.0]])
+LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+
+
+def scene(answers: TokenSet, wrong: TokenSet = (3,)) -> Scene:
+    return Scene(LOGITS, [answers], [wrong], UNEMBEDDING, [(2,)])
+
+
+@pytest.mark.parametrize(("answers", "farthest"), [((0,), 3), ((1,), 2), ((0, 1), 2)])
+def test_most_dissimilar_of_a_set_is_farthest_from_its_mean_direction(answers: TokenSet, farthest: int) -> None:
+    """Of {0, 1} it is (1/2, 1/2), with cosine -1 to row 2 and -0.71 to row 3; the mean of the rows would say 3."""
+    target = wrong_answers.get("most_dissimilar").define(scene(answers))
+    assert target.tokens == [(farthest,)]
+
+
+def test_losses_of_sets_are_of_their_total_probability() -> None:
+    p = [math.exp(logit) for logit in LOGITS[0].tolist()]
+    expected = {
+        "logit_difference": math.log((p[0] + p[1]) / (p[2] + p[3])) ** 2,
+        "foil": -math.log((p[2] + p[3]) / sum(p)),
+        "most_dissimilar": -math.log(p[2] / sum(p)),
+        "least_likely": -math.log(p[3] / sum(p)),
+        "inverse_logits": -sum(
+            (1 / one) / sum(1 / other for other in p) * math.log(one / sum(p)) for one in p
+        ),
+        "semantic": -math.log(p[2] / sum(p)),
+        "right_answer": -math.log((p[0] + p[1]) / sum(p)),
+    }  # fmt: skip
+    assert list(expected) == wrong_answers.names()
+    for name, value in expected.items():
+        target = wrong_answers.get(name).define(scene((0, 1), (2, 3)))
+        losses, _ = loss_gradient(target, LOGITS.unsqueeze(1))
+        assert losses.item() == pytest.approx(value), name
