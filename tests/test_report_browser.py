@@ -49,9 +49,9 @@ def test_everything_is_drawn_in_any_width_and_light(browser: Browser, report: Pa
     page, said = opened(browser, report, width, scheme)
     assert said == []
     assert page.title().endswith("gbcd")
-    assert page.locator("figure .plot svg").count() == N_CHARTS
+    assert page.locator("figure .plot svg.marks").count() == N_CHARTS
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    boxes = [box for box in (svg.bounding_box() for svg in page.locator("figure .plot svg").all()) if box]
+    boxes = [box for box in (svg.bounding_box() for svg in page.locator("figure .plot svg.marks").all()) if box]
     assert len(boxes) == N_CHARTS
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= width and box["height"] > 60 for box in boxes)
     ink, paper = page.evaluate(
