@@ -1,6 +1,7 @@
 """How far float32 is from the truth: the engine against the float64 autograd oracle, part by part.
 
     python benchmarks/numerics.py --model reference --prompts 16
+    python benchmarks/numerics.py --model reference --prompts 4 --dtype bfloat16
     python benchmarks/numerics.py --cancellation
 
 For every kind of part the largest and the median relative error over prompts, layers, heads and wrong answers, of the
@@ -90,12 +91,13 @@ def main() -> None:
     parser.add_argument("--model", default="reference")
     parser.add_argument("--task", default="ioi")
     parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--dtype", choices=list(models.DTYPES), default="float32")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--cancellation", action="store_true", help="a sweep on made-up inputs instead")
     arguments = parser.parse_args()
     if arguments.cancellation:
         return cancellation()
-    loaded = models.load(arguments.model, "cpu")
+    loaded = models.load(arguments.model, "cpu", arguments.dtype)
     prompts = tokens.encode(tasks.draw(arguments.task, loaded.tokenizer, 256, 0), loaded.tokenizer, loaded.context)
     task_means = Engine(loaded, [], 32).calibrate(prompts).tasks[arguments.task]
     vocab = loaded.unembedding.shape[0]

@@ -81,3 +81,15 @@ def test_a_type_that_the_device_lacks_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch, "empty", without_float64)
     with pytest.raises(BadInput, match=r"dtype float64 cannot be used here: Cannot convert a cpu tensor"):
         models.resolve_device("cpu", "float64")
+
+
+def test_sure_heads_keep_their_gradients_in_bfloat16() -> None:
+    model, tokenizer = random_gpt2(2, 2, 8, VOCAB, 0)
+    for block in model.transformer.h:
+        block.attn.c_attn.weight.data *= 3
+    sure = prepared("tiny", model.to(torch.bfloat16), tokenizer)
+    compared = compare(sure, Gpt2Pass(sure.model), random_prompts(LENGTHS), "inverse_logits", None)
+    error = compared.engine.squares.double().sqrt() / compared.expected["squares"].sqrt() - 1
+    reading = [index for index, component in enumerate(sure.components) if component.part in ("q", "k")]
+    # with scores and patterns in bfloat16 it is 3
+    assert float(error[:, reading].abs().max()) < 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gbcd.architectures.products import linear
+from gbcd.architectures.products import by_used_rows, linear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -25,3 +25,12 @@ def test_equals_torch_for_slices_transposes_and_many_rows(dtype: torch.dtype, wi
         expected = rows.double() @ matrix.double() + (0 if offset is None else offset.double())
         tolerance = 3e-2 if dtype == torch.bfloat16 else 1e-5
         torch.testing.assert_close(linear(rows, matrix, offset).double(), expected, rtol=tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("n_used", [0, 2, 9, 40])
+def test_rows_that_a_loss_does_not_read_are_not_missed(n_used: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(40, 6, generator=generator)
+    gradient = torch.zeros(3, 2, 40)
+    gradient[..., torch.randperm(40, generator=generator)[:n_used]] = torch.randn(3, 2, n_used, generator=generator)
+    torch.testing.assert_close(by_used_rows(gradient, table), gradient @ table)

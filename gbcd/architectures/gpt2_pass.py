@@ -29,7 +29,7 @@ from gbcd.architectures.gpt2_activations import (
     ScoreGradients,
     first_sequences,
 )
-from gbcd.architectures.products import linear
+from gbcd.architectures.products import by_used_rows, linear
 from gbcd.architectures.taps import EmbeddingTap, GainTap, InputRows, LinearTap, Tap
 from gbcd.architectures.units import PackedUnits, Sequences, pack
 
@@ -112,17 +112,19 @@ class Gpt2Pass:
         return Block(rows, norm_1, query_input, qkv, q, kv, pattern, z, norm_2, pre, act), after
 
     def heads(self, x: Float[Tensor, "unit pos d"]) -> Float[Tensor, "unit head pos d_head"]:
-        """Heads side by side to a head axis."""
-        return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+        """Heads side by side to a head axis, in float32 at least: 1 - p of a sure head has no digits in bfloat16."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2).to(wide)
 
     def merged(self, x: Float[Tensor, "unit head pos d_head"]) -> Float[Tensor, "unit pos d"]:
-        """Head axis back to heads side by side."""
-        return x.transpose(1, 2).flatten(2)
+        """Head axis back to heads side by side, in the model's type."""
+        return x.transpose(1, 2).flatten(2).to(self.token_table.dtype)
 
     def side_by_side(self, *parts: Float[Tensor, "unit head pos d_head"]) -> Float[Tensor, "unit pos width"]:
         """Several tensors of heads merged and laid beside each other, in one copy."""
         units, _, length, _ = parts[0].shape
-        return torch.stack([part.transpose(1, 2) for part in parts], 2).view(units, length, -1)
+        beside = torch.stack([part.transpose(1, 2) for part in parts], 2).view(units, length, -1)
+        return beside.to(self.token_table.dtype)
 
 
 class Gpt2Forward:
@@ -168,7 +170,7 @@ class Gpt2Forward:
                 self._hidden.name, self._hidden.x[:, :n_sequences], self._hidden.positions[:, :n_sequences]
             )
         positions = self._packed.positions[:, :length]
-        d_hidden = _by_used_tokens(d_logits, self._model.unembedding)
+        d_hidden = by_used_rows(d_logits, self._model.unembedding)
         yield GainTap(
             "final.norm", InputRows("final.norm", final.normalised, hidden.positions), d_hidden, final.affine.weight
         )
@@ -241,13 +243,3 @@ class Gpt2Forward:
 
     def _names(self, layer: int, parts: str) -> tuple[str, ...]:
         return tuple(f"a{layer}.h{head}.{part}" for part in parts for head in range(self._model.n_heads))
-
-
-def _by_used_tokens(
-    d_logits: Float[Tensor, "unit seq vocab"], unembedding: Float[Tensor, "vocab d"]
-) -> Float[Tensor, "unit seq d"]:
-    """`d_logits U` by the rows of U that the loss reads: a few hundred of them where it compares two tokens."""
-    used = (d_logits != 0).flatten(0, 1).any(0).nonzero().squeeze(1)
-    if 4 * len(used) > len(unembedding):
-        return linear(d_logits, unembedding)
-    return linear(d_logits[..., used], unembedding[used])

@@ -24,5 +24,15 @@ def linear(
     return flat.view(*x.shape[:-1], -1)
 
 
+def by_used_rows(
+    d_logits: Float[Tensor, "unit seq vocab"], unembedding: Float[Tensor, "vocab d"]
+) -> Float[Tensor, "unit seq d"]:
+    """`d_logits U` by the rows of U that the loss reads: a few hundred of them where it compares two tokens."""
+    used = (d_logits != 0).flatten(0, 1).any(0).nonzero().squeeze(1)
+    if 4 * len(used) > len(unembedding):
+        return linear(d_logits, unembedding)
+    return d_logits[..., used] @ unembedding[used]
+
+
 def _has_onednn(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
