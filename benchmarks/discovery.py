@@ -2,8 +2,8 @@
 
     python benchmarks/discovery.py --models reference DIR --json benchmarks/results/discovery.json
 
-For each model and language task: resample effects of all heads and MLPs on `--pairs` prompts with their counterfactuals,
-baselines on the same prompts, and the engine's norms of `--prompts` prompts for every definition of the wrong answer,
+For each model and language task: resample effects of all heads and MLPs on `--pairs` prompts with their
+counterfactuals, baselines on the same prompts, and the engine's norms of `--prompts` prompts for every definition of the wrong answer,
 centred by position and by template. A score turns the norms of a node's parts into one number:
 
     norm            all parts of a node                    writing norm   the part that writes to the residual stream

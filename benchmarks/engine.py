@@ -6,8 +6,7 @@
 Every round runs every contender once, in turn, so that a change in the machine's speed meets all of them; medians over
 rounds are compared. `vs_plain_answer_only` is the time relative to a plain batched forward and backward pass with
 logits at the answer alone; `vs_floor` relative to the bare matrix products of a forward and an activation-only backward
-pass, by the kernel that the engine takes (`gbcd/architectures/products.py`); `vs_torch_floor` relative to the same
-products by torch's own `@`.
+pass.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from transformers.pytorch_utils import Conv1D
 from gbcd.architectures.gpt2_pass import Gpt2Pass
 from gbcd.architectures.hooked_pass import HookedPass
 from gbcd.architectures.models import DTYPES, LoadedModel, prepared
-from gbcd.architectures.products import linear
 from gbcd.architectures.taps import ModelPass
 from gbcd.gradients.calibration import Calibration
 from gbcd.gradients.engine import Engine, loss_gradient
@@ -172,10 +170,7 @@ def everything(s: Setting, model_pass: ModelPass, calibration: Calibration, mean
     all_statistics(forward.backward(d_logits), s.loaded.components, len(units), batch_means)
 
 
-Product = Callable[[Tensor, Tensor], Tensor]
-
-
-def floor(s: Setting, times: Product) -> Callable[[], None]:
+def floor(s: Setting) -> Callable[[], None]:
     """(h) The matrix products of a forward and an activation-only backward pass alone, last block at the answer."""
     config, (batch, length) = s.model.config, s.ids.shape
     d, heads, rows = config.n_embd, config.n_head, batch * length
@@ -194,16 +189,16 @@ def floor(s: Setting, times: Product) -> Callable[[], None]:
             mlp_in, mlp_out = block.mlp.c_fc.weight, block.mlp.c_proj.weight
             n = rows
             if index < len(blocks) - 1:
-                _ = times(x[rows], qkv), times(wide[rows, 3], qkv.T)
+                _ = torch.matmul(x[rows], qkv), torch.matmul(wide[rows, 3], qkv.T)
                 for _ in range(3):
                     _ = torch.bmm(part, part.transpose(1, 2)), torch.bmm(square, part)
             else:
                 n = batch
-                _ = times(x[n], qkv[:, :d]), times(x[rows], qkv[:, d:])
-                _ = times(x[n], qkv[:, :d].T), times(wide[rows, 2], qkv[:, d:].T)
-            _ = times(x[n], out), times(x[n], mlp_in), times(wide[n, 4], mlp_out)
-            _ = times(x[n], out.T), times(wide[n, 4], mlp_in.T), times(x[n], mlp_out.T)
-        _ = times(x[batch], unembedding.T), times(d_logits, unembedding)
+                _ = torch.matmul(x[n], qkv[:, :d]), torch.matmul(x[rows], qkv[:, d:])
+                _ = torch.matmul(x[n], qkv[:, :d].T), torch.matmul(wide[rows, 2], qkv[:, d:].T)
+            _ = torch.matmul(x[n], out), torch.matmul(x[n], mlp_in), torch.matmul(wide[n, 4], mlp_out)
+            _ = torch.matmul(x[n], out.T), torch.matmul(wide[n, 4], mlp_in.T), torch.matmul(x[n], mlp_out.T)
+        _ = torch.matmul(x[batch], unembedding.T), torch.matmul(d_logits, unembedding)
 
     return run
 
@@ -232,8 +227,7 @@ def contenders(s: Setting) -> list[Contender]:
         *found,
         Contender("f norms only, own pass", lambda: norms_only(s, own)),
         Contender("g everything, own pass", lambda: everything(s, own, calibration, means)),
-        Contender("h floor", floor(s, linear)),
-        Contender("h floor, torch's products", floor(s, torch.matmul)),
+        Contender("h floor", floor(s)),
     ]
 
 
@@ -287,7 +281,6 @@ def measure(s: Setting, rounds: int, skip: tuple[str, ...], clock: Clock) -> lis
             "peak_mb": peaks[name],
             "vs_plain_answer_only": medians[name] / medians["c plain, answer only"],
             "vs_floor": medians[name] / medians["h floor"] if "h floor" in medians else None,
-            "vs_torch_floor": medians[name] / medians["h floor, torch's products"] if "h floor" in medians else None,
         }
         for name in medians
     ]

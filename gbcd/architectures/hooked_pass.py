@@ -23,7 +23,6 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from gbcd.architectures import gain_of, parameter
-from gbcd.architectures.frozen_linear import frozen_linear
 from gbcd.architectures.sites import GainSite, LinearSite, ModelSites
 from gbcd.architectures.taps import EmbeddingTap, GainTap, InputRows, LinearTap, Tap
 from gbcd.architectures.units import Sequences
@@ -62,8 +61,6 @@ class HookedForward:
         self._outputs: dict[str, Tensor] = {}
         with ExitStack() as stack, torch.enable_grad():
             self._hook(stack)
-            paths = [*(site.module for site in owner.sites.linear), owner.sites.embedding.unembed]
-            stack.enter_context(frozen_linear(map(owner.module, paths)))
             output: Any = owner.model(input_ids=self._ids, use_cache=False)
         self._graph_logits = cast(Tensor, output.logits)
         self.logits: Float[Tensor, "unit seq vocab"] = self._at_units(self._graph_logits.detach())

@@ -1,9 +1,4 @@
-"""Matrix products by the fastest kernel that a tensor's device and type have.
-
-On processors torch multiplies float32 matrices with MKL, which does not use the vector units of every make; oneDNN,
-which torch ships too, does, and is ahead by a tenth to a half on the shapes of a transformer (docs/speed.md). Types
-other than float32, and GPUs, have one kernel, which is the one that torch takes.
-"""
+"""Matrix products of the engine's own pass."""
 
 from __future__ import annotations
 
@@ -15,9 +10,7 @@ from torch import Tensor
 def linear(
     x: Float[Tensor, "*rows d_in"], weight: Float[Tensor, "d_in d_out"], bias: Float[Tensor, " d_out"] | None = None
 ) -> Float[Tensor, "*rows d_out"]:
-    """`x W + b` with any strides; no gradient flows through it."""
-    if _has_onednn(x):
-        return torch.ops.mkldnn._linear_pointwise(x, weight.T, bias, "none", [], "")
+    """`x W + b` with any strides."""
     if bias is None:
         return x @ weight
     flat = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight)
@@ -32,7 +25,3 @@ def by_used_rows(
     if 4 * len(used) > len(unembedding):
         return linear(d_logits, unembedding)
     return d_logits[..., used] @ unembedding[used]
-
-
-def _has_onednn(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
