@@ -3,8 +3,8 @@
     python benchmarks/discovery.py --models reference DIR --json benchmarks/results/discovery.json
 
 For each model and language task: resample effects of all heads and MLPs on `--pairs` prompts with their
-counterfactuals, baselines on the same prompts, and the engine's norms of `--prompts` prompts for every definition of the wrong answer,
-centred by position and by template. A score turns the norms of a node's parts into one number:
+counterfactuals, baselines on the same prompts, and the engine's norms of `--prompts` prompts for every definition of
+the wrong answer, centred by position and by template. A score turns the norms of a node's parts into one number:
 
     norm            all parts of a node                    writing norm   the part that writes to the residual stream
     reading norm    v of a head, in of an MLP              query-key norm q and k of a head (in of an MLP)
@@ -92,14 +92,14 @@ def main() -> None:
     rows = [*_rows(found, by_model=True), *_rows(found, by_model=False)]
     _print(rows, len(arguments.models))
     if arguments.json:
-        settings = {name: value for name, value in vars(arguments).items() if name not in ("json", "models")}
+        settings = {name: value for name, value in vars(arguments).items() if name not in ("json", "embedding_model")}
         record = {
             "versions": versions(),
             "settings": settings | {"models": [Path(name).name for name in arguments.models]},
             "figures": rows,
             "faithfulness": curves,
         }
-        Path(arguments.json).write_text(json.dumps(record, indent=1) + "\n")
+        Path(arguments.json).write_text(json.dumps(record) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
