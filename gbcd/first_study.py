@@ -53,6 +53,8 @@ out = "results/first"
 # batch_size = "auto"
 # Processor threads of each worker.
 # threads = 1
+# GPUs that each worker holds, where it computes on one: 0.5 puts two workers on a GPU.
+# gpus_per_worker = 1.0
 """
 
 

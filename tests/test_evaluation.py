@@ -159,7 +159,10 @@ def test_faithfulness_ends_at_the_whole_model(evaluation):
     np.testing.assert_allclose(whole["faithfulness"], 1.0)
     none = evaluation.faithfulness.filter(pl.col("n_components") == 0)
     np.testing.assert_allclose(none["faithfulness"], 0.0, atol=1e-12)
-    assert evaluation.faithfulness.height == 2 * 16 * len(SIZES)
+    keys = ["task", "wrong_answer", "method"]
+    scores = evaluation.figures.filter(pl.col("figure") == "auroc").select(keys).unique()
+    assert evaluation.faithfulness.join(scores, on=keys, nulls_equal=True).height == scores.height * len(SIZES)
+    assert evaluation.faithfulness.height == scores.height * len(SIZES)
 
 
 def test_the_estimate_of_a_score_is_the_mean_of_the_summary(study):
