@@ -234,6 +234,9 @@ class Gpt2Forward:
         d_out = model.heads(d_z)
         d_v = torch.matmul(pattern.transpose(2, 3), d_out)
         d_pattern = torch.matmul(d_out, v.transpose(2, 3))
+        # Softmax does not see a shift. Taken at the largest p, it leaves the digits of a head that is nearly certain
+        # in the sum, where `1 - p` would have lost them.
+        d_pattern = d_pattern - d_pattern.gather(3, pattern.argmax(3, keepdim=True))
         d_scores = aten._softmax_backward_data(d_pattern, pattern, 3, pattern.dtype).mul_(q.shape[-1] ** -0.5)
         d_q, d_k = torch.matmul(d_scores, k), torch.matmul(d_scores.transpose(2, 3), q)
         if block.qkv is None:
