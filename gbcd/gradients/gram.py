@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gbcd.architectures.products import linear
 from gbcd.component import Axis
 
 
@@ -75,7 +74,7 @@ def summed_squares(
     """
     x_all, d_all = x.reshape(-1, x.shape[2]), d.reshape(-1, d.shape[2])
     if materialising_pays(len(x_all), x_all.shape[1], d_all.shape[1]):
-        return _squares_of_slices(linear(x_all.T, d_all), n_slices, axis)
+        return _squares_of_slices(x_all.T @ d_all, n_slices, axis)
     sliced, other = (d_all, x_all) if axis == "out" else (x_all, d_all)
     return slice_squares(gram(other.unsqueeze(0)), sliced.unsqueeze(0), n_slices).squeeze(0)
 
