@@ -126,6 +126,17 @@ def plain_answer_only(s: Setting) -> None:
     s.loss(s.trainable(input_ids=s.ids, logits_to_keep=1).logits[:, -1]).backward()
 
 
+def compiled_answer_only(s: Setting) -> Callable[[], None]:
+    """(c) with the model through `torch.compile`, for shapes that do not change."""
+    model = torch.compile(s.trainable, dynamic=False)
+
+    def run() -> None:
+        s.trainable.zero_grad(set_to_none=True)
+        s.loss(model(input_ids=s.ids, logits_to_keep=1).logits[:, -1]).backward()
+
+    return run
+
+
 def opacus_ghost(s: Setting) -> Callable[[], None]:
     """(d) Opacus: per-sample norm of every parameter by ghost norms, on the same model with nn.Linear for Conv1D."""
     from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import GradSampleModuleFastGradientClipping
@@ -213,6 +224,7 @@ def contenders(s: Setting) -> list[Contender]:
         Contender("a deck's loop", lambda: deck_loop(s), LOOP_PROMPTS / len(s.ids)),
         Contender("b plain, logits everywhere", lambda: plain_full(s)),
         Contender("c plain, answer only", lambda: plain_answer_only(s)),
+        Contender("c plain, answer only, compiled", compiled_answer_only(s)),
         Contender("f norms only, hooks", lambda: norms_only(s, hooked)),
         Contender("g everything, hooks", lambda: everything(s, hooked, calibration, means)),
     ]
