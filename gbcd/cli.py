@@ -132,8 +132,11 @@ def plan(
         from gbcd.run import device_of
 
         for one in open_plans(asked, device_of(asked)):
-            shards = f"{len(one.plan.shards):,} shards of up to {one.plan.study.shard_size:,}"
-            say(f"{one.plan.n_prompts:,} prompts in {shards}, on {one.plan.study.device}")
+            settings = one.plan.study
+            shards = f"{len(one.plan.shards):,} shards of up to {settings.shard_size:,}"
+            how = f"on {settings.device}, in batches of {settings.batch_size:,}, centred by {settings.centering}"
+            for line in (f"{one.plan.n_prompts:,} prompts in {shards}, {how}", *one.shortfalls):
+                say(line)
             say(f"Plan: {one.store.location}/plan.json. `gbcd run` with the same study computes it.")
 
 

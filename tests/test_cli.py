@@ -98,6 +98,18 @@ def test_a_study_file_and_a_flag_make_the_same_run(folder: Path, tmp_path: Path)
     assert gbcd("verify", str(tmp_path / "out"))[0] == 0
 
 
+def test_a_plan_names_the_prompts_that_calibration_will_not_reach(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(
+        f'model = "{folder / "model"}"\ntasks = ["ioi"]\nprompts_per_task = 12\ncalibration_prompts = 4\n'
+        f'out = "{tmp_path / "out"}"\n[compute]\ndevice = "cpu"\nbatch_size = 4\n'
+    )
+    status, said, _ = gbcd("plan", str(file))
+    assert status == 0
+    assert "on cpu, in batches of 4, centred by position" in said
+    assert "ioi: 12 of 12 prompts will have no centred norm, since fewer than 8 of the 4 calibration prompts" in said
+
+
 def test_status_and_verify_speak_of_a_finished_run(folder: Path) -> None:
     status, said, _ = gbcd("status", str(folder / "out"))
     assert status == 0
