@@ -11,7 +11,7 @@ import pytest
 import torch
 from random_prompts import VOCAB, random_prompts
 from test_engine_oracle import check, compare
-from tiny_models import FAMILIES, random_model, randomised, small_tokenizer
+from tiny_models import CONTEXT, FAMILIES, random_model, randomised, small_tokenizer
 from torch import nn
 from transformers import AutoModelForCausalLM, Phi3Config
 
@@ -71,8 +71,59 @@ def test_a_weight_that_no_file_claims_is_refused_by_name():
     model.model.layers[1].mlp.adapter = nn.Linear(24, 24)
     with pytest.raises(BadInput, match=r"weights that no site taps.*\n.*model.layers.1.mlp.adapter.weight"):
         prepared("tiny", model, small_tokenizer())
-    with pytest.raises(BadInput, match="no architecture file knows OPTForCausalLM; known architectures: gpt2, llama"):
-        prepared("tiny", random_model("opt", VOCAB, do_layer_norm_before=False), small_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("opt", {"do_layer_norm_before": False}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("gemma3", {"use_bidirectional_attention": True}),
+    ],
+)
+def test_a_relative_that_the_familys_file_does_not_describe_is_refused(family, config):
+    model = random_model(family, VOCAB, **config)
+    name = type(model).__name__
+    with pytest.raises(BadInput, match=f"no architecture file knows {name}; known architectures: gpt2, llama"):
+        prepared("tiny", model, small_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("mistral", {"sliding_window": CONTEXT}),
+        ("gemma2", {"sliding_window": CONTEXT}),
+        ("gemma2", {"attn_logit_softcapping": None}),
+        ("gemma2", {"final_logit_softcapping": None}),
+        ("gemma2", {"query_pre_attn_scalar": 2}),
+        ("gemma3", {"sliding_window": CONTEXT}),
+        ("gpt_neox", {"use_parallel_residual": False}),
+    ],
+)
+def test_what_a_family_is_known_for_shows_in_the_models_that_it_is_tested_with(family, config):
+    """The library takes any word in a configuration: with one that it does not know, the oracle would test nothing."""
+    ids = torch.tensor([random_prompts((11,), 5)[0].ids])
+    with_it, without = (random_model(family, VOCAB, 1, **changed)(input_ids=ids).logits for changed in ({}, config))
+    assert (with_it - without)[0, -1].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("family", "weight", "idle"),
+    [
+        ("llama", "self_attn.o_proj.bias", 0.0),
+        ("llama", "mlp.gate_proj.bias", 0.0),
+        ("qwen2", "self_attn.q_proj.bias", 0.0),
+        ("qwen3", "self_attn.q_norm.weight", 1.0),
+        ("qwen3", "self_attn.k_norm.weight", 1.0),
+        ("gemma3", "self_attn.k_norm.weight", 0.0),
+        ("gemma2", "post_feedforward_layernorm.weight", 0.0),
+    ],
+)
+def test_biases_and_norms_of_queries_and_keys_are_there_and_count(family, weight, idle):
+    model, ids = random_model(family, VOCAB, 1), torch.tensor([random_prompts((11,), 5)[0].ids])
+    before = model(input_ids=ids).logits
+    model.get_parameter(f"model.layers.1.{weight}").data.fill_(idle)
+    assert (model(input_ids=ids).logits - before)[0, -1].abs().max() > 1e-4
 
 
 def test_keys_and_values_belong_to_groups_only_where_heads_share_them():
