@@ -2,6 +2,9 @@
 
 Weights are read from safetensors only and no code that comes with a model is ever run. There is no fallback: a model
 that cannot be had is an error that names the ways out.
+
+The library maps safetensors into memory. On the processor and in the file's own type the parameters are that mapping,
+and nothing here writes to them, so all processes of a machine share one copy of the weights: the kernel's.
 """
 
 from __future__ import annotations
@@ -97,7 +100,7 @@ class LoadedModel:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
 

@@ -1,0 +1,86 @@
+"""Weights in memory: one copy for all processes of a machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from random_prompts import VOCAB, random_prompts
+from tiny_models import random_model, small_tokenizer
+
+from gbcd.architectures import models
+from gbcd.architectures.models import LoadedModel
+from gbcd.gradients.engine import Engine
+
+SMAPS = Path("/proc/self/smaps")
+
+pytestmark = pytest.mark.skipif(not SMAPS.exists(), reason="only Linux says what a process has mapped")
+
+
+class Mapping(NamedTuple):
+    """A range of this process's addresses: the file behind it, and bytes that were written to, so copied."""
+
+    start: int
+    stop: int
+    file: str
+    copied: int
+
+
+def mappings() -> list[Mapping]:
+    """What this process has mapped."""
+    found = re.findall(
+        r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)\n(?:[A-Z]\w+:.*\n)*?Anonymous: +(\d+) kB",
+        SMAPS.read_text(),
+        re.M,
+    )
+    return [Mapping(int(start, 16), int(stop, 16), file, 1024 * int(copied)) for start, stop, file, copied in found]
+
+
+def behind(loaded: LoadedModel) -> dict[str, Mapping]:
+    """The mapping in which each weight begins, by the weight's name."""
+    mapped = mappings()
+    return {
+        name: next(one for one in mapped if one.start <= weight.data_ptr() < one.stop)
+        for name, weight in loaded.model.state_dict().items()
+    }
+
+
+def saved(folder: Path, family: str, shard_size: str = "1GB") -> str:
+    """A random model on disk, in float32; returns what `--model` takes."""
+    model = random_model(family, VOCAB, dtype=torch.float32)
+    model.save_pretrained(folder, max_shard_size=shard_size)
+    small_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "shard_size", "n_files"), [("gpt2", "1GB", 1), ("qwen2", "20KB", 3), ("gpt_neox", "1GB", 1)]
+)
+def test_weights_are_the_file_itself_and_no_pass_writes_to_them(tmp_path, family, shard_size, n_files):
+    """GPT-2's embedding is tied and its pass is its own; Qwen2 lies in several files and runs with hooks."""
+    loaded = models.load(saved(tmp_path, family, shard_size), "cpu")
+    files = {mapping.file for mapping in behind(loaded).values()}
+    assert all(file.startswith(str(tmp_path)) and file.endswith(".safetensors") for file in files)
+    assert len(files) >= n_files
+    assert loaded.sha256
+    engine = Engine(loaded, ["inverse_logits"], batch_size=3)
+    prompts = random_prompts((7, 7, 4), 3)
+    Engine(loaded, ["inverse_logits"], 3, engine.calibrate(prompts, "position")).compute(prompts)
+    assert {mapping.copied for mapping in behind(loaded).values()} == {0}
+    written, weight = next(loaded.model.named_parameters())
+    weight.data[0] = 0
+    assert behind(loaded)[written].copied > 0
+
+
+def test_weights_of_another_type_are_a_copy_of_the_process(tmp_path):
+    loaded = models.load(saved(tmp_path, "gpt2"), "cpu", "bfloat16")
+    assert not any(mapping.file.startswith(str(tmp_path)) for mapping in behind(loaded).values())
+
+
+def test_the_mapped_file_and_a_copy_of_it_in_memory_are_the_same_weights(tmp_path):
+    loaded = models.load(saved(tmp_path, "qwen2"), "cpu")
+    copied = models.prepared("copy", random_model("qwen2", VOCAB, dtype=torch.float32), small_tokenizer())
+    assert loaded.sha256 == copied.sha256
