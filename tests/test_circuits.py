@@ -4,11 +4,16 @@ import networkx as nx
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_runs import finished, small_study
+from tiny_models import random_model, small_tokenizer
 
+import gbcd
 from gbcd.component import Component
 from gbcd.errors import BadInput
+from gbcd.gradients.tables import COMPONENTS
 from gbcd.reduction.circuits import Circuit, Config, Node, circuit_files, circuit_of, edge_names, ends, node_names
 
 CFG = Config(n_layers=2, n_heads=2, parallel_attn_mlp=False, d_model=8)
@@ -124,7 +129,8 @@ def test_a_summary_gives_a_circuit_for_each_task_and_wrong_answer():
     parts = [("q", "a0.h0", 0), ("o", "a0.h0", 0), ("q", "a0.h1", 1), ("in", "m0", None)]
     components = [Component(f"{node}.{part}", node, 0, head, part, 4) for part, node, head in parts]
     components.append(Component("final.norm", "final.norm", 1, None, "norm", 8))
-    assert Config.of(components) == Config(n_layers=1, n_heads=2, parallel_attn_mlp=False, d_model=8)
+    cfg = Config.of(components, False)
+    assert cfg == Config(n_layers=1, n_heads=2, parallel_attn_mlp=False, d_model=8)
     nodes = [{"component": name, "score": score, "rank": rank} for name, score, rank in
              (("a0.h0", 1.0, 2), ("a0.h1", 3.0, 1), ("m0", 0.5, 3), ("final.norm", 9.0, None))]  # fmt: skip
     rows = [
@@ -132,12 +138,27 @@ def test_a_summary_gives_a_circuit_for_each_task_and_wrong_answer():
         for wrong in ("foil", "semantic")
         for node in nodes
     ]
-    files = circuit_files(pl.DataFrame(rows), components)
+    files = circuit_files(pl.DataFrame(rows), cfg)
     assert list(files) == ["circuit.json", "circuit_ioi_semantic.json"]
     circuit = Circuit.from_json(files["circuit.json"], "circuit.json")
     assert [name for name, node in circuit.nodes.items() if node.in_graph] == ["input", "a0.h1", "logits"]
     assert circuit.nodes["m0"].score == 0.5
-    assert circuit_files(pl.DataFrame(rows), components[:-1]) == {}
+    assert Config.of(components[:-1], False) is None
+    assert circuit_files(pl.DataFrame(rows), None) == {}
+
+
+@pytest.mark.parametrize(("family", "parallel"), [("gpt_neox", True), ("gpt_neox_serial", False)])
+def test_heads_reach_the_mlp_of_their_layer_only_where_it_comes_after_them(tmp_path, family, parallel):
+    """From a saved model to the circuit that the reduction writes, which sees no model."""
+    random_model(family, len(small_tokenizer()), dtype=torch.float32).save_pretrained(tmp_path / "model")
+    small_tokenizer().save_pretrained(tmp_path / "model")
+    study = small_study(tmp_path, prompts_per_task=8, wrong_answers=("foil",))
+    finished(study)
+    circuit = gbcd.load_circuit(study.out)
+    assert circuit.cfg.parallel_attn_mlp is parallel
+    assert ("a1.h2->m1" in circuit.edges) is not parallel
+    assert {"a1.h2->m2", "m1->a2.h0<k>", "a1.h2->a2.h0<q>"} <= circuit.edges.keys()
+    assert gbcd.components(study.out).collect_schema().names() == COMPONENTS.names
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_edges_into_a_norm_add_up_to_what_it_reads(family):
     prompts = [
         EncodedPrompt(p.prompt, p.ids, p.answer_ids[:1], p.wrong_ids, None, p.twin_ids) for p in random_prompts([6, 6])
     ]
-    cfg = Config.of(loaded.components).model_copy(update={"parallel_attn_mlp": loaded.sites.parallel})
+    cfg = Config.of(loaded.components, loaded.sites.parallel)
     metric = metric_for("logit_difference", prompts, loaded.device)
     found = edge_attribution(loaded, pair_up(prompts, 2), metric, cfg)
     sums = defaultdict(float)

@@ -47,6 +47,6 @@ def test_resample_ablation_is_that_of_transformer_lens(case):
 def test_edge_attribution_is_that_of_transformer_lens(case):
     loaded, pairs, _, metric = case
     assert can_score_edges(loaded)
-    found = edge_attribution(loaded, pairs, metric, Config.of(loaded.components))
+    found = edge_attribution(loaded, pairs, metric, Config.of(loaded.components, loaded.sites.parallel))
     assert found.keys() == WANTED[0]["edges"].keys()
     np.testing.assert_allclose(list(found.values()), table("edges", found).mean(axis=0), atol=1e-9)

@@ -106,10 +106,9 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> T
 
 def _circuits(loaded: LoadedModel, case: Case, metric: Metric) -> dict[str, Circuit]:
     """The circuit of each default score, its edges scored by edge attribution."""
-    cfg = Config.of(loaded.components)
+    cfg = Config.of(loaded.components, loaded.sites.parallel)
     if cfg is None or not can_score_edges(loaded):
         return {}
-    cfg = cfg.model_copy(update={"parallel_attn_mlp": loaded.sites.parallel})
     edges, names = edge_attribution(loaded, case.pairs, metric, cfg), [node.name for node in case.components]
     found: dict[str, Circuit] = {}
     for score in case.default_scores:

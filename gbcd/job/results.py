@@ -24,6 +24,9 @@ from gbcd.job.store import Store
 COMPONENTS_FILE = "components.parquet"
 SUMMARY_FILE = "summary.parquet"
 
+#: In the metadata of the file of components: whether attention and MLP of a block both read the block's input.
+_PARALLEL = b"parallel_attn_mlp"
+
 _KEYS = ("prompt_id", "task", "template", "wrong_answer")
 _TIDY = (*_KEYS, "component", "node", "layer", "head", "part", *STATISTICS)
 
@@ -128,6 +131,16 @@ def read_components(store: Store) -> list[Component]:
     return [Component(row.pop("component"), **row) for row in table.to_pylist()]
 
 
+def runs_in_parallel(store: Store) -> bool:
+    """Whether attention and MLP of a block both read the block's input, as the model's architecture says.
+
+    Raises:
+        FileNotFoundError: no worker has started yet.
+    """
+    metadata = pq.read_schema(pa.BufferReader(store.read(COMPONENTS_FILE))).metadata
+    return metadata is not None and metadata.get(_PARALLEL) == b"true"
+
+
 def component_table(parts: Sequence[Component]) -> pa.Table:
     """The table of components, in the order given."""
     rows = [
@@ -144,9 +157,9 @@ def component_table(parts: Sequence[Component]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=COMPONENTS)
 
 
-def encoded_components(parts: Sequence[Component]) -> bytes:
-    """The file of components."""
-    return encoded(component_table(parts))
+def encoded_components(parts: Sequence[Component], parallel: bool) -> bytes:
+    """The file of components; `parallel` (see `runs_in_parallel`) goes into its metadata, which tables do not show."""
+    return encoded(component_table(parts).replace_schema_metadata({_PARALLEL: str(parallel).lower().encode()}))
 
 
 def encoded(table: pa.Table) -> bytes:

@@ -131,7 +131,7 @@ class Worker:
         Returns:
             The calibration that is frozen for this study; another worker may have been first.
         """
-        self._store.create(COMPONENTS_FILE, encoded_components(self._loaded.components))
+        self._store.create(COMPONENTS_FILE, encoded_components(self._loaded.components, self._loaded.sites.parallel))
         if calibration is None:
             calibration = self._calibrated()
         self._calibration = Calibration.from_bytes(calibration)

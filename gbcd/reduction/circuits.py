@@ -42,17 +42,22 @@ class Config(BaseModel):
     d_model: int
 
     @staticmethod
-    def of(components: Sequence[Component]) -> Config | None:
-        """Shape of the model with these parts: attention and MLP take turns, and a norm of full width comes last.
+    def of(components: Sequence[Component], parallel: bool) -> Config | None:
+        """Shape of the model with these parts, whose last norm is as wide as its residual stream.
 
-        None for a model without that norm, whose width its parts do not tell.
+        Args:
+            components: the parts of the model.
+            parallel: whether attention and MLP of a block both read the block's input.
+
+        Returns:
+            The shape, or None for a model without that norm, whose width its parts do not tell.
         """
         layers = {component.layer for component in components if component.is_circuit_part}
         heads = {component.head for component in components if component.head is not None}
         norm = next((component for component in components if component.name == "final.norm"), None)
         if norm is None:
             return None
-        return Config(n_layers=len(layers), n_heads=len(heads), parallel_attn_mlp=False, d_model=norm.n_params)
+        return Config(n_layers=len(layers), n_heads=len(heads), parallel_attn_mlp=parallel, d_model=norm.n_params)
 
 
 class Node(BaseModel):
@@ -152,13 +157,13 @@ def circuit_of(
     return Circuit(cfg=cfg, nodes=nodes, edges=edges)
 
 
-def circuit_files(summary: pl.DataFrame, components: Sequence[Component]) -> dict[str, bytes]:
+def circuit_files(summary: pl.DataFrame, cfg: Config | None) -> dict[str, bytes]:
     """The circuits of a summary by file name: the best `CIRCUIT_SHARE` of the nodes of each task and wrong answer.
 
     The first is `circuit.json`; a study of several has a `circuit_<task>_<wrong answer>.json` for each further one. A
     model without norms, as tracr compiles them, is not what the format describes and has none.
     """
-    cfg, files = Config.of(components), dict[str, bytes]()
+    files: dict[str, bytes] = {}
     if cfg is None:
         return files
     known = set(node_names(cfg))

@@ -28,9 +28,9 @@ from gbcd.component import Component
 from gbcd.errors import BadInput
 from gbcd.gradients.tables import ShardTables
 from gbcd.job.commits import committed_ids
-from gbcd.job.results import SUMMARY_FILE, encoded, read_components, shard_tables
+from gbcd.job.results import SUMMARY_FILE, encoded, read_components, runs_in_parallel, shard_tables
 from gbcd.job.store import Store
-from gbcd.reduction.circuits import circuit_files
+from gbcd.reduction.circuits import Config, circuit_files
 from gbcd.reduction.heatmap import draw_heatmaps
 from gbcd.reduction.intervals import ClusteredMoments
 from gbcd.reduction.nodes import NodeMap
@@ -156,7 +156,8 @@ def reduce(out: str) -> pl.DataFrame:
     table = summarise(shard_tables(store), components)
     store.write(SUMMARY_FILE, encoded(table))
     summary = cast(pl.DataFrame, pl.from_arrow(table))
-    for name, content in (circuit_files(summary, components) | draw_heatmaps(summary)).items():
+    cfg = Config.of(components, runs_in_parallel(store))
+    for name, content in (circuit_files(summary, cfg) | draw_heatmaps(summary)).items():
         store.write(name, content)
     return summary
 
