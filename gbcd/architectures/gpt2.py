@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from transformers import GPT2Config, PreTrainedConfig
 
-from gbcd.architectures.sites import EmbeddingSites, GainSite, LinearSite, ModelSites
+from gbcd.architectures.sites import EmbeddingSites, GainSite, LinearSite, ModelSites, head_parts, mlp_sites
 
 
 def matches(config: PreTrainedConfig) -> bool:
@@ -23,13 +23,11 @@ def sites(config: PreTrainedConfig) -> ModelSites:
     gains: list[GainSite] = []
     for layer in range(n_layers):
         block = f"transformer.h.{layer}"
-        qkv = tuple(f"a{layer}.h{head}.{part}" for part in "qkv" for head in range(n_heads))
-        out = tuple(f"a{layer}.h{head}.o" for head in range(n_heads))
+        qkv = tuple(name for part in "qkv" for name in head_parts(layer, part, n_heads))
         linear += [
             LinearSite(f"{block}.attn.c_attn", f"a{layer}.qkv", qkv, "out"),
-            LinearSite(f"{block}.attn.c_proj", f"a{layer}.o", out, "in"),
-            LinearSite(f"{block}.mlp.c_fc", f"m{layer}.in", (f"m{layer}.in",), "out"),
-            LinearSite(f"{block}.mlp.c_proj", f"m{layer}.out", (f"m{layer}.out",), "in"),
+            LinearSite(f"{block}.attn.c_proj", f"a{layer}.o", head_parts(layer, "o", n_heads), "in"),
+            *mlp_sites(layer, f"{block}.mlp.c_fc", f"{block}.mlp.c_proj"),
         ]
         gains += [GainSite(f"{block}.ln_1", f"a{layer}.norm"), GainSite(f"{block}.ln_2", f"m{layer}.norm")]
     gains.append(GainSite("transformer.ln_f", "final.norm"))

@@ -16,10 +16,10 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Affine:
-    """A linear map `X W + b`, or a layer norm's gain and bias."""
+    """A linear map `X W + b`, or a layer norm's gain (a weight without `d_in`) and bias."""
 
-    weight: Tensor
-    bias: Tensor
+    weight: Float[Tensor, "*d_in d_out"]
+    bias: Float[Tensor, " d_out"]
 
     @staticmethod
     def of(module: Any) -> Affine:

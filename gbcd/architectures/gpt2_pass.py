@@ -30,6 +30,7 @@ from gbcd.architectures.gpt2_activations import (
     first_sequences,
 )
 from gbcd.architectures.products import by_used_rows, linear
+from gbcd.architectures.sites import head_parts
 from gbcd.architectures.taps import EmbeddingTap, GainTap, InputRows, LinearTap, Tap
 from gbcd.architectures.units import PackedUnits, Sequences, pack
 
@@ -245,4 +246,4 @@ class Gpt2Forward:
         return ScoreGradients(d_qkv[..., : d_z.shape[2]], d_qkv[..., d_z.shape[2] :], d_qkv)
 
     def _names(self, layer: int, parts: str) -> tuple[str, ...]:
-        return tuple(f"a{layer}.h{head}.{part}" for part in parts for head in range(self._model.n_heads))
+        return tuple(name for part in parts for name in head_parts(layer, part, self._model.n_heads))

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedConfig
 
-from gbcd.architectures.sites import EmbeddingSites, GainSite, LinearSite, ModelSites, head_parts
+from gbcd.architectures.sites import EmbeddingSites, GainSite, LinearSite, ModelSites, head_parts, mlp_sites
 
 
 def matches(config: PreTrainedConfig) -> bool:
@@ -26,8 +26,7 @@ def sites(config: PreTrainedConfig) -> ModelSites:
         linear += [
             LinearSite(f"{block}.attention.query_key_value", f"a{layer}.qkv", qkv, "out"),
             LinearSite(f"{block}.attention.dense", f"a{layer}.o", head_parts(layer, "o", n_heads), "in"),
-            LinearSite(f"{block}.mlp.dense_h_to_4h", f"m{layer}.in", (f"m{layer}.in",), "out"),
-            LinearSite(f"{block}.mlp.dense_4h_to_h", f"m{layer}.out", (f"m{layer}.out",), "in"),
+            *mlp_sites(layer, f"{block}.mlp.dense_h_to_4h", f"{block}.mlp.dense_4h_to_h"),
         ]
         gains += [
             GainSite(f"{block}.input_layernorm", f"a{layer}.norm"),

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedConfig
 
-from gbcd.architectures.sites import EmbeddingSites, GainSite, LinearSite, ModelSites, head_parts
+from gbcd.architectures.sites import EmbeddingSites, GainSite, LinearSite, ModelSites, head_parts, mlp_sites
 
 
 def matches(config: PreTrainedConfig) -> bool:
@@ -20,27 +20,25 @@ def matches(config: PreTrainedConfig) -> bool:
 
 def sites(config: PreTrainedConfig) -> ModelSites:
     """Sites of `OPTForCausalLM`, whose MLPs see the tokens of all rows end to end."""
-    shape = cast(Any, config)
+    shape, body = cast(Any, config), "model.decoder"
     n_heads = int(shape.num_attention_heads)
     linear: list[LinearSite] = []
     gains: list[GainSite] = []
     for layer in range(shape.num_hidden_layers):
-        block = f"model.decoder.layers.{layer}"
+        block = f"{body}.layers.{layer}"
         linear += [
             *(
                 LinearSite(f"{block}.self_attn.{part}_proj", f"a{layer}.qkv", head_parts(layer, part, n_heads), "out")
                 for part in "qkv"
             ),
             LinearSite(f"{block}.self_attn.out_proj", f"a{layer}.o", head_parts(layer, "o", n_heads), "in"),
-            LinearSite(f"{block}.fc1", f"m{layer}.in", (f"m{layer}.in",), "out"),
-            LinearSite(f"{block}.fc2", f"m{layer}.out", (f"m{layer}.out",), "in"),
+            *mlp_sites(layer, f"{block}.fc1", f"{block}.fc2"),
         ]
         gains += [
             GainSite(f"{block}.self_attn_layer_norm", f"a{layer}.norm"),
             GainSite(f"{block}.final_layer_norm", f"m{layer}.norm"),
         ]
-    gains.append(GainSite("model.decoder.final_layer_norm", "final.norm"))
-    body = "model.decoder"
+    gains.append(GainSite(f"{body}.final_layer_norm", "final.norm"))
     embedding = EmbeddingSites(
         f"{body}.embed_tokens", f"{body}.embed_positions", "lm_head", bool(shape.tie_word_embeddings), first_position=2
     )

@@ -105,3 +105,11 @@ def shared_parts(layer: int, part: str, n_groups: int, n_heads: int) -> tuple[st
     if n_groups == n_heads:
         return head_parts(layer, part, n_heads)
     return tuple(f"a{layer}.g{group}.{part}" for group in range(n_groups))
+
+
+def mlp_sites(layer: int, module_in: str, module_out: str) -> tuple[LinearSite, LinearSite]:
+    """The two maps of an MLP without a gate, by their dotted paths: into its hidden layer, and back."""
+    return (
+        LinearSite(module_in, f"m{layer}.in", (f"m{layer}.in",), "out"),
+        LinearSite(module_out, f"m{layer}.out", (f"m{layer}.out",), "in"),
+    )

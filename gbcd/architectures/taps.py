@@ -1,8 +1,8 @@
 """What a pass through a model hands to the mathematics: the inputs and output gradients of every tapped map.
 
 Two passes give these records. `hooked_pass.py` taps the modules of any model that an architecture file describes;
-`architectures/gpt2_pass.py` is GPT-2's own forward and backward pass and several times faster. Both are one
-forward pass, after which any number of backward passes can be asked for, one for each wrong answer.
+`gpt2_pass.py` is GPT-2's own forward and backward pass and several times faster. Both are one forward pass,
+after which any number of backward passes can be asked for, one for each wrong answer.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedConfig
 
-from gbcd.architectures.sites import EmbeddingSites, LinearSite, ModelSites
+from gbcd.architectures.sites import EmbeddingSites, LinearSite, ModelSites, head_parts, mlp_sites
 from gbcd.tracr.model import TracrConfig
 
 
@@ -19,18 +19,15 @@ def sites(config: PreTrainedConfig) -> ModelSites:
     linear: list[LinearSite] = []
     for layer in range(config.n_layers):
         block = f"layers.{layer}"
-        for part, module in (("q", "query"), ("k", "key"), ("v", "value")):
-            linear.append(LinearSite(f"{block}.attn.{module}", f"a{layer}.qkv", _heads(config, layer, part), "out"))
+        q, k, v, o = (head_parts(layer, part, config.n_heads) for part in "qkvo")
         linear += [
-            LinearSite(f"{block}.attn.linear", f"a{layer}.o", _heads(config, layer, "o"), "in"),
-            LinearSite(f"{block}.mlp.linear_1", f"m{layer}.in", (f"m{layer}.in",), "out"),
-            LinearSite(f"{block}.mlp.linear_2", f"m{layer}.out", (f"m{layer}.out",), "in"),
+            LinearSite(f"{block}.attn.query", f"a{layer}.qkv", q, "out"),
+            LinearSite(f"{block}.attn.key", f"a{layer}.qkv", k, "out"),
+            LinearSite(f"{block}.attn.value", f"a{layer}.qkv", v, "out"),
+            LinearSite(f"{block}.attn.linear", f"a{layer}.o", o, "in"),
+            *mlp_sites(layer, f"{block}.mlp.linear_1", f"{block}.mlp.linear_2"),
         ]
     embedding = EmbeddingSites("token_embed", "pos_embed", "unembed", tied=False)
     return ModelSites(
         tuple(linear), (), embedding, config.n_layers, config.n_heads, config.d_model, reads_every_token=True
     )
-
-
-def _heads(config: TracrConfig, layer: int, part: str) -> tuple[str, ...]:
-    return tuple(f"a{layer}.h{head}.{part}" for head in range(config.n_heads))
