@@ -20,6 +20,7 @@ from gbcd.architectures import gpt2
 from gbcd.architectures.hooked_pass import HookedPass
 from gbcd.architectures.models import LoadedModel, prepared
 from gbcd.errors import BadInput
+from gbcd.evaluation.edges import can_score_edges
 from gbcd.gradients.engine import Engine
 from gbcd.gradients.oracle import Oracle
 
@@ -185,3 +186,4 @@ def test_a_model_of_attention_alone_needs_only_a_file_that_lists_no_mlps(monkeyp
     prompts = random_prompts((6, 4, 6), 1)
     check(compare(loaded, model_pass, prompts, "foil", None), [c.name for c in loaded.components], 1e-6)
     assert {component.part for component in loaded.components if component.is_circuit_part} == set("qkvo")
+    assert not can_score_edges(loaded)

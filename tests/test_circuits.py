@@ -57,6 +57,14 @@ def test_what_eap_ig_reads_is_there():
     assert written["edges"]["input->a0.h0<q>"] == {"score": 4.0, "in_graph": True}
 
 
+def test_edges_of_mlps_that_a_model_of_attention_alone_has_not_count_nothing():
+    heads = {name: score for name, score in SCORES.items() if name[0] == "a"}
+    circuit = circuit_of(CFG, heads, ["a0.h0", "a1.h0"])
+    assert circuit.nodes["m0"] == Node(in_graph=False)
+    assert {edge.score for name, edge in circuit.edges.items() if "m" in name} == {0.0}
+    assert circuit.edges["a0.h0->a1.h0<v>"].score == 2.0
+
+
 class EapIgGraph:
     """What EAP-IG's `Graph.from_json` makes of a file, by its rules.
 

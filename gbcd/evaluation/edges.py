@@ -42,11 +42,12 @@ class _Reader(NamedTuple):
 
 
 def can_score_edges(loaded: LoadedModel) -> bool:
-    """True where heads have queries, keys and values of their own and nodes write without a norm in between."""
+    """True where heads have queries, keys and values of their own, every layer has an MLP, and no norm follows them."""
     names = {component.name for component in loaded.components}
     heads = {component.node for component in loaded.components if component.head is not None}
     own = all(f"{head}.{part}" in names for head in heads for part in "qkv")
-    return own and "final.norm" in names and not any(name.endswith(".post_norm") for name in names)
+    mlps = {f"m{layer}" for layer in range(loaded.sites.n_layers)} <= {part.node for part in loaded.components}
+    return own and mlps and "final.norm" in names and not any(name.endswith(".post_norm") for name in names)
 
 
 def edge_attribution(loaded: LoadedModel, pairs: Pairs, metric: Metric, cfg: Config) -> dict[str, float]:

@@ -147,11 +147,13 @@ def circuit_of(
     """
     inside = {INPUT, LOGITS, *members}
     highest = max(scores.values())
+    known = {**scores, INPUT: highest, LOGITS: highest}
     nodes = {name: Node(in_graph=name in inside, score=scores.get(name)) for name in node_names(cfg)}
     edges: dict[str, Edge] = {}
     for name in edge_names(cfg):
         source, target = ends(name)
-        weaker = min(scores.get(source, highest), scores.get(target, highest))
+        # the format has an MLP in every layer, and a model of attention alone has none
+        weaker = min(known[source], known[target]) if {source, target} <= known.keys() else 0.0
         score = weaker if edge_scores is None else edge_scores[name]
         edges[name] = Edge(score=score, in_graph=source in inside and target in inside)
     return Circuit(cfg=cfg, nodes=nodes, edges=edges)
