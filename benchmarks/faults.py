@@ -29,10 +29,11 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 import fault_engines
 import polars as pl
 from faulty_s3 import Fault, FaultyS3
+from ray import cloudpickle
 from small_runs import N_PROMPTS, N_SHARDS, as_toml, finished, same, small_study, tables
 
 from gbcd.errors import Incomplete
-from gbcd.job import compaction, failpoints, merged
+from gbcd.job import compaction, failpoints, merged, patience
 from gbcd.job.study import Study
 from gbcd.job.verification import forget, verify
 
@@ -189,12 +190,15 @@ def compaction_dies(study: Study, rng: random.Random) -> None:
     compact_in_process(study.out)
 
 
-def worker_killed(study: Study, rng: random.Random) -> None:
-    """One of two Ray actors, by SIGKILL, on a prompt that a seed draws."""
+def worker_killed(how: signal.Signals, study: Study, rng: random.Random) -> None:
+    """One of two Ray actors, by SIGKILL or stopped by SIGSTOP, on a prompt that a seed draws."""
+    cloudpickle.register_pickle_by_value(fault_engines)  # workers do not have it on their path
+    patience.FLOOR = patience.UNMEASURED = 5.0
+    patience.FACTOR = 0.0
     marker = f"{study.out}.died"
     prompt = f"ioi/{rng.randrange(N_PROMPTS):06d}"
     on_ray = study.model_copy(update={"compute": study.compute.model_copy(update={"workers": 2})})
-    finished(on_ray, fault_engines.killed_by(prompt, marker))
+    finished(on_ray, fault_engines.killed_by(prompt, marker, how))
     assert Path(marker).exists()
 
 
@@ -255,7 +259,8 @@ FAULTS: dict[str, Break] = {
     "compaction ends anywhere": compaction_dies,
 }
 SLOW_FAULTS: dict[str, Break] = {
-    "Ray worker killed": worker_killed,
+    "Ray worker killed": partial(worker_killed, signal.SIGKILL),
+    "Ray worker stopped": partial(worker_killed, signal.SIGSTOP),
     "driver of Ray workers killed": driver_killed,
     "S3 fails one request of eight": faulty_bucket,
 }

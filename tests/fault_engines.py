@@ -64,15 +64,36 @@ def hungry(largest_batch: int) -> EngineBuilder:
     return faulty(act)
 
 
-def killed_by(prompt_id: str, marker: str | None = None) -> EngineBuilder:
-    """Ends its process, as the kernel would, on one prompt; with a `marker` file only as long as that is not there."""
+def killed_by(prompt_id: str, marker: str | None = None, how: signal.Signals = signal.SIGKILL) -> EngineBuilder:
+    """Ends its process, as the kernel would, on one prompt, or stops it with SIGSTOP; once only with a `marker` file,
+    which then holds the process's number."""
 
     def act(prompts: Sequence[EncodedPrompt], batch_size: int) -> None:
         if any(prompt.prompt.id == prompt_id for prompt in prompts):
-            if marker is not None and os.path.exists(marker):
-                return
-            if marker is not None:
-                open(marker, "w").close()
-            os.kill(os.getpid(), signal.SIGKILL)
+            _signal_oneself(how, marker)
 
     return faulty(act)
+
+
+def stopped_in_calibration(marker: str) -> EngineBuilder:
+    """Stops its process, once, when it is asked to calibrate; `marker` then holds the process's number."""
+
+    class Stopped(FaultyEngine):
+        def calibrate(self, prompts: Sequence[EncodedPrompt], centering: Centering) -> Calibration:
+            _signal_oneself(signal.SIGSTOP, marker)
+            return super().calibrate(prompts, centering)
+
+    def build(loaded: LoadedModel, plan: Plan, batch_size: int, calibration: Calibration | None) -> ShardEngine:
+        engine = build_engine(loaded, plan, batch_size, calibration)
+        return Stopped(engine, batch_size, lambda prompts, size: None)
+
+    return build
+
+
+def _signal_oneself(how: signal.Signals, marker: str | None) -> None:
+    if marker is not None:
+        if os.path.exists(marker):
+            return
+        with open(marker, "w") as file:
+            file.write(str(os.getpid()))
+    os.kill(os.getpid(), how)

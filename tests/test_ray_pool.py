@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,16 +15,18 @@ from pathlib import Path
 import fault_engines
 import pytest
 import ray
-from fault_engines import killed_by
+from fault_engines import killed_by, stopped_in_calibration
 from ray import cloudpickle
+from rich.console import Console
 from small_runs import as_toml, finished, same, small_study, tables, wait_for
 
-from gbcd.job import ray_pool
+from gbcd.job import patience, ray_pool
 from gbcd.job.commits import committed_ids, read_commits
 from gbcd.job.results import summary
 from gbcd.job.shards import read_plan
 from gbcd.job.store import Store
 from gbcd.job.verification import verify
+from gbcd.run import run_study
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -57,6 +61,36 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_changes(reference: Path
     assert (tmp_path / "died").exists()
     assert run.missing == ()
     assert {commit.batch_size for commit in read_commits(Store(study.out))} == {4}
+    assert same(tables(study.out), tables(str(reference / "out")))
+
+
+def test_a_worker_that_hangs_is_ended_and_replaced_and_nothing_changes(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process says nothing, and does not die either."""
+    monkeypatch.setattr(patience, "FLOOR", 4.0)
+    monkeypatch.setattr(patience, "UNMEASURED", 4.0)
+    monkeypatch.setattr(patience, "FACTOR", 0.0)
+    study = small_study(reference, workers=2, out=str(tmp_path / "out"))
+    said = io.StringIO()
+    marker = tmp_path / "stopped"
+    (run,) = run_study(study, Console(file=said), killed_by("ioi/000011", str(marker), signal.SIGSTOP))
+    wait_for(lambda: not Path("/proc", marker.read_text()).exists())
+    assert re.search(r"shard \d: the worker was lost: it was silent for \d+ s, over the limit of 4 s", said.getvalue())
+    assert run.missing == ()
+    assert {commit.batch_size for commit in read_commits(Store(study.out))} == {4}
+    assert same(tables(study.out), tables(str(reference / "out")))
+
+
+def test_a_worker_that_hangs_before_it_is_ready_holds_up_nobody(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FLOOR", 1.0)
+    monkeypatch.setattr(ray_pool, "LOOK", 0.5)
+    study = small_study(reference, workers=2, out=str(tmp_path / "out"))
+    marker = tmp_path / "stopped"
+    assert finished(study, stopped_in_calibration(str(marker))).missing == ()
+    wait_for(lambda: not Path("/proc", marker.read_text()).exists())
     assert same(tables(study.out), tables(str(reference / "out")))
 
 

@@ -3,25 +3,26 @@
 Each actor is a `Worker` with its own copy of the model and a stated share of processors and GPUs. Ray's own retries
 and restarts are off: an actor that dies is replaced here, and its jobs go back to the driver, which alone decides what
 is tried again. All actors are asked for at the start; those for which there is no room yet come up when nodes join, so
-the pool grows with an autoscaling cluster and shrinks when nodes leave.
+the pool grows with an autoscaling cluster and shrinks when nodes leave. An actor that is silent for too long over a
+shard (`patience.py`) is ended and counts as lost. One that hangs before it is ready gets no job, and holds up nobody.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from math import inf
 from typing import Any, cast
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from gbcd.errors import Incomplete
-from gbcd.job.workers import EngineBuilder, Failed, FailureKind, Job, Outcome, Worker, build_engine
-
-#: What a call to an actor returns at once.
-Ref = Any
+from gbcd.job import patience
+from gbcd.job.ray_actor import Actor, Ref, Slot
+from gbcd.job.workers import Committed, EngineBuilder, Failed, FailureKind, Job, Outcome, build_engine
 
 #: Jobs given to one actor at a time: the one that it computes and the next, so that it never waits for the driver.
 IN_FLIGHT = 2
@@ -29,33 +30,8 @@ IN_FLIGHT = 2
 #: How often, per worker asked for, workers may be lost in a row before any is ready.
 MAX_LOST_STARTS = 3
 
-
-class _Actor(Worker):
-    """A worker that can say where it runs."""
-
-    def load_here(self) -> str:
-        """Load the model; returns the node's identifier."""
-        self.load()
-        return str(ray.get_runtime_context().get_node_id())
-
-
-class _Slot:
-    """One actor with what it was asked to do, oldest first."""
-
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
-        self.node: str | None = None
-        self.loading: Ref = actor.load_here.remote()
-        self.preparing: Ref = None
-        self.jobs: deque[tuple[Ref, Job]] = deque()
-
-    @property
-    def is_ready(self) -> bool:
-        return self.loading is None and self.preparing is None
-
-    def pending(self) -> list[Ref]:
-        starting = [ref for ref in (self.loading, self.preparing) if ref is not None]
-        return [*starting, *(ref for ref, _ in self.jobs)]
+#: Seconds between looks at the clock while the first worker settles the calibration.
+LOOK = 10.0
 
 
 def connect(n_cpus: int) -> bool:
@@ -98,11 +74,12 @@ class RayPool:
     def __init__(self, out: str, n: int, threads: int, gpus: float, build: EngineBuilder = build_engine) -> None:
         """Connect to Ray and ask for the actors; `threads` processors and `gpus` (perhaps a part of one) each."""
         self._started_ray = connect(n * threads)
-        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Actor)
-        self._create = lambda: _Slot(cast(Any, remote).remote(out, build))
+        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Actor)
+        self._create = lambda: Slot(cast(Any, remote).remote(out, build))
         self._slots = [self._create() for _ in range(n)]
         self._calibration: Ref | None = None
         self._lost_starts = 0
+        self._patience = patience.Patience()
 
     @property
     def ready(self) -> int:
@@ -112,22 +89,24 @@ class RayPool:
     def start(self, calibration: bytes | None) -> None:
         """Wait for the first worker, let it settle the calibration, and hand that to all.
 
+        Where one is silent for `patience.FLOOR` seconds, the next is asked too: the calibration is stored exclusively,
+        so all get the same, whoever settles it.
+
         Raises:
             BadInput: a worker lacks what was planned.
             Incomplete: workers die before they are ready.
         """
         while self._calibration is None:
-            done, _ = ray.wait([ref for slot in self._slots for ref in slot.pending()], num_returns=1)
-            slot = next(slot for slot in self._slots if done[0] in slot.pending())
-            try:
-                self._loaded(slot)
-                settled = cast(bytes, ray.get(slot.actor.prepare.remote(calibration)))
-                self._calibration = ray.put(settled)
-            except RayTaskError:
-                raise
-            except RayError as error:
-                self._replace(slot, str(error))
-        self._lost_starts = 0
+            done = self._done(LOOK)
+            for slot in list(self._slots):
+                self._collect(slot, done)
+            idle = [slot for slot in self._slots if slot.is_idle]
+            asked = [slot.since for slot in self._slots if slot.preparing is not None]
+            if idle and self._calibration is None and time.monotonic() - max(asked, default=-inf) >= patience.FLOOR:
+                idle[0].prepare(calibration)
+        for slot in self._slots:
+            if slot.is_idle:
+                slot.prepare(self._calibration)
 
     def room(self) -> int:
         """How many more jobs may be submitted now."""
@@ -135,8 +114,7 @@ class RayPool:
 
     def submit(self, job: Job) -> None:
         """Give a job to the ready worker that has least to do."""
-        slot = min((slot for slot in self._slots if slot.is_ready), key=lambda slot: len(slot.jobs))
-        slot.jobs.append((slot.actor.run.remote(job), job))
+        min((slot for slot in self._slots if slot.is_ready), key=lambda slot: len(slot.jobs)).submit(job)
 
     def wait(self, timeout: float) -> list[Outcome]:
         """What became of jobs since the last call; waits for something to happen, at most `timeout` seconds.
@@ -145,12 +123,9 @@ class RayPool:
             BadInput: a new worker lacks what was planned.
             Incomplete: workers die before they are ready.
         """
-        refs = [ref for slot in self._slots for ref in slot.pending()]
-        if refs:
-            ray.wait(refs, num_returns=1, timeout=timeout)
-            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-            return [outcome for slot in list(self._slots) for outcome in self._collect(slot, set(done))]
-        return []
+        done = self._done(timeout)
+        outcomes = [outcome for slot in list(self._slots) for outcome in self._collect(slot, done)]
+        return outcomes + [outcome for slot in list(self._slots) for outcome in self._end_if_silent(slot)]
 
     def close(self) -> None:
         """Stop the actors, and Ray if it was started for them."""
@@ -159,18 +134,30 @@ class RayPool:
         if self._started_ray:
             ray.shutdown()
 
-    def _collect(self, slot: _Slot, done: set[Ref]) -> list[Outcome]:
+    def _done(self, timeout: float) -> set[Ref]:
+        refs = [ref for slot in self._slots for ref in slot.pending()]
+        if not refs:
+            return set()
+        ray.wait(refs, num_returns=1, timeout=timeout)
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        return set(done)
+
+    def _collect(self, slot: Slot, done: set[Ref]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         try:
             if slot.loading in done:
-                self._loaded(slot)
+                slot.loaded()
+                if self._calibration is not None:
+                    slot.prepare(self._calibration)
             elif slot.preparing in done:
-                ray.get(slot.preparing)
-                slot.preparing = None
+                settled = slot.prepared()
+                self._calibration = self._calibration or ray.put(settled)
                 self._lost_starts = 0
             while slot.jobs and slot.jobs[0][0] in done:
-                outcomes.append(cast(Outcome, ray.get(slot.jobs[0][0])))
-                slot.jobs.popleft()
+                finished = slot.finished()
+                outcomes.append(finished.outcome)
+                if isinstance(finished.outcome, Committed):
+                    self._patience.committed(finished.outcome.job, finished.seconds)
         except RayTaskError:
             raise
         except RayError as error:
@@ -178,13 +165,18 @@ class RayPool:
             self._replace(slot, str(error))
         return outcomes
 
-    def _loaded(self, slot: _Slot) -> None:
-        slot.node = cast(str, ray.get(slot.loading))
-        slot.loading = None
-        if self._calibration is not None:
-            slot.preparing = slot.actor.prepare.remote(self._calibration)
+    def _end_if_silent(self, slot: Slot) -> list[Outcome]:
+        if not slot.jobs:
+            return []
+        _, oldest = slot.jobs[0]
+        reason = self._patience.exhausted(oldest, time.monotonic() - slot.since)
+        if reason is None:
+            return []
+        outcomes = _failed(slot, "worker_lost", reason)
+        self._replace(slot, reason)
+        return outcomes
 
-    def _replace(self, slot: _Slot, reason: str) -> None:
+    def _replace(self, slot: Slot, reason: str) -> None:
         if not slot.is_ready:
             self._lost_starts += 1
             if self._lost_starts >= MAX_LOST_STARTS * len(self._slots):
@@ -193,12 +185,16 @@ class RayPool:
         self._slots[self._slots.index(slot)] = self._create()
 
 
-def _lost(slot: _Slot, error: RayError) -> list[Outcome]:
+def _lost(slot: Slot, error: RayError) -> list[Outcome]:
     """The oldest job was being computed and may be the cause; the others had not begun."""
     kind: FailureKind = "worker_lost" if slot.node in _living_nodes() else "node_lost"
     if isinstance(error, OutOfMemoryError) or "memory pressure" in str(error):
         kind = "out_of_memory"
     reason = str(error).strip().splitlines()[0] if isinstance(error, RayActorError) else type(error).__name__
+    return _failed(slot, kind, reason)
+
+
+def _failed(slot: Slot, kind: FailureKind, reason: str) -> list[Outcome]:
     return [
         Failed(job, "returned" if number else kind, f"the worker was lost: {reason}")
         for number, (_, job) in enumerate(slot.jobs)
