@@ -24,6 +24,7 @@ from rich.console import Console
 from gbcd.errors import Incomplete
 from gbcd.job.commits import Quarantine, committed_ids
 from gbcd.job.driver import Driver, Pool
+from gbcd.job.own_definitions import with_definitions
 from gbcd.job.parts import Part
 from gbcd.job.planning import Planned, open_plans
 from gbcd.job.progress import Done, ProgressDisplay
@@ -86,7 +87,8 @@ def run_study(study: Study, console: Console, build: EngineBuilder = build_engin
                 display.say(_announcement(one, len(before), len(planned)))
             for number, one in enumerate(planned):
                 display.beside(_done([other for other in planned if other is not one]))
-                quarantined = _drive(study, one, device, display, build)
+                builder = with_definitions(build, one.part.wrong_answers)
+                quarantined = _drive(study, one, device, display, builder)
                 runs.append(_concluded(one, len(found[number]), quarantined, started))
                 started = time.monotonic()
         return tuple(runs)

@@ -83,6 +83,11 @@ def wrong_answer(
     return register
 
 
+def know(definition: WrongAnswer) -> None:
+    """Register `definition` where its name is not known yet: a worker's process, to which it was sent."""
+    _REGISTRY.setdefault(definition.name, definition)
+
+
 def names() -> list[str]:
     """All definitions, in order of registration."""
     return list(_REGISTRY)
