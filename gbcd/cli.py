@@ -88,9 +88,8 @@ def run(
 
         runs = run_study(asked, console)
         closing_summary(runs, asked.out, console)
-        for one in runs:
-            if one.summary is not None:
-                write_report(one.out)
+        if any(one.summary is not None for one in runs):
+            write_report(asked.out)
         if missing := sum(len(one.missing) for one in runs):
             raise Incomplete(f"{missing} of {sum(len(one.plan.shards) for one in runs)} shards are missing.")
 

@@ -53,6 +53,9 @@ def test_everything_is_drawn_in_any_width_and_light(browser: Browser, report: Pa
     boxes = [box for box in (svg.bounding_box() for svg in page.locator("figure .plot svg.marks").all()) if box]
     assert len(boxes) == N_CHARTS
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= width and box["height"] > 60 for box in boxes)
+    cells = [box for box in (cell.bounding_box() for cell in page.locator("#examples td").all()) if box]
+    assert cells
+    assert all(box["x"] + box["width"] <= width for box in cells)
     ink, paper = page.evaluate(
         "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
     )

@@ -20,13 +20,26 @@ def report(out: Results, png: Figures = None) -> None:
 
 
 def write(out: str, png: Path | None = None) -> None:
-    """Write the reports of all parts of a study, and say where they lie."""
+    """Write the report of a study, say where it lies and what it warns of.
+
+    A study of several models has a report for each, and a page that leads to them.
+
+    Raises:
+        BadInput: there is no study, or nothing of it was reduced.
+    """
     from gbcd.job.parts import folders
     from gbcd.report.figures import write_figures
+    from gbcd.report.index import is_reduced, write_index
     from gbcd.report.page import write_report
 
-    for folder in folders(out):
-        say(f"Report:  {write_report(folder)}")
+    several = folders(out)
+    for folder in [folder for folder in several if is_reduced(folder)] or several:
+        written = write_report(folder)
+        for warning in written.warnings:
+            say(f"Beware:  {warning}")
+        say(f"Report:  {written.location}")
         if png is not None:
             figures = write_figures(folder, png)
             say(f"Figures: {png}, {len(figures)} files")
+    if several != [out]:
+        say(f"Report:  {write_index(out, several)}, which leads to all of them")

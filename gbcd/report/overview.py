@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from datetime import timedelta
 
 import polars as pl
@@ -17,6 +18,9 @@ TOLERATED_WRONG = 0.1
 
 #: A part counts as without gradient when its mean norm is below this share of the largest part's.
 SILENT_SHARE = 1e-6
+
+#: Letters of an example.
+EXAMPLE_WIDTH = 240
 
 #: Parts that a warning names.
 NAMED = 8
@@ -40,6 +44,7 @@ def what_was_run(findings: Findings) -> Section:
         ("versions", versions),
         ("results", findings.store.location),
     ]
+    rows[2:2] = _example(findings)
     table = Table("The study", ("", ""), rows)
     return Section("study", "What was run", _in_a_sentence(findings), tables=(table,))
 
@@ -52,7 +57,21 @@ def warnings(findings: Findings) -> list[str]:
 def _in_a_sentence(findings: Findings) -> str:
     group = findings.groups[0]
     best = findings.nodes(group)["component"].head(5).to_list()
-    return f"Highest scores for {group.task} with {group.wrong_answer}: {', '.join(best)}."
+    return (
+        f"Highest scores for {group.task} with {group.wrong_answer}: {', '.join(best)}. "
+        "a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; both count from 0, the input's side first."
+    )
+
+
+def _example(findings: Findings) -> list[tuple[str, str]]:
+    """A prompt with its answer: the behaviour in question, for whoever does not know the task by its name."""
+    said: list[tuple[str, str]] = []
+    for task in dict.fromkeys(group.task for group in findings.groups):
+        first = prompts(findings.store.location).filter(pl.col("task") == task).select("prompt", "answer").head(1)
+        for prompt, answer in first.collect().iter_rows():
+            shown = " → ".join(textwrap.shorten(text, EXAMPLE_WIDTH) for text in (prompt, answer))
+            said.append((f"a prompt of {task}", shown))
+    return said
 
 
 def _cost(findings: Findings) -> str:
@@ -63,9 +82,13 @@ def _cost(findings: Findings) -> str:
     size = sum(file.bytes for commit in findings.commits for file in commit.files.values())
     moments = [commit.committed_at for commit in findings.commits]
     spread = max(moments) - min(moments)
-    between = f"; {duration(spread.total_seconds())} between first and last commit" if spread > timedelta(0) else ""
+    between = (
+        f"; {duration(spread.total_seconds())} from the first shard written to the last"
+        if spread > timedelta(0)
+        else ""
+    )
     rate = f"{n_prompts / seconds:,.0f} prompts/s a worker" if seconds else "too quick to time"
-    return f"{duration(seconds)} of worker time ({rate}), {size / 1e6:,.1f} MB of tables{between}"
+    return f"{duration(seconds)} of computing, summed over workers ({rate}), {size / 1e6:,.1f} MB of tables{between}"
 
 
 def _missing(findings: Findings) -> list[str]:

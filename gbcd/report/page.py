@@ -11,7 +11,7 @@ import gzip
 import json
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -24,15 +24,22 @@ from gbcd.report.findings import Findings, read_findings
 REPORT = "report.html"
 
 
-def write_report(out: str) -> str:
-    """Write `report.html` into a results folder; returns where it lies.
+class Written(NamedTuple):
+    """Where a report lies, and what its reader is warned of."""
+
+    location: str
+    warnings: list[str]
+
+
+def write_report(out: str) -> Written:
+    """Write `report.html` into the results folder of one model.
 
     Raises:
         BadInput: there is no study in it, or it was not reduced.
     """
     findings = read_findings(out)
     findings.store.write(REPORT, page(findings).encode())
-    return f"{findings.store.location}/{REPORT}"
+    return Written(f"{findings.store.location}/{REPORT}", overview.warnings(findings))
 
 
 def sections(findings: Findings) -> list[Section]:
@@ -62,8 +69,8 @@ def page(findings: Findings) -> str:
         sections=found,
         group=Control(GROUP, "Task and wrong answer", groups),
         libraries=_libraries(),
-        style=_asset("page.css"),
-        script=_asset("page.js"),
+        style=asset("page.css"),
+        script=asset("page.js"),
         data=_packed(found),
     )
 
@@ -96,5 +103,6 @@ def _libraries() -> Markup:
     return Markup(script.replace("</script", "<\\/script"))
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
+    """A file of the page, which is ours and no text of a prompt."""
     return Markup(resources.files("gbcd.report").joinpath(name).read_text(encoding="utf-8"))

@@ -128,7 +128,8 @@ def settling(findings: Findings) -> Section:
     )
     lines = base.mark_line(strokeWidth=2)
     points = base.mark_point(filled=True, size=50, opacity=1).encode(
-        shape=alt.Shape("component:N", scale=alt.Scale(range=list(SHAPES)), legend=None),
+        # one shape less than colours, so that no two lines share both
+        shape=alt.Shape("component:N", scale=alt.Scale(range=SHAPES[:-1]), legend=None),
         tooltip=["component:N", "prompts:Q", "rank:Q"],
     )
     names = base.transform_filter("datum.last").mark_text(align="left", dx=8, fontSize=11).encode(text="component:N")
