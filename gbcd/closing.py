@@ -9,7 +9,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from gbcd.job.progress import duration
+from gbcd.job.progress import duration, show_table
 from gbcd.reduction.ranking import score_statistic
 from gbcd.reduction.shard_values import SUMMARISED
 from gbcd.run import Run
@@ -44,9 +44,8 @@ def closing_summary(runs: Sequence[Run], out: str, console: Console) -> None:
     )
     folders = ", ".join(run.out for run in runs)
     console.print(f"Results: {folders}", markup=False, soft_wrap=True)
-    console.print(
-        f'Next:    python -c "import gbcd; print(gbcd.summary({out!r}).collect())"', markup=False, soft_wrap=True
-    )
+    console.print("Names:   a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; both count from 0", markup=False)
+    console.print(f"Next:    gbcd evaluate {out}   (what ablation says of it)", markup=False, soft_wrap=True)
 
 
 def _rankings(summary: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -81,4 +80,4 @@ def _show_ranking(title: str, rows: pl.DataFrame, console: Console) -> None:
         interval = "" if low is None else f"{low:#.4g} to {high:#.4g}"
         table.add_row(str(row["rank"]), row["component"], f"{row['score']:#.4g}", interval)
     console.print(f"\n{title}: mean {statistic} over {rows['n'][0]:,} prompts", soft_wrap=True)
-    console.print(table)
+    show_table(table, console)

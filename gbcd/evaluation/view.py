@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gbcd.evaluation.evaluate import Evaluation
+from gbcd.job.progress import show_table
 
 #: The truths that can be shown, best first: mean drop of the metric when a component is resampled from the
 #: counterfactual, or, where there are none, when it has its mean.
@@ -32,7 +33,7 @@ def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
             f"{members} of {total} components in the circuit",
             soft_wrap=True,
         )
-        console.print(_methods(rows))
+        show_table(_methods(rows), console)
     for note in evaluation.notes:
         console.print(note, markup=False, soft_wrap=True)
     console.print(f"\nTables and pictures: {out}", markup=False, soft_wrap=True)

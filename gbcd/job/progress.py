@@ -7,10 +7,16 @@ from types import TracebackType
 from typing import NamedTuple
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+from rich.segment import Segments
+from rich.table import Table
 
 #: Seconds between plain lines.
 PLAIN_INTERVAL = 10.0
+
+#: Characters of the widest table.
+WIDEST = 1000
 
 
 class Standing(NamedTuple):
@@ -90,6 +96,13 @@ class ProgressDisplay:
             self.say(f"{standing.prompts_done:,} of {standing.prompts:,} prompts, {detail}")
 
 
+def show_table(table: Table, console: Console) -> None:
+    """Print a table as wide as it is: in a narrow window its lines wrap, and no number is cut."""
+    wide = console.options.update(width=WIDEST)
+    natural = Measurement.get(console, wide, table).maximum
+    console.print(Segments(console.render(table, wide.update(width=natural))), crop=False, end="")
+
+
 def describe(standing: Standing, seconds: float, computed: int) -> str:
     """The standing in words.
 
@@ -102,7 +115,9 @@ def describe(standing: Standing, seconds: float, computed: int) -> str:
     rate = computed / seconds if seconds > 0 else 0.0
     if rate > 0:
         left = (standing.prompts - standing.prompts_done) / rate
-        parts += [f"{rate:,.0f} prompts/s", f"{duration(left)} left"]
+        parts.append(f"{rate:,.0f} prompts/s")
+        if left:
+            parts.append(f"{duration(left)} left")
     parts.append(f"{standing.workers_ready}/{standing.workers} workers")
     if standing.retries:
         parts.append(f"{standing.retries} retries")
