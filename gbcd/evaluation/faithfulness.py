@@ -69,12 +69,10 @@ class CircuitRunner:
 def faithfulness_curves(runner: CircuitRunner, scores: Sequence[Score]) -> Curves:
     """Faithfulness at every size of `SIZES`, CPR and CMD, for every score."""
     curves = Curves([], [])
-    all_cuts = [[frozenset(largest(score.replicas[0], size)) for size in SIZES] for score in scores]
-    nothing, everything, *_ = runner.run([frozenset(), runner.everything, *(cut for cuts in all_cuts for cut in cuts)])
-    for score, cuts in zip(scores, all_cuts, strict=True):
-        found = np.stack(runner.run(cuts))
-        curve = faithfulness(found.T, nothing[:, None], everything[:, None])
-        for column, (size, cut) in enumerate(zip(SIZES, cuts, strict=True)):
+    runner.run([frozenset(), runner.everything, *(circuit for score in scores for circuit in _cuts(score))])
+    for score in scores:
+        curve = faithfulness_curve(runner, score)
+        for column, (size, cut) in enumerate(zip(SIZES, _cuts(score), strict=True)):
             sized = {"size": size, "n_components": len(cut)}
             curves.rows.append({**score.keys, **sized, **_value("faithfulness", curve[:, column])})
         areas = {"cpr": cpr, "cmd": cmd}
@@ -84,11 +82,29 @@ def faithfulness_curves(runner: CircuitRunner, scores: Sequence[Score]) -> Curve
     return curves
 
 
+def faithfulness_curve(runner: CircuitRunner, score: Score) -> Float[np.ndarray, "replicas sizes"]:
+    """Faithfulness of the circuits of one score at every size of `SIZES`; estimate and replicas."""
+    nothing, everything, *found = runner.run([frozenset(), runner.everything, *_cuts(score)])
+    return faithfulness(np.stack(found).T, nothing[:, None], everything[:, None])
+
+
+def _cuts(score: Score) -> list[frozenset[int]]:
+    return [frozenset(largest(score.replicas[0], size)) for size in SIZES]
+
+
 def taken_apart(runner: CircuitRunner, score: Score, seed: int) -> list[dict[str, Any]]:
     """Completeness and minimality of the circuit that `score` gives at `CIRCUIT_SHARE`."""
+    figures = dissection(runner, score, seed)
+    return [
+        {**score.keys, "group": "all", "figure": name, **_value("value", values)} for name, values in figures.items()
+    ]
+
+
+def dissection(runner: CircuitRunner, score: Score, seed: int) -> dict[str, Float[np.ndarray, "replicas"]]:
+    """The same as estimate and replicas, by name; nothing where the circuit is empty."""
     circuit = frozenset(largest(score.replicas[0], CIRCUIT_SHARE))
     if not circuit:
-        return []
+        return {}
     rng = np.random.default_rng(seed)
     members = sorted(circuit)
     halves = [frozenset(rng.permutation(members)[: (len(members) + 1) // 2].tolist()) for _ in range(N_HALVES)]
@@ -98,13 +114,10 @@ def taken_apart(runner: CircuitRunner, score: Score, seed: int) -> list[dict[str
     found = runner.run([frozenset(), runner.everything, circuit, *model_less, *circuit_less, *without])
     nothing, everything, whole = found[:3]
     gap, rest = everything - nothing, np.stack(found[3:])
-    figures = {
+    return {
         "completeness": np.abs(rest[:N_HALVES] - rest[N_HALVES : 2 * N_HALVES]).mean(axis=0) / gap,
         "minimality": np.abs(whole - rest[2 * N_HALVES :]).min(axis=0) / gap,
     }
-    return [
-        {**score.keys, "group": "all", "figure": name, **_value("value", values)} for name, values in figures.items()
-    ]
 
 
 def _value(name: str, replicas: Float[np.ndarray, "replicas"]) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Steps of `benchmarks/discovery.py`: measure one task of one model, compare tasks, average over models, print."""
