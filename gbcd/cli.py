@@ -6,7 +6,7 @@ What takes long to import is imported by the command that needs it, so that `--h
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,9 +19,7 @@ from gbcd.report.command import report
 from gbcd.report.command import write as write_report
 from gbcd.terminal import console, exit_status, hush_libraries, say
 from gbcd.tracr.command import compile_tracr
-
-if TYPE_CHECKING:
-    from gbcd.job.verification import Verification
+from gbcd.verify_command import verify
 
 app = typer.Typer(
     help="Which attention heads and MLPs carry a behaviour: gradient norms per component, over thousands of prompts.",
@@ -149,25 +147,7 @@ def status(out: options.Results) -> None:
             show(folder_standing(folder), console)
 
 
-@app.command(epilog="Example: gbcd verify results/ioi --repair", rich_help_panel=RUN)
-def verify(
-    out: options.Results,
-    repair: Annotated[bool, typer.Option("--repair", help="Compute again what is damaged or missing.")] = False,
-    workers: options.Workers = None,
-) -> None:
-    """Read everything back: every prompt exactly once, every byte as committed. Status 0 if so, else 3."""
-    with exit_status():
-        from gbcd.job.verification import verify as examine
-
-        found = {folder: examine(folder) for folder in folders(out)}
-        for folder, one in found.items():
-            _show(one)
-            if repair and not one.is_sound:
-                found[folder] = _repaired(folder, one, workers)
-        if not all(one.is_sound for one in found.values()):
-            raise Incomplete(
-                "the results are not whole; `gbcd verify --repair` computes exactly what is bad or missing."
-            )
+app.command(epilog="Example: gbcd verify results/ioi --repair", rich_help_panel=RUN)(verify)
 
 
 @app.command(epilog="Example: gbcd compact results/ioi", rich_help_panel=RUN)
@@ -248,27 +228,3 @@ app.command(
     epilog='Example: gbcd compile-tracr gbcd.tracr.programs:reverse --vocab "1 2 3" --max-length 5 --out reverse',
     rich_help_panel=MODELS,
 )(compile_tracr)
-
-
-def _repaired(folder: str, found: Verification, workers: int | None) -> Verification:
-    from gbcd.job.planning import study_of
-    from gbcd.job.verification import forget, verify
-    from gbcd.run import run_study
-
-    hush_libraries()
-    forget(folder, found)
-    run_study(study_of(found.plan, folder, workers), console)
-    again = verify(folder)
-    _show(again)
-    return again
-
-
-def _show(found: Verification) -> None:
-    for where, problem in [*found.common.items(), *((f"shard {shard}", text) for shard, text in found.bad.items())]:
-        say(f"bad      {where}: {problem}")
-    if found.missing:
-        say(f"missing  {len(found.missing):,} of {len(found.plan.shards):,} shards")
-    if found.is_sound:
-        say(f"sound    {found.plan.n_prompts:,} prompts, each exactly once; {found.n_bytes:,} bytes read and compared")
-    if found.leftovers:
-        say(f"         {found.leftovers:,} files that no record names; harmless, and `gbcd compact` removes old ones")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
 
-from gbcd import cli
+from gbcd import cli, verify_command
 from gbcd.job import parts
 from gbcd.job.progress import ProgressDisplay, Standing, show_table
 
@@ -59,8 +59,8 @@ def test_control_c_is_status_130_and_says_how_to_go_on(command: str, monkeypatch
     def interrupted(out: str) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "folders", interrupted)
-    monkeypatch.setattr(parts, "folders", interrupted)
+    for module in (cli, verify_command, parts):
+        monkeypatch.setattr(module, "folders", interrupted)
     result = CliRunner().invoke(cli.app, [command, "results"])
     assert result.exit_code == 130
     assert "the same command goes on from here" in result.stderr

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import altair as alt
-import numpy as np
 import polars as pl
 from sklearn.metrics import roc_curve
 
 from gbcd.evaluation.recovery import MEMBER_SHARE
 from gbcd.reduction.shard_values import Key
-from gbcd.report.charts import COLOURS, GROUP, Chart, Control, Section, Table, by_kind, data, key, kind, layered, plain
+from gbcd.report.charts import COLOURS, GROUP, Chart, Control, Section, by_kind, data, key, kind, layered
 from gbcd.report.findings import Findings, Measured
+from gbcd.report.methods import TRUTH, methods, of_group
 
 #: Effects that a score is drawn against, and what they are called.
 AGAINST = {
@@ -22,24 +20,11 @@ AGAINST = {
     "direct_effect": "direct effect on the metric",
 }
 
-#: The effect that decides what is in the circuit.
-TRUTH = "resample"
-
 #: Estimates of effects that are scores themselves, drawn beside the gradient scores.
 ESTIMATES = ("direct_effect", "attribution_patching", "attribution_patching_ig", "hisp")
 
 #: Components that are named beside their dot.
 NAMED = 10
-
-#: Columns of the table of methods.
-FIGURES = {
-    "spearman": "Spearman",
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "cpr": "CPR",
-    "cmd": "CMD",
-    "stability": "stability",
-}
 
 _HELP = (
     "Each head and MLP was replaced by its activation on a counterfactual prompt, and the drop of the metric measured. "
@@ -61,7 +46,7 @@ def section(findings: Findings) -> Section | None:
         _roc(findings, groups, scores, measured),
         _faithfulness(findings, groups, measured),
     )
-    tables = {name: _methods(measured, group) for name, group in groups.items()}
+    tables = {name: methods(measured, group) for name, group in groups.items()}
     return Section(
         "effects",
         "Scores against measured effects",
@@ -78,12 +63,6 @@ def _is_measured(measured: Measured, group: Key) -> bool:
 
 def _effects(measured: Measured, task: str, method: str) -> pl.DataFrame:
     return measured.effects.filter(pl.col("task") == task, pl.col("method") == method)
-
-
-def _of_group(table: pl.DataFrame, group: Key) -> pl.DataFrame:
-    """Rows of the group's gradient scores and of the task's baselines."""
-    of_group = (pl.col("wrong_answer") == group.wrong_answer) | pl.col("wrong_answer").is_null()
-    return table.filter(pl.col("task") == group.task, of_group)
 
 
 def _scores(findings: Findings, measured: Measured, group: Key) -> dict[str, pl.DataFrame]:
@@ -184,7 +163,7 @@ def _roc_rows(measured: Measured, task: str, scores: dict[str, pl.DataFrame]) ->
 def _faithfulness(findings: Findings, groups: dict[str, Key], measured: Measured) -> Chart:
     shown = (*findings.statistics, *ESTIMATES)
     tables = {
-        name: _of_group(measured.faithfulness, group)
+        name: of_group(measured.faithfulness, group)
         .filter(pl.col("method").is_in(shown))
         .select("method", "n_components", "faithfulness", size=100 * pl.col("size"), low="ci_low", high="ci_high")
         for name, group in groups.items()
@@ -219,41 +198,11 @@ def _faithfulness(findings: Findings, groups: dict[str, Key], measured: Measured
 
 def _by_method(picture: alt.Chart, statistics: list[str]) -> alt.Chart:
     """Tell methods apart by colour and by dashes: gradient scores are solid, estimates of effects dashed."""
-    methods = [*statistics, *ESTIMATES]
-    colours = [COLOURS[index % len(COLOURS)] for index in range(len(methods))]
+    drawn = [*statistics, *ESTIMATES]
+    colours = [COLOURS[index % len(COLOURS)] for index in range(len(drawn))]
     dashes = [[1, 0]] * len(statistics) + [[7, 3], [4, 3], [2, 2], [7, 3, 2, 3]]
     legend = alt.Legend(orient="bottom", columns=2, labelLimit=200)
     return picture.encode(
-        color=alt.Color("method:N", title=None, scale=alt.Scale(domain=methods, range=colours), legend=legend),
-        strokeDash=alt.StrokeDash("method:N", title=None, scale=alt.Scale(domain=methods, range=dashes), legend=legend),
+        color=alt.Color("method:N", title=None, scale=alt.Scale(domain=drawn, range=colours), legend=legend),
+        strokeDash=alt.StrokeDash("method:N", title=None, scale=alt.Scale(domain=drawn, range=dashes), legend=legend),
     )
-
-
-def _methods(measured: Measured, group: Key) -> Table:
-    rows = _of_group(measured.figures, group).filter(pl.col("group") == "all")
-    of_truth = rows.filter((pl.col("truth") == TRUTH) | pl.col("truth").is_null())
-    figures = {(row["method"], row["figure"]): row for row in of_truth.iter_rows(named=True)}
-    methods = sorted(
-        {method for method, _ in figures},
-        key=lambda method: -(figures.get((method, "spearman"), {}).get("value") or -2.0),
-    )
-    lines = [
-        [method, *(_figure(figures.get((method, figure))) for figure in FIGURES), plain(_cost(figures, method))]
-        for method in methods
-    ]
-    first = of_truth.row(0, named=True)
-    caption = (
-        f"{group.task}, {group.wrong_answer} and baselines, on {first['n_pairs']} pairs; 95 % intervals in brackets"
-    )
-    return Table(caption, ("method", *FIGURES.values(), "passes"), lines)
-
-
-def _cost(figures: dict[tuple[str, str], dict[str, Any]], method: str) -> float | None:
-    return next((row["cost"] for (name, _), row in figures.items() if name == method), None)
-
-
-def _figure(row: dict[str, Any] | None) -> str:
-    if row is None or row["value"] is None or np.isnan(row["value"]):
-        return "-"
-    low, high = row["ci_low"], row["ci_high"]
-    return f"{row['value']:.2f}" if low is None or high is None else f"{row['value']:.2f} [{low:.2f}, {high:.2f}]"
