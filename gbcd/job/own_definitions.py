@@ -19,12 +19,16 @@ class WithDefinitions(NamedTuple):
     build: EngineBuilder
     definitions: tuple[WrongAnswer, ...]
 
+    def know(self) -> None:
+        """Make the definitions known to this process."""
+        for definition in self.definitions:
+            wrong_answers.know(definition)
+
     def __call__(
         self, loaded: LoadedModel, plan: Plan, batch_size: int, calibration: Calibration | None
     ) -> ShardEngine:
         """Build the engine of a worker."""
-        for definition in self.definitions:
-            wrong_answers.know(definition)
+        self.know()
         return self.build(loaded, plan, batch_size, calibration)
 
 
