@@ -81,15 +81,15 @@ def run(
             batch_size=batch_size,
         )
         hush_libraries()
-        from gbcd.closing import closing_summary
+        from gbcd.closing import closing_summary, unfinished
         from gbcd.run import run_study
 
         runs = run_study(asked, console)
         closing_summary(runs, asked.out, console)
         if any(one.summary is not None for one in runs):
             write_report(asked.out)
-        if missing := sum(len(one.missing) for one in runs):
-            raise Incomplete(f"{missing} of {sum(len(one.plan.shards) for one in runs)} shards are missing.")
+        if left := unfinished(runs):
+            raise Incomplete(left)
 
 
 @app.command(epilog="Example: gbcd plan jobs/studies/ioi.toml --out results/ioi", rich_help_panel=RUN)

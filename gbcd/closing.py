@@ -34,7 +34,7 @@ def closing_summary(runs: Sequence[Run], out: str, console: Console) -> None:
         for reason in run.part.undefined.values():
             console.print(f"left out for {', '.join(run.part.tasks)}: {reason}", markup=False, soft_wrap=True)
         for record in run.quarantined:
-            console.print(f"shard {record.shard} was given up: {record.reason.strip().splitlines()[0]}", markup=False)
+            console.print(record.in_words, markup=False, soft_wrap=True)
     n_prompts, n_shards = sum(run.plan.n_prompts for run in runs), sum(len(run.plan.shards) for run in runs)
     missing = [run.plan.shards[shard] for run in runs for shard in run.missing]
     console.print(
@@ -46,6 +46,15 @@ def closing_summary(runs: Sequence[Run], out: str, console: Console) -> None:
     console.print(f"Results: {folders}", markup=False, soft_wrap=True)
     console.print("Names:   a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; both count from 0", markup=False)
     console.print(f"Next:    gbcd evaluate {out}   (what ablation says of it)", markup=False, soft_wrap=True)
+
+
+def unfinished(runs: Sequence[Run]) -> str | None:
+    """What is missing at the end, in a sentence; None if nothing is."""
+    n_missing, n_shards = sum(len(run.missing) for run in runs), sum(len(run.plan.shards) for run in runs)
+    n_failed = sum(len(record.prompts) for run in runs for record in run.quarantined)
+    said = [f"{n_missing} of {n_shards} shards are missing."] if n_missing else []
+    said += [f"{n_failed} prompts have no values."] if n_failed else []
+    return " ".join(said) or None
 
 
 def _rankings(summary: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:

@@ -22,12 +22,13 @@ import torch
 from rich.console import Console
 
 from gbcd.errors import Incomplete
-from gbcd.job.commits import Quarantine, committed_ids
+from gbcd.job.commits import committed_ids
 from gbcd.job.driver import Driver, Pool
 from gbcd.job.own_definitions import with_definitions
 from gbcd.job.parts import Part
 from gbcd.job.planning import Planned, open_plans
 from gbcd.job.progress import Done, ProgressDisplay
+from gbcd.job.quarantine import Quarantine, quarantined
 from gbcd.job.shards import Plan
 from gbcd.job.store import StorageError
 from gbcd.job.study import Study
@@ -44,7 +45,7 @@ class Run(NamedTuple):
         plan: what was planned.
         found: shards that were committed before this run began.
         missing: shards that are not committed at its end.
-        quarantined: those that were given up, with the reason.
+        quarantined: those that were given up, and prompts of committed ones that were, with the reason.
         seconds: wall time, to its summary.
         summary: the reduction of what is committed; None if nothing is.
     """
@@ -88,8 +89,8 @@ def run_study(study: Study, console: Console, build: EngineBuilder = build_engin
             for number, one in enumerate(planned):
                 display.beside(_done([other for other in planned if other is not one]))
                 builder = with_definitions(build, one.part.wrong_answers)
-                quarantined = _drive(study, one, device, display, builder)
-                runs.append(_concluded(one, len(found[number]), quarantined, started))
+                _drive(study, one, device, display, builder)
+                runs.append(_concluded(one, len(found[number]), started))
                 started = time.monotonic()
         return tuple(runs)
 
@@ -117,18 +118,14 @@ def _done(others: Sequence[Planned]) -> Done:
     )
 
 
-def _drive(
-    study: Study, planned: Planned, device: str, display: ProgressDisplay, build: EngineBuilder
-) -> list[Quarantine]:
+def _drive(study: Study, planned: Planned, device: str, display: ProgressDisplay, build: EngineBuilder) -> None:
     pool = _pool(study, planned.store.location, device, build)
     try:
-        driver = Driver(planned.store, planned.plan, pool, max(1, study.compute.workers), display)
-        driver.run()
+        Driver(planned.store, planned.plan, pool, max(1, study.compute.workers), display).run()
     except StorageError as error:
         raise Incomplete(str(error)) from error
     finally:
         pool.close()
-    return driver.quarantined
 
 
 @contextmanager
@@ -153,7 +150,7 @@ def _pool(study: Study, out: str, device: str, build: EngineBuilder) -> Pool:
     return RayPool(out, study.compute.workers, study.compute.threads, gpus, build)
 
 
-def _concluded(planned: Planned, found: int, quarantined: list[Quarantine], started: float) -> Run:
+def _concluded(planned: Planned, found: int, started: float) -> Run:
     part, store, plan = planned.part, planned.store, planned.plan
     done = committed_ids(store)
     return Run(
@@ -162,7 +159,7 @@ def _concluded(planned: Planned, found: int, quarantined: list[Quarantine], star
         plan=plan,
         found=found,
         missing=tuple(shard.id for shard in plan.shards if shard.id not in done),
-        quarantined=tuple(quarantined),
+        quarantined=tuple(quarantined(store)),
         summary=reduce(store.location) if done else None,
         seconds=time.monotonic() - started,
     )

@@ -51,6 +51,8 @@ def _repaired(folder: str, found: Verification, workers: int | None) -> Verifica
 def _show(found: Verification) -> None:
     for where, problem in [*found.common.items(), *((f"shard {shard}", text) for shard, text in found.bad.items())]:
         say(f"bad      {where}: {problem}")
+    for shard, prompts in found.failed.items():
+        say(f"failed   shard {shard} has no values for {', '.join(prompts)}; `gbcd status` says why")
     if found.missing:
         say(f"missing  {len(found.missing):,} of {len(found.plan.shards):,} shards")
     if found.is_sound:

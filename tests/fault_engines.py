@@ -44,12 +44,13 @@ def faulty(act: Act) -> EngineBuilder:
     return build
 
 
-def poisoned_by(prompt_id: str) -> EngineBuilder:
-    """Raises on one prompt, always."""
+def poisoned_by(*prompt_ids: str) -> EngineBuilder:
+    """Raises on some prompts, always."""
 
     def act(prompts: Sequence[EncodedPrompt], batch_size: int) -> None:
-        if any(prompt.prompt.id == prompt_id for prompt in prompts):
-            raise ArithmeticError(f"{prompt_id} is poison")
+        for prompt in prompts:
+            if prompt.prompt.id in prompt_ids:
+                raise ArithmeticError(f"{prompt.prompt.id} is poison")
 
     return faulty(act)
 

@@ -11,11 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from fault_engines import poisoned_by
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
 from gbcd.job import compaction, failpoints, merged
 from gbcd.job.commits import commit_path, committed_ids
 from gbcd.job.compaction import Compaction, compact
+from gbcd.job.inputs import Inputs
 from gbcd.job.planning import study_of
 from gbcd.job.results import coherence, prompts, scan, summary
 from gbcd.job.shards import read_plan
@@ -142,3 +144,15 @@ def test_a_damaged_file_is_not_merged(out: str) -> None:
     with pytest.raises(StorageError, match=r"norms/00001\..*gbcd verify --repair"):
         compact(out)
     assert list((Path(out) / "merged").glob("*")) == []
+
+
+def test_a_shard_without_values_for_a_prompt_is_not_merged_until_it_has_them(reference: Path, out: str) -> None:
+    store, plan = Store(out), read_plan(Store(out))
+    store.delete(commit_path(0))
+    study = study_of(plan, out, workers=0)
+    finished(study, poisoned_by(Inputs(store, plan).ids(plan.shards[0])[3]))
+    assert compact(out).groups == 1
+    assert finished(study).quarantined == ()
+    assert compact(out).groups == 1
+    assert same(tables(out), tables(str(reference)))
+    assert verify(out).is_sound

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 from fault_engines import faulty, hungry, poisoned_by
+from rich.console import Console
 from small_runs import N_PROMPTS, N_SHARDS, WRONG_ANSWERS, finished, same, small_study, tables
 from tiny_models import tiny_gpt2
 
 from gbcd import tasks
+from gbcd.closing import unfinished
 from gbcd.errors import BadInput, Incomplete
-from gbcd.job.commits import read_commits, read_quarantine
+from gbcd.job.commits import read_commits
+from gbcd.job.inputs import Inputs
 from gbcd.job.results import components, summary
+from gbcd.job.shards import read_plan
+from gbcd.job.standing import folder_standing, show
 from gbcd.job.store import Store
 from gbcd.job.verification import verify
+from gbcd.report.findings import read_findings
+from gbcd.report.overview import warnings
 from gbcd.run import device_of
+
+KEYS = ["prompt_id", "wrong_answer"]
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +93,53 @@ def test_a_run_goes_on_where_it_was_interrupted(reference: Path, tmp_path: Path)
     assert finished(study).found == N_SHARDS
 
 
-def test_a_poison_prompt_costs_its_shard_and_nothing_else(reference: Path, tmp_path: Path) -> None:
+def test_poison_prompts_cost_their_own_values_and_nothing_else(reference: Path, tmp_path: Path) -> None:
     study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
-    run = finished(study, poisoned_by("ioi/000007"))
+    poison = {f"ioi/{number:06d}": f"ArithmeticError: ioi/{number:06d} is poison" for number in (7, 11)}
+    run = finished(study, poisoned_by(*poison))
+    assert run.missing == ()
+    assert {prompt: reason for record in run.quarantined for prompt, reason in record.prompts.items()} == poison
+    assert unfinished([run]) == "2 prompts have no values."
+    right = tables(str(reference / "out"))
+    for found in (tables(study.out), tables(finished(study, poisoned_by(*poison)).out)):
+        failed = found["prompts"].filter(status="failed")
+        assert failed["prompt_id"].sort().to_list() == [prompt for prompt in sorted(poison) for _ in WRONG_ANSWERS]
+        assert failed.select("loss", "answer_logit", "correct").null_count().row(0) == (failed.height,) * 3
+        assert found["prompts"].select(KEYS).sort(KEYS).equals(right["prompts"].select(KEYS).sort(KEYS))
+        others = right["scan"].filter(~pl.col("prompt_id").is_in(list(poison)))
+        both = found["scan"].join(others, on=[*KEYS, "component"], how="inner", suffix="_right")
+        assert both.height == found["scan"].height == others.height
+        assert np.allclose(both["grad_norm"], both["grad_norm_right"], rtol=1e-4, atol=1e-6)
+    assert set(summary(study.out).collect()["n_excluded"]) == {len(poison)}
+
+
+def test_poison_prompts_are_named_until_the_same_command_finds_them_cured(reference: Path, tmp_path: Path) -> None:
+    study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
+    (record,) = finished(study, poisoned_by("ioi/000007")).quarantined
+    said = "ioi/000007 (ArithmeticError: ioi/000007 is poison)"
+    console = Console(file=io.StringIO(), record=True, width=200)
+    show(folder_standing(study.out), console)
+    assert said in console.export_text()
+    assert said in "".join(warnings(read_findings(study.out)))
+    assert verify(study.out).failed == {record.shard: ("ioi/000007",)}
+    assert not verify(study.out).is_sound
+    run = finished(study)
+    assert (run.found, run.quarantined, unfinished([run])) == (N_SHARDS, (), None)
+    assert not list((tmp_path / "out" / "quarantine").iterdir())
+    assert verify(study.out).is_sound
+    assert same(tables(study.out), tables(str(reference / "out")))
+
+
+def test_a_failure_of_every_prompt_is_no_prompts_fault(reference: Path, tmp_path: Path) -> None:
+    study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
+    first = read_plan(Store(str(reference / "out"))).shards[0]
+    ids = Inputs(Store(str(reference / "out")), read_plan(Store(str(reference / "out")))).ids(first)
+    run = finished(study, poisoned_by(*ids))
+    assert run.missing == (first.id,)
     (record,) = run.quarantined
-    assert run.missing == (record.shard,)
-    assert record.reason == "ArithmeticError: ioi/000007 is poison"
-    assert [found.shard for found in read_quarantine(Store(study.out))] == [record.shard]
-    assert tables(study.out)["prompts"].height == (N_PROMPTS - 8) * len(WRONG_ANSWERS)
-    assert finished(study).missing == ()
-    assert read_quarantine(Store(study.out)) == []
+    assert record.in_words == f"shard 0 was given up after 4 failures: ArithmeticError: {ids[0]} is poison"
+    assert unfinished([run]) == f"1 of {N_SHARDS} shards are missing."
+    assert finished(study).quarantined == ()
     assert same(tables(study.out), tables(str(reference / "out")))
 
 

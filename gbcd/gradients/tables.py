@@ -13,9 +13,10 @@ import pyarrow as pa
 #: Statistics that the engine gives per prompt and part.
 STATISTICS = ("grad_norm", "centered_grad_norm", "taylor")
 
-OK, NON_FINITE, UNCALIBRATED = "ok", "non_finite", "uncalibrated"
+OK, NON_FINITE, UNCALIBRATED, FAILED = "ok", "non_finite", "uncalibrated", "failed"
 """Status of a row. `uncalibrated`: the prompt is longer than the calibration sample reaches, or its template too rare
-in it, so its centred norms are null; the rest of the row is good."""
+in it, so its centred norms are null; the rest of the row is good. `failed`: the computation raised on this prompt, so
+its row says what was asked and holds no values."""
 
 PROMPTS = pa.schema(
     [
@@ -63,8 +64,8 @@ COMPONENTS = pa.schema(
 
 
 def norms_schema(n_components: int) -> pa.Schema:
-    """Schema of the norms: float32 lists of `n_components` values; null where the row is `non_finite`, and the centred
-    ones also where it is `uncalibrated`."""
+    """Schema of the norms: float32 lists of `n_components` values; null where the row is `non_finite` or `failed`, and
+    the centred ones also where it is `uncalibrated`."""
     values = pa.list_(pa.field("item", pa.float32(), nullable=False), n_components)
     keys = [(name, pa.string()) for name in ("prompt_id", "task", "template", "wrong_answer")]
     return pa.schema([*keys, *((name, values) for name in STATISTICS)])

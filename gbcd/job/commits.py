@@ -53,17 +53,6 @@ class Commit(BaseModel):
     committed_at: datetime
 
 
-class Quarantine(BaseModel):
-    """Why a shard was given up; the next run tries it again."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    shard: int
-    attempts: int
-    reason: str
-    at: datetime
-
-
 class Conditions(NamedTuple):
     """Under which a shard was computed; kept in its commit."""
 
@@ -73,7 +62,13 @@ class Conditions(NamedTuple):
 
 
 def publish(
-    store: Store, shard: Shard, files: ShardFiles, conditions: Conditions, seconds: float, attempt: int
+    store: Store,
+    shard: Shard,
+    files: ShardFiles,
+    conditions: Conditions,
+    seconds: float,
+    attempt: int,
+    instead_of: Commit | None = None,
 ) -> Commit | None:
     """Upload the files of a shard and commit them.
 
@@ -84,6 +79,8 @@ def publish(
         conditions: for the record.
         seconds: how long the computation took.
         attempt: counts the tries at this shard in this run, from 1.
+        instead_of: a commit without values for some prompts, which is taken back first. Its files stay, for readers
+            that began before, until `gbcd compact` removes them.
 
     Returns:
         The commit, or None if another attempt had committed this shard before.
@@ -103,6 +100,8 @@ def publish(
         committed_at=datetime.now(UTC),
         **conditions._asdict(),
     )
+    if instead_of is not None:
+        store.delete(commit_path(shard.id))
     won = store.create(commit_path(shard.id), commit.model_dump_json(indent=1).encode())
     failpoints.reached("after_commit", shard.id, attempt)
     if not won:
@@ -166,11 +165,6 @@ def commit_path(shard: int) -> str:
     return f"commits/{shard:05d}.json"
 
 
-def quarantine_path(shard: int) -> str:
-    """Where it is recorded that a shard was given up."""
-    return f"quarantine/{shard:05d}.json"
-
-
 def committed_ids(store: Store) -> set[int]:
     """Shards that are committed."""
     return record_ids(store, "commits")
@@ -184,13 +178,6 @@ def read_commits(store: Store, shards: Iterable[int] | None = None) -> list[Comm
     """
     wanted = committed_ids(store) if shards is None else set(shards)
     return read_records(store, [commit_path(shard) for shard in sorted(wanted)], Commit)
-
-
-def read_quarantine(store: Store) -> list[Quarantine]:
-    """Records of shards that were given up, in order of shard."""
-    return read_records(
-        store, [quarantine_path(shard) for shard in sorted(record_ids(store, "quarantine"))], Quarantine
-    )
 
 
 def read_records(store: Store, paths: Iterable[str], kind: type[Record]) -> list[Record]:

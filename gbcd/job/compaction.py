@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import uuid4
 
+from gbcd.gradients.tables import FAILED
 from gbcd.job import failpoints
 from gbcd.job.commits import committed_ids, read_commits, read_verified, upload
 from gbcd.job.merged import Merged, groups, merged_ids, merged_path, read_pieces
@@ -63,8 +64,10 @@ def compact(out: str) -> Compaction:
 
 
 def _merge(store: Store, group: int, shards: tuple[int, ...]) -> bool:
-    """Merge one group; False if somebody else did so before."""
+    """Merge one group; False if somebody else did so before, or a shard in it waits to be computed again."""
     commits = read_commits(store, shards)
+    if len(commits) < len(shards) or any(FAILED in commit.statuses for commit in commits):
+        return False
     try:
         contents = [
             Contents(*(read_verified(store, commit.files[kind]) for kind in Contents._fields)) for commit in commits

@@ -3,7 +3,9 @@
 The driver holds no results, only which shards are left, so its memory does not grow with the work, and it can be
 killed at any time: what is committed is committed, and the same command computes the rest.
 
-A failed shard is tried again, up to `MAX_FAILURES` times, and then quarantined with the reason while the rest goes on.
+A failed shard is tried again, up to `MAX_FAILURES` times, and then quarantined with the reason while the rest goes on;
+after an error, a last try sets aside the prompts that fail alone and commits the others (`sifting.py`). A run tries
+again what runs before it had given up.
 Running out of memory halves its batch and counts only once the batch is a single prompt. A worker that dies once may
 have been killed by anything, so its shard is repeated as it was, which gives the same bits; the second time memory is
 the likely cause and the batch is halved too. A node that is taken away costs nothing. Storage that fails is no fault of
@@ -18,14 +20,22 @@ from datetime import UTC, datetime
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from gbcd.errors import Incomplete
-from gbcd.job.commits import Quarantine, committed_ids, quarantine_path, read_commits, record_ids
+from gbcd.job.commits import committed_ids, read_commits
 from gbcd.job.progress import ProgressDisplay, Standing
+from gbcd.job.quarantine import (
+    Quarantine,
+    first_line,
+    quarantine_path,
+    quarantined,
+    quarantined_ids,
+    record_quarantine,
+)
 from gbcd.job.results import COMPONENTS_FILE
 from gbcd.job.shards import Plan
 from gbcd.job.store import Store
 from gbcd.job.workers import CALIBRATION_FILE, Failed, Job, Outcome
 
-#: Failures of one shard after which it is given up.
+#: Failures of one shard after which it is sifted, or given up.
 MAX_FAILURES = 3
 
 #: Seconds after which the display is brought up to date though nothing happened.
@@ -80,7 +90,8 @@ def retry(failed: Failed, failures: int) -> Retry:
         return Retry(smaller, failures)
     failures += 1
     if failures >= MAX_FAILURES:
-        return Retry(None, failures)
+        is_sifted = failed.kind in ("error", "out_of_memory") and not job.sift
+        return Retry(again._replace(sift=True) if is_sifted else None, failures)
     return Retry(smaller if failed.kind == "worker_lost" and failures > 1 else again, failures)
 
 
@@ -92,19 +103,21 @@ class Driver:
         self._done = committed_ids(store)
         self._store, self._plan, self._pool, self._display = store, plan, pool, display
         self._workers = workers
+        self._given_up_before = quarantined_ids(store)
         self._left = deque(
-            Job(shard.id, 1, plan.study.batch_size) for shard in plan.shards if shard.id not in self._done
+            Job(shard.id, 1, plan.study.batch_size, sift=shard.id in self._done)
+            for shard in plan.shards
+            if shard.id not in self._done or shard.id in self._given_up_before
         )
         self._shards_done = len(plan.shards) - len(self._left)
         self._prompts_done = plan.n_prompts - sum(plan.shards[job.shard].n_prompts for job in self._left)
         self._in_flight = 0
         self._failures: dict[int, int] = {}
-        self._given_up_before = record_ids(store, "quarantine")
         self._retries = 0
-        self.quarantined: list[Quarantine] = []
+        self._given_up = 0
 
     def run(self) -> None:
-        """Go on until nothing is left, then see to it that `quarantined` names what was given up.
+        """Go on until nothing is left but what was given up, which is recorded.
 
         Raises:
             BadInput: a worker lacks what was planned.
@@ -130,8 +143,17 @@ class Driver:
             return
         self._shards_done += 1
         self._prompts_done += self._plan.shards[outcome.job.shard].n_prompts
-        if outcome.job.shard in self._given_up_before:
-            self._store.delete(quarantine_path(outcome.job.shard))
+        if outcome.job.sift or outcome.job.shard in self._given_up_before:
+            self._look_at_record(outcome.job.shard)
+
+    def _look_at_record(self, shard: int) -> None:
+        """A committed shard either lacks values for some prompts, or has no use for its record any more."""
+        held = quarantined(self._store, [shard])
+        for record in held:
+            self._given_up += 1
+            self._display.say(record.in_words)
+        if not held:
+            self._store.delete(quarantine_path(shard))
 
     def _failed(self, failed: Failed) -> None:
         if failed.kind == "storage":
@@ -145,13 +167,15 @@ class Driver:
         self._left.appendleft(decision.job)
         if failed.kind != "returned":
             self._retries += 1
-            self._display.say(f"shard {shard}: {_first_line(failed.reason)}; trying again")
+            how = "looking for the prompts it fails on" if decision.job.sift else "trying again"
+            self._display.say(f"shard {shard}: {first_line(failed.reason)}; {how}")
 
     def _give_up(self, shard: int, attempts: int, reason: str) -> None:
+        self._given_up += 1
         record = Quarantine(shard=shard, attempts=attempts, reason=reason, at=datetime.now(UTC))
-        self._store.write(quarantine_path(shard), record.model_dump_json(indent=1).encode())
-        self.quarantined.append(record)
-        self._display.say(f"shard {shard}: given up after {attempts} failures: {_first_line(reason)}")
+        if shard not in self._done:  # else the record is that of its prompts, and stays
+            record_quarantine(self._store, record)
+        self._display.say(record.in_words)
 
     def _calibration(self) -> bytes | None:
         """The stored calibration, if it is the one that the first committed shard names."""
@@ -174,12 +198,8 @@ class Driver:
                 prompts_done=self._prompts_done,
                 prompts=self._plan.n_prompts,
                 retries=self._retries,
-                quarantined=len(self.quarantined),
+                quarantined=self._given_up,
                 workers_ready=self._pool.ready,
                 workers=self._workers,
             )
         )
-
-
-def _first_line(text: str) -> str:
-    return text.strip().split("\n", 1)[0]

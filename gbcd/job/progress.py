@@ -75,7 +75,7 @@ class ProgressDisplay:
 
     def say(self, message: str) -> None:
         """Print a line that stays."""
-        self._console.print(message, highlight=False, soft_wrap=True)
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def beside(self, others: Done) -> None:
         """Count `others` too in what is shown from now on: a study's other models."""

@@ -35,8 +35,9 @@ def scan(out: str) -> pl.LazyFrame:
     """Gradient norms, one row per prompt, wrong answer and part.
 
     Columns: `prompt_id, task, template, wrong_answer, component, node, layer, head, part, grad_norm,
-    centered_grad_norm, taylor`; `head` is null for what is not a head. Prompts whose gradient was not finite have no
-    rows here; `prompts` lists them with their status. Where a prompt has no centred norm, it is null.
+    centered_grad_norm, taylor`; `head` is null for what is not a head. Prompts whose gradient was not finite, or
+    whose computation failed, have no rows here; `prompts` lists them with their status. Where a prompt has no centred
+    norm, it is null.
 
     Raises:
         BadInput: nothing is committed in `out`.
@@ -69,8 +70,8 @@ def prompts(out: str) -> pl.LazyFrame:
     """Prompts as they were run, one row per prompt and wrong answer.
 
     Columns: `prompt_id, task, template, prompt, answer, wrong_answer, wrong_token, n_tokens, answer_logit, wrong_logit,
-    correct, loss, status`; `status` is `ok`, `non_finite` or `uncalibrated` (no centred norm: the
-    calibration does not reach this prompt).
+    correct, loss, status`; `status` is `ok`, `non_finite`, `uncalibrated` (no centred norm: the
+    calibration does not reach this prompt) or `failed` (the computation raised: what it gives is null).
 
     Raises:
         BadInput: nothing is committed in `out`.

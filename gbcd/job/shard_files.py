@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gbcd.gradients.tables import COHERENCE, NON_FINITE, OK, PROMPTS, STATISTICS, ShardTables, norms_schema
+from gbcd.gradients.tables import COHERENCE, FAILED, NON_FINITE, OK, PROMPTS, STATISTICS, ShardTables, norms_schema
 from gbcd.job.shards import Shard
 
 
@@ -121,7 +121,7 @@ def _check_finite(shard: Shard, tables: ShardTables) -> None:
         lists = tables.norms[statistic].combine_chunks()
         if not np.isfinite(lists.flatten().to_numpy(zero_copy_only=False)).all():
             raise UnsoundShardError(f"shard {shard.id}: {statistic} holds values that are not finite")
-        sound = status != NON_FINITE if statistic != "centered_grad_norm" else status == OK
+        sound = ~np.isin(status, (NON_FINITE, FAILED)) if statistic != "centered_grad_norm" else status == OK
         if not np.array_equal(np.asarray(lists.is_valid()), sound):
             raise UnsoundShardError(f"shard {shard.id}: {statistic} is there for other rows than their status says")
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from gbcd.job.commits import Commit, Quarantine, read_commits, read_quarantine
+from gbcd.job.commits import Commit, read_commits
 from gbcd.job.progress import duration
+from gbcd.job.quarantine import Quarantine, quarantined
 from gbcd.job.shards import Plan, read_plan
 from gbcd.job.store import Store
 
@@ -24,7 +25,7 @@ class FolderStanding(NamedTuple):
         plan: what is wanted.
         shards, prompts: how many are committed.
         statuses: rows (prompt and wrong answer) by status.
-        quarantined: shards that were given up, and that nobody has committed since.
+        quarantined: shards, and prompts of committed ones, that were given up, and that nobody has computed since.
         last: when the last shard was committed; None if none was.
         rate: prompts per second over the last minutes before that.
     """
@@ -48,7 +49,6 @@ def folder_standing(out: str) -> FolderStanding:
     store = Store(out)
     plan = read_plan(store)
     commits = read_commits(store)
-    committed = {commit.shard for commit in commits}
     statuses = Counter[str]()
     for commit in commits:
         statuses.update(commit.statuses)
@@ -57,7 +57,7 @@ def folder_standing(out: str) -> FolderStanding:
         shards=len(commits),
         prompts=sum(commit.n_prompts for commit in commits),
         statuses=dict(statuses),
-        quarantined=[record for record in read_quarantine(store) if record.shard not in committed],
+        quarantined=quarantined(store),
         last=max((commit.committed_at for commit in commits), default=None),
         rate=_rate(commits),
     )
@@ -84,8 +84,7 @@ def show(standing: FolderStanding, console: Console) -> None:
     for name, line in lines.items():
         console.print(f"{name:<12} {line}", markup=False, soft_wrap=True)
     for record in standing.quarantined:
-        reason = record.reason.strip().splitlines()[0]
-        console.print(f"{'quarantined':<12} shard {record.shard}: {reason}", markup=False, soft_wrap=True)
+        console.print(f"{'quarantined':<12} {record.in_words}", markup=False, soft_wrap=True)
 
 
 def _rate(commits: list[Commit]) -> float:

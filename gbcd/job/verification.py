@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gbcd.gradients.tables import ShardTables
+from gbcd.gradients.tables import FAILED, ShardTables
 from gbcd.job.commits import Commit, commit_path, committed_ids, read_commits, read_verified
 from gbcd.job.inputs import Inputs
 from gbcd.job.merged import Piece, groups, merged_ids, merged_path, read_merged, shard_rows
@@ -38,6 +40,7 @@ class Verification(NamedTuple):
         plan: what should be there.
         common: what is wrong with the files that all shards share; by file.
         bad: what is wrong with committed shards; by shard.
+        failed: prompts whose rows hold no values because the engine raised on them; by shard.
         missing: shards without a commit.
         leftovers: files that no record names: of attempts that never committed, or replaced; harmless.
         n_bytes: read and compared.
@@ -46,14 +49,15 @@ class Verification(NamedTuple):
     plan: Plan
     common: dict[str, str]
     bad: dict[int, str]
+    failed: dict[int, tuple[str, ...]]
     missing: tuple[int, ...]
     leftovers: int
     n_bytes: int
 
     @property
     def is_sound(self) -> bool:
-        """True if every prompt is there exactly once and nothing is damaged."""
-        return not (self.common or self.bad or self.missing)
+        """True if every prompt is there exactly once, none was given up, and nothing is damaged."""
+        return not (self.common or self.bad or self.failed or self.missing)
 
 
 def verify(out: str) -> Verification:
@@ -68,6 +72,7 @@ def verify(out: str) -> Verification:
     portions = _portions(store, plan)
     common = dict(_common_problems(store, plan))
     bad: dict[int, str] = {}
+    failed: dict[int, tuple[str, ...]] = {}
     paths: set[str] = set()
     n_bytes = 0
     if plan.inputs.path not in common and COMPONENTS_FILE not in common:
@@ -77,23 +82,24 @@ def verify(out: str) -> Verification:
             for portion, finding in zip(portions, pool.map(examiner.examine, portions), strict=True):
                 n_bytes += finding.n_bytes
                 paths |= finding.paths
+                failed |= finding.failed
                 if finding.problem:
                     bad |= dict.fromkeys(portion.shards, finding.problem)
     committed = {shard for portion in portions for shard in portion.shards}
     missing = tuple(shard.id for shard in plan.shards if shard.id not in committed)
     leftovers = sum(entry.path not in paths for kind in Contents._fields for entry in store.list(kind))
-    return Verification(plan, common, bad, missing, leftovers, n_bytes)
+    return Verification(plan, common, bad, dict(sorted(failed.items())), missing, leftovers, n_bytes)
 
 
 def forget(out: str, verification: Verification) -> None:
-    """Take back what is damaged, except the prompts, so that a run of the same study computes it again."""
+    """Take back what is damaged or without values, except the stored prompts; a run of the same study computes it."""
     store = Store(out)
     there = merged_ids(store)
     merged = {group: shards for group, shards in groups(verification.plan).items() if group in there}
     for group, shards in merged.items():
         if verification.bad.keys() & set(shards):
             _dissolve(store, group, shards)
-    for shard in verification.bad.keys() - {shard for shards in merged.values() for shard in shards}:
+    for shard in {*verification.bad, *verification.failed} - {shard for shards in merged.values() for shard in shards}:
         store.delete(commit_path(shard))
     for path in verification.common:
         if path in (COMPONENTS_FILE, CALIBRATION_FILE):
@@ -109,8 +115,9 @@ class _Portion(NamedTuple):
 
 class _Finding(NamedTuple):
     problem: str | None
-    n_bytes: int
-    paths: frozenset[str]
+    n_bytes: int = 0
+    paths: frozenset[str] = frozenset()
+    failed: Mapping[int, tuple[str, ...]] = MappingProxyType({})
 
 
 def _portions(store: Store, plan: Plan) -> list[_Portion]:
@@ -142,7 +149,7 @@ class _Examiner:
     def examine(self, portion: _Portion) -> _Finding:
         """Read it and compare it with everything that is known of it."""
         if portion.shards[-1] >= len(self._plan.shards):
-            return _Finding("the plan has no such shard", 0, frozenset())
+            return _Finding("the plan has no such shard")
         try:
             piece = self._piece(portion)
             contents = Contents(*(read_verified(self._store, piece.files[kind]) for kind in Contents._fields))
@@ -152,12 +159,15 @@ class _Examiner:
                     raise UnsoundShardError(
                         f"{kind} has {table.num_rows} rows, committed with {piece.files[kind].rows}"
                     )
+            failed: dict[int, tuple[str, ...]] = {}
             for commit, tables in zip(piece.commits, shard_rows(piece, whole), strict=True):
                 self._check(commit, tables)
+                if prompts := _failed(tables):
+                    failed[commit.shard] = prompts
         except (UnsoundShardError, StorageError, KeyError) as error:
-            return _Finding(str(error), 0, frozenset())
+            return _Finding(str(error))
         paths = frozenset(file.path for file in piece.files.values())
-        return _Finding(None, sum(len(content) for content in contents), paths)
+        return _Finding(None, sum(len(content) for content in contents), paths, failed)
 
     def _piece(self, portion: _Portion) -> Piece:
         commits = tuple(read_commits(self._store, portion.shards))
@@ -176,6 +186,11 @@ class _Examiner:
         shard = self._plan.shards[commit.shard]
         ids = Inputs(self._store, self._plan).ids(shard)
         check(shard, tables, Expected(ids, self._plan.study.wrong_answers, self._n_components))
+
+
+def _failed(tables: ShardTables) -> tuple[str, ...]:
+    rows = tables.prompts.filter(pc.field("status") == FAILED)
+    return tuple(dict.fromkeys(rows["prompt_id"].to_pylist()))
 
 
 def _common_problems(store: Store, plan: Plan) -> Iterator[tuple[str, str]]:

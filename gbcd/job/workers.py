@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -23,12 +24,14 @@ from gbcd.component import Component
 from gbcd.errors import BadInput
 from gbcd.gradients.calibration import Calibration, Centering
 from gbcd.gradients.engine import Engine
-from gbcd.gradients.tables import ShardTables
-from gbcd.job.commits import Conditions, commit_path, publish
+from gbcd.gradients.tables import FAILED, ShardTables
+from gbcd.job.commits import Commit, Conditions, commit_path, publish, read_commits
 from gbcd.job.inputs import Inputs
+from gbcd.job.quarantine import Quarantine, record_quarantine
 from gbcd.job.results import COMPONENTS_FILE, encoded_components
 from gbcd.job.shard_files import Expected, encode
 from gbcd.job.shards import PLAN, Plan, read_plan
+from gbcd.job.sifting import Sifted, in_words, sifted
 from gbcd.job.store import StorageError, Store
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
@@ -47,6 +50,8 @@ class Job(NamedTuple):
     shard: int
     attempt: int
     batch_size: int
+    sift: bool = False
+    """Whether prompts that fail may be set aside; then a commit without values for some is no reason to stop."""
 
 
 class Committed(NamedTuple):
@@ -142,14 +147,22 @@ class Worker:
     def run(self, job: Job) -> Outcome:
         """Compute a shard and commit it."""
         try:
-            if not self._store.exists(commit_path(job.shard)):
+            if not self._is_settled(job):
                 self._compute(job)
         except StorageError as error:
             return Failed(job, "storage", str(error))
         except Exception as error:
             kind = "out_of_memory" if is_out_of_memory(error) else "error"
-            return Failed(job, kind, f"{type(error).__name__}: {error}")
+            return Failed(job, kind, in_words(error))
         return Committed(job)
+
+    def _is_settled(self, job: Job) -> bool:
+        if not job.sift:
+            return self._store.exists(commit_path(job.shard))
+        return any(FAILED not in commit.statuses for commit in self._committed(job))
+
+    def _committed(self, job: Job) -> list[Commit]:
+        return read_commits(self._store, [job.shard])
 
     def _compute(self, job: Job) -> None:
         started = time.perf_counter()
@@ -157,11 +170,24 @@ class Worker:
         encoded = self._tokens(self._inputs.read(shard))
         if job.batch_size != self._batch_size:
             self._use_batches_of(job.batch_size)
-        tables = self._engine.compute(encoded)
+        wrong_answers = self._plan.study.wrong_answers
+        found = sifted(self._engine, encoded, wrong_answers) if job.sift else Sifted(self._engine.compute(encoded), {})
         ids = [one.prompt.id for one in encoded]
-        files = encode(shard, tables, Expected(ids, self._plan.study.wrong_answers, len(self._engine.components)))
+        files = encode(shard, found.tables, Expected(ids, wrong_answers, len(self._engine.components)))
         conditions = Conditions(self._calibration_sha256, job.batch_size, self._plan.identity.versions)
-        publish(self._store, shard, files, conditions, time.perf_counter() - started, job.attempt)
+        earlier = self._committed(job) if job.sift else []
+        if any(files.statuses.get(FAILED, 0) >= commit.statuses.get(FAILED, 0) for commit in earlier):
+            return  # no better than what is there
+        if found.failed:
+            reason = next(iter(found.failed.values()))
+            record_quarantine(
+                self._store,
+                Quarantine(
+                    shard=shard.id, attempts=job.attempt, prompts=found.failed, reason=reason, at=datetime.now(UTC)
+                ),
+            )
+        seconds = time.perf_counter() - started
+        publish(self._store, shard, files, conditions, seconds, job.attempt, instead_of=next(iter(earlier), None))
 
     def _use_batches_of(self, batch_size: int) -> None:
         self._batch_size = batch_size

@@ -11,7 +11,8 @@ import polars as pl
 from gbcd.component import Component
 from gbcd.errors import BadInput
 from gbcd.evaluation.tables import EFFECTS_FILE, EVALUATION_FILE, FAITHFULNESS_FILE
-from gbcd.job.commits import Commit, Quarantine, read_commits, read_quarantine
+from gbcd.job.commits import Commit, read_commits
+from gbcd.job.quarantine import Quarantine, quarantined
 from gbcd.job.results import SUMMARY_FILE, read_components
 from gbcd.job.shards import Plan, read_plan
 from gbcd.job.store import Store
@@ -40,7 +41,7 @@ class Findings:
         store: the folder.
         plan: what was wanted.
         commits: the shards that are there.
-        quarantined: those that were given up.
+        quarantined: those that were given up, and prompts of committed ones that were.
         components: the parts of the model.
         summary: table `gbcd.reduction.reduce.SUMMARY`.
         measured: None where nothing was evaluated.
@@ -118,7 +119,7 @@ def read_findings(out: str) -> Findings:
         store=store,
         plan=plan,
         commits=read_commits(store),
-        quarantined=read_quarantine(store),
+        quarantined=quarantined(store),
         components=read_components(store),
         summary=_table(store, SUMMARY_FILE),
         measured=measured,

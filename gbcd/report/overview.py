@@ -94,10 +94,7 @@ def _cost(findings: Findings) -> str:
 def _missing(findings: Findings) -> list[str]:
     missing = len(findings.plan.shards) - len(findings.commits)
     said = [f"{missing} of {len(findings.plan.shards)} shards are missing; the command that started the study goes on."]
-    given_up = [
-        f"Shard {record.shard} was given up after {record.attempts} attempts: {record.reason.strip().splitlines()[0]}"
-        for record in findings.quarantined
-    ]
+    given_up = [f"Given up: {record.in_words}." for record in findings.quarantined]
     return (said if missing else []) + given_up
 
 
