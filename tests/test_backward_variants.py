@@ -13,14 +13,24 @@ from tiny_models import saved_tiny_gpt2
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from backward_variants import ANSWERS, VARIANTS, WRITING, forward, per_prompt
-from discovery.gradient_scores import part_values
+from discovery.gradient_scores import RANDOM, part_values, random_token
 
-from gbcd import tasks
+from gbcd import tasks, wrong_answers
 from gbcd.architectures import models
 from gbcd.gradients.engine import Engine
 from gbcd.prompting.tokens import encode
 from gbcd.reduction.nodes import NodeMap
 from gbcd.reduction.shard_values import Key
+
+# a control of the benchmark, and no definition that other tests should find
+wrong_answers._REGISTRY.pop(RANDOM, None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def control():
+    wrong_answers.wrong_answer(RANDOM)(random_token)
+    yield
+    del wrong_answers._REGISTRY[RANDOM]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 from tiny_models import saved_tiny_gpt2
 from typer import Exit
@@ -26,8 +27,9 @@ def test_a_machine_that_is_ready_is_told_what_to_run(tmp_path: Path, capsys: pyt
 
 
 def test_what_is_missing_is_named_and_the_rest_still_checked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # or it waits for a network
     (tmp_path / "file").write_text("")
     with pytest.raises(Exit) as left:
         doctor("no/such-model", str(tmp_path / "file"))
