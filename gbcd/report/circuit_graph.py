@@ -53,7 +53,7 @@ def section(findings: Findings) -> Section | None:
         shape=alt.Shape("kind:N", title=None, legend=legend, scale=shapes),
         tooltip=["name:N", alt.Tooltip("score:Q", format=".4~g")],
     )
-    names = nodes.mark_text(dy=-14, fontSize=11).encode(x=x, y=y, text="name:N")
+    names = nodes.mark_text(dx=11, align="left", fontSize=11).encode(x=x, y=y, text="name:N")
     chart = Chart(
         "circuit",
         "Heads are circles, MLPs squares; a thicker line is a higher score.",

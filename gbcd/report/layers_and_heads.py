@@ -15,7 +15,7 @@ MAX_NUMBERED = 16
 GAP, MLP = " ", "MLP"
 
 STATISTIC_LABELS = {
-    "writing_norm": "centred norm of what writes",
+    "writing_norm": "score: centred norm of o or out",
     "centered_grad_norm": "centred gradient norm",
     "grad_norm": "gradient norm",
     "taylor": "Taylor score, absolute",
@@ -23,7 +23,9 @@ STATISTIC_LABELS = {
 
 _HELP = (
     "Rows are layers, the input below; columns are heads, with the MLP of the layer at the right. The number in a cell "
-    "is its mean over prompts in per cent of the largest; choose what is measured and of which part of a component."
+    "is its mean over prompts in per cent of the largest; choose what is measured and of which part of a component. "
+    "The score is the norm of the gradient of the weights by which a component writes to the residual stream (o of a "
+    "head, out of an MLP), its inputs less their mean over prompts alike: what the wording alone gives is taken out."
 )
 
 
