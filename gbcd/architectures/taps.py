@@ -1,7 +1,7 @@
 """What a pass through a model hands to the mathematics: the inputs and output gradients of every tapped map.
 
 Two passes give these records. `hooked_pass.py` taps the modules of any model that an architecture file describes;
-`gpt2_pass.py` is GPT-2's own forward and backward pass and several times faster. Both are one forward pass,
+`gpt2_pass.py` is GPT-2's own and takes a tenth to a fifth less time (`docs/speed.md`). Both are one forward pass,
 after which any number of backward passes can be asked for, one for each wrong answer.
 """
 
