@@ -22,8 +22,8 @@ from pathlib import Path
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gbcd.architectures import models
+from gbcd.commands.terminal import hush_libraries
 from gbcd.reference.tokenizer import build_tokenizer
-from gbcd.terminal import hush_libraries
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from gbcd.job.shards import Plan
 from gbcd.job.store import StorageError
 from gbcd.job.study import Study
 from gbcd.job.workers import EngineBuilder, LocalPool, build_engine
+from gbcd.printing import counted
 from gbcd.reduction.reduce import reduce
 
 
@@ -98,12 +99,12 @@ def run_study(study: Study, console: Console, build: EngineBuilder = build_engin
 def _announcement(planned: Planned, found: int, n_parts: int) -> str:
     n_shards = len(planned.plan.shards)
     how = (
-        f"resuming: {found:,} of {n_shards:,} shards are committed"
+        f"resuming, {found:,} of them committed before"
         if planned.resumed
         else f"planned, centred by {planned.plan.study.centering}"
     )
     model = f"{planned.part.model}: " if n_parts > 1 else ""
-    announced = f"{model}{planned.plan.n_prompts:,} prompts in {n_shards:,} shards, {how}"
+    announced = f"{model}{counted(planned.plan.n_prompts, 'prompt')} in {counted(n_shards, 'shard')}, {how}"
     return "\n".join([announced, *planned.shortfalls])
 
 

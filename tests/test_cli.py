@@ -9,8 +9,8 @@ import pytest
 from small_runs import finished, small_study
 from typer.testing import CliRunner
 
-from gbcd import doctor
 from gbcd.cli import app
+from gbcd.commands import doctor
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]  # pyright: ignore
 
@@ -78,8 +78,8 @@ def test_a_run_says_what_it_found_and_where_it_lies(folder: Path, tmp_path: Path
     out = str(tmp_path / "out")
     status, said, _ = gbcd("run", *flags, "--wrong-answer", "foil", "--shard-size", "8", "--out", out)
     assert status == 0
-    assert re.search(r"^ +1 +[am]\d", said, re.MULTILINE)
-    assert "16 of 16 prompts, 2 of 2 shards" in said
+    assert re.search(r"^ +1 +[am]\d.* to ", said, re.MULTILINE)
+    assert "16 of 16 prompts, in 2 of 2 shards; this run took" in said
     assert out in said.replace("\n", "")
 
 
@@ -91,8 +91,8 @@ def test_a_study_file_and_a_flag_make_the_same_run(folder: Path, tmp_path: Path)
     )
     status, said, _ = gbcd("plan", str(file), "--prompts", "12")
     assert status == 0
-    assert "12 prompts in 3 shards of up to 4, on cpu" in said
-    assert gbcd("status", str(tmp_path / "out"))[1].splitlines()[1] == "prompts      0 of 12 (0%)"
+    assert "Shards       3 of up to 4 prompts" in said
+    assert gbcd("status", str(tmp_path / "out"))[1].splitlines()[1] == "Prompts      0 of 12 (0%)"
     assert gbcd("verify", str(tmp_path / "out"))[0] == 3
     assert gbcd("run", str(file), "--prompts", "12")[0] == 0
     assert gbcd("verify", str(tmp_path / "out"))[0] == 0
@@ -106,28 +106,29 @@ def test_a_plan_names_the_prompts_that_calibration_will_not_reach(folder: Path, 
     )
     status, said, _ = gbcd("plan", str(file))
     assert status == 0
-    assert "on cpu, in batches of 4, centred by position" in said
+    assert "Compute      on cpu, in batches of 4" in said
+    assert "centred by position" in said
     assert "ioi: 12 of 12 prompts will have no centred norm, since fewer than 8 of the 4 calibration prompts" in said
 
 
 def test_status_and_verify_speak_of_a_finished_run(folder: Path) -> None:
     status, said, _ = gbcd("status", str(folder / "out"))
     assert status == 0
-    assert "prompts      40 of 40 (100%)" in said
+    assert "Prompts      40 of 40 (100%)" in said
     status, said, _ = gbcd("verify", str(folder / "out"))
     assert status == 0
-    assert said.startswith("sound    40 prompts, each exactly once")
+    assert said.startswith("Sound        40 prompts, each exactly once")
 
 
 def test_repair_computes_what_is_bad(folder: Path) -> None:
     (folder / "out" / "commits" / "00003.json").write_text("{")
     status, said, refused = gbcd("verify", str(folder / "out"))
     assert status == 3
-    assert "bad      shard 3" in said
+    assert "Bad          shard 3" in said
     assert "gbcd verify --repair" in refused
     status, said, _ = gbcd("verify", str(folder / "out"), "--repair", "--workers", "0")
     assert status == 0
-    assert "sound    40 prompts" in said
+    assert "Sound        40 prompts" in said
 
 
 def test_reduce_writes_the_summary_again(folder: Path) -> None:

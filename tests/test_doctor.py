@@ -7,8 +7,8 @@ import pytest
 from tiny_models import saved_tiny_gpt2
 from typer import Exit
 
-from gbcd import doctor as doctor_module
-from gbcd.doctor import doctor, looked, model_loads, output_is_writable
+from gbcd.commands import doctor as doctor_module
+from gbcd.commands.doctor import doctor, looked, model_loads, output_is_writable
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +35,8 @@ def test_what_is_missing_is_named_and_the_rest_still_checked(
         doctor("no/such-model", str(tmp_path / "file"))
     assert left.value.exit_code == 2
     said = capsys.readouterr()
-    assert "missing  model" in said.out
-    assert "missing  output" in said.out
+    assert "model        missing" in said.out
+    assert "output       missing" in said.out
     assert "not ready: model, output" in said.err
 
 

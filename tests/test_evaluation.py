@@ -11,10 +11,11 @@ from rich.console import Console
 from tiny_models import saved_tiny_gpt2
 
 from gbcd.architectures import models
+from gbcd.commands.evaluate import show_evaluation
 from gbcd.errors import BadInput
 from gbcd.evaluation.aggregation import aggregation_rows
 from gbcd.evaluation.agreement import SIZES
-from gbcd.evaluation.baselines import static_scores
+from gbcd.evaluation.baselines import Asked, baseline_scores
 from gbcd.evaluation.edges import edge_attribution
 from gbcd.evaluation.evaluate import evaluate
 from gbcd.evaluation.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
@@ -25,7 +26,6 @@ from gbcd.evaluation.points import points
 from gbcd.evaluation.recovery import Score, measured_truth, recovery_rows
 from gbcd.evaluation.replicas import interval, means, poisson_weights, score_replicas
 from gbcd.evaluation.tables import AGGREGATION, EFFECTS, EVALUATION, FAITHFULNESS
-from gbcd.evaluation.view import show_evaluation
 from gbcd.job.commits import commit_path
 from gbcd.job.inputs import Inputs
 from gbcd.job.results import read_components, shard_tables
@@ -232,10 +232,11 @@ def test_aggregation_is_over_blocks_of_prompts(study, evaluation):
     assert rows[0]["auroc_std"] > rows[-1]["auroc_std"] == 0
 
 
-def test_static_scores_by_hand(case):
-    loaded = case[0]
+def test_scores_of_the_weights_by_hand(case):
+    loaded, pairs = case[0], case[1]
     nodes = [node for node in NodeMap.of(loaded.components).nodes if node.is_circuit_part]
-    found = {score.method: score.replicas[0] for score in static_scores(loaded, nodes, 1, seed=0)}
+    asked = Asked(loaded, pairs, nodes, np.random.default_rng(0))
+    found = {score.method: score.replicas[0] for score in baseline_scores(asked, np.ones((1, len(pairs.encoded))))}
     names = [node.name for node in nodes]
     block = loaded.model.transformer.h[1]
     mlp = torch.cat([block.mlp.c_fc.weight.flatten(), block.mlp.c_proj.weight.flatten()])

@@ -49,7 +49,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Study:
     study = mixed(tmp_path_factory.mktemp("mixed"))
     runs, said = run(study)
     assert [one.missing for one in runs] == [(), (), ()]
-    assert f"tracr_reverse: {N_PROMPTS} prompts in 1 shards, planned" in said
+    assert f"tracr_reverse: {N_PROMPTS} prompts in 1 shard, planned" in said
     assert f"{6 * N_PROMPTS} of {6 * N_PROMPTS} prompts, 6/6 shards" in said
     return study
 
@@ -100,7 +100,7 @@ def test_workers_change_no_row_and_the_same_call_goes_on(small: Study, tmp_path:
     next((tmp_path / "out" / "tracr_reverse" / "commits").iterdir()).unlink()
     runs, said = run(study.model_copy(update={"compute": small.compute}))
     assert [one.found for one in runs] == [1, 0]
-    assert "tracr_reverse: 16 prompts in 1 shards, resuming: 0 of 1 shards are committed" in said
+    assert "tracr_reverse: 16 prompts in 1 shard, resuming, 0 of them committed before" in said
     assert same(before, tables(study.out))
 
 
@@ -123,7 +123,7 @@ def test_a_report_of_several_models_is_a_page_that_leads_to_one_for_each(small: 
     assert all("data-chart" in (Path(small.out) / link).read_text() for link in links)
     best = package.summary(small.out).filter(level="node", rank=1).collect()["component"]
     assert all(f"<td>{name}, " in page for name in best)
-    assert "Beware:  The model gets" in said
+    assert "Beware       The model gets" in said
     assert "The model gets" in page
 
 
@@ -142,9 +142,9 @@ def test_the_command_names_what_it_left_out_and_what_there_are_no_more_of(tmp_pa
     tasks = ["--task", "tracr_xproportion", "--task", "tracr_reverse"]
     status, said, _ = gbcd("run", *tasks, *flags, *definitions, "--out", out)
     assert status == 0
-    assert "left out for tracr_xproportion: least_likely is not defined for answers of the kind number" in said
-    assert "tracr_reverse: 363 prompts, which are all inputs of its model" in said
-    assert "727 of 727 prompts, 4 of 4 shards" in said
+    assert "Left out     for tracr_xproportion: least_likely is not defined for answers of the kind number" in said
+    assert "Fewer        363 prompts of tracr_reverse, which are all inputs of its model" in said
+    assert "727 of 727 prompts, in 4 of 4 shards" in said
 
 
 @pytest.mark.parametrize(

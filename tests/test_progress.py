@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from gbcd.job import progress
-from gbcd.job.progress import ProgressDisplay, Standing, describe, duration
+from gbcd.job.progress import ProgressDisplay, Standing, describe
 
 
 def standing(prompts_done: int, **changes: int) -> Standing:
@@ -23,21 +23,6 @@ def test_the_rate_counts_only_what_this_run_computed() -> None:
 def test_trouble_is_shown() -> None:
     said = describe(standing(60, retries=3, quarantined=1), seconds=10.0, computed=0)
     assert said == "6/10 shards, 1/2 workers, 3 retries, 1 quarantined"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (60.0, "1 min 00 s"),
-        (200.0, "3 min 20 s"),
-        (3600.0, "1 h 00 min"),
-        (7500.0, "2 h 05 min"),
-    ],
-)
-def test_durations_are_written_as_people_write_them(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
 
 
 def test_a_log_gets_plain_lines_every_so_often_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

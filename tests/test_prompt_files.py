@@ -216,7 +216,7 @@ def test_the_command_line_takes_a_number_or_a_file(tmp_path: Path, model: str) -
     study.write_text('tasks = ["ioi"]\nprompts_per_task = 5\n')
     status, said, _ = gbcd("plan", str(study), "--prompts", written(tmp_path, *many(6)), *flags)
     assert status == 0
-    assert "6 prompts in 1 shards" in said
+    assert "Prompts      6 for " in said
 
 
 def test_the_prompts_of_a_compiled_model_run_from_their_file(tmp_path: Path) -> None:

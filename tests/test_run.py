@@ -19,13 +19,14 @@ from small_runs import N_PROMPTS, N_SHARDS, WRONG_ANSWERS, finished, same, small
 from tiny_models import tiny_gpt2
 
 from gbcd import tasks
-from gbcd.closing import unfinished
+from gbcd.commands.closing import unfinished
+from gbcd.commands.status import show
 from gbcd.errors import BadInput, Incomplete
 from gbcd.job.commits import read_commits
 from gbcd.job.inputs import Inputs
 from gbcd.job.results import components, summary
 from gbcd.job.shards import read_plan
-from gbcd.job.standing import folder_standing, show
+from gbcd.job.standing import folder_standing
 from gbcd.job.store import Store
 from gbcd.job.verification import verify
 from gbcd.report.findings import read_findings
@@ -99,7 +100,7 @@ def test_poison_prompts_cost_their_own_values_and_nothing_else(reference: Path, 
     run = finished(study, poisoned_by(*poison))
     assert run.missing == ()
     assert {prompt: reason for record in run.quarantined for prompt, reason in record.prompts.items()} == poison
-    assert unfinished([run]) == "2 prompts have no values."
+    assert unfinished([run]) == "2 prompts without values."
     right = tables(str(reference / "out"))
     for found in (tables(study.out), tables(finished(study, poisoned_by(*poison)).out)):
         failed = found["prompts"].filter(status="failed")

@@ -13,7 +13,8 @@ from tiny_models import saved_tiny_gpt2
 from gbcd import tasks, wrong_answers
 from gbcd.architectures import models
 from gbcd.architectures.models import LoadedModel
-from gbcd.show import chosen, show
+from gbcd.commands.described_prompt import chosen, described
+from gbcd.commands.show import print_prompts
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 def printed(loaded: LoadedModel, task: str, n: int = 1, width: int = 200) -> list[str]:
     out = io.StringIO()
-    show(chosen(loaded, task, None, n, 0), loaded, None, Console(file=out, width=width))
+    print_prompts(described(chosen(loaded, task, None, n, 0), loaded, None), Console(file=out, width=width))
     return out.getvalue().splitlines()
 
 
@@ -40,7 +41,7 @@ def test_what_is_shown_is_what_a_run_would_see(loaded: LoadedModel) -> None:
     assert line(lines, "foil").startswith(repr(prompt.wrong_answers[0]))
     logits = loaded.model(torch.tensor([loaded.tokenizer.encode(prompt.text)])).logits[0, -1]
     first, last = (repr(loaded.tokenizer.decode([int(place)])) for place in (logits.argmax(), logits.argmin()))
-    assert line(lines, "model predicts").startswith(f"{first} {float(logits.softmax(0).max()):.1%}")
+    assert line(lines, "model predicts").startswith(f"{first} ({float(logits.softmax(0).max()):.3g})")
     assert line(lines, "least_likely").startswith(last)
     assert line(lines, "inverse_logits").startswith(f"a distribution: {last}")
 

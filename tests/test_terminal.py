@@ -7,29 +7,54 @@ from typing import NoReturn
 
 import pytest
 from rich.console import Console
-from rich.table import Table
 from typer.testing import CliRunner
 
-from gbcd import cli, verify_command
+from gbcd import cli
+from gbcd.commands import compact, evaluate, reduce, status, verify
 from gbcd.job import parts
-from gbcd.job.progress import ProgressDisplay, Standing, show_table
+from gbcd.job.progress import ProgressDisplay, Standing
+from gbcd.printing import counted, duration, fact, heading, table
 
-
-def table_of_scores() -> Table:
-    table = Table(box=None)
-    for column in ("score", "AUROC", "Spearman", "passes"):
-        table.add_column(column, no_wrap=column == "score")
-    table.add_row("attribution patching with 5 integration steps", "0.87 [0.80, 0.93]", "0.86 [0.79, 0.91]", "11")
-    return table
+COLUMNS = ["score", "AUROC", "Spearman", "passes"]
+ROW = ["attribution patching with 5 integration steps", "0.87 [0.80, 0.93]", "0.86 [0.79, 0.91]", "11"]
 
 
 @pytest.mark.parametrize("width", [20, 40, 200])
-def test_a_table_loses_nothing_in_a_narrow_window(width: int) -> None:
+def test_nothing_is_cut_in_a_narrow_window(width: int) -> None:
     console = Console(file=io.StringIO(), width=width)
-    show_table(table_of_scores(), console)
+    table(console, COLUMNS, [ROW], words=COLUMNS[:1])
+    fact(console, "Results", "a/rather/long/folder/of/results/[for/all/of/them]")
     said = console.file.getvalue()  # pyright: ignore
     assert "…" not in said
-    assert all(cell in said for cell in ("with 5 integration steps", "0.87 [0.80, 0.93]", "0.86 [0.79, 0.91]", "11"))
+    assert all(cell in said for cell in ROW)
+    assert "Results      a/rather/long/folder/of/results/[for/all/of/them]" in said
+
+
+def test_numbers_end_and_words_begin_at_the_same_place() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    table(console, ["node", "rank"], [["a10.h11", "1"], ["m3", "100"]], words=["node"])
+    lines = console.file.getvalue().splitlines()  # pyright: ignore
+    assert [line.rstrip() for line in lines] == ["node      rank", "a10.h11      1", "m3         100"]
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 shards"), (1, "1 shard"), (2000, "2,000 shards")])
+def test_a_count_goes_with_its_noun(number: int, said: str) -> None:
+    assert counted(number, "shard") == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (60.0, "1 min 00 s"),
+        (200.0, "3 min 20 s"),
+        (3600.0, "1 h 00 min"),
+        (7500.0, "2 h 05 min"),
+    ],
+)
+def test_durations_are_written_as_people_write_them(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
 
 
 def shown(terminal: bool, environment: dict[str, str]) -> str:
@@ -38,7 +63,9 @@ def shown(terminal: bool, environment: dict[str, str]) -> str:
     with ProgressDisplay(console) as display:
         display.show(Standing(1, 1, 8, 8, 0, 0, 1, 1))
     console.print("[bold red]error:[/] what was wrong")
-    show_table(table_of_scores(), console)
+    heading(console, "scores")
+    table(console, COLUMNS, [ROW], words=COLUMNS[:1])
+    fact(console, "Results", "here")
     return file.getvalue()
 
 
@@ -59,7 +86,7 @@ def test_control_c_is_status_130_and_says_how_to_go_on(command: str, monkeypatch
     def interrupted(out: str) -> NoReturn:
         raise KeyboardInterrupt
 
-    for module in (cli, verify_command, parts):
+    for module in (compact, evaluate, reduce, status, verify, parts):
         monkeypatch.setattr(module, "folders", interrupted)
     result = CliRunner().invoke(cli.app, [command, "results"])
     assert result.exit_code == 130

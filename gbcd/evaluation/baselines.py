@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,30 @@ from gbcd.evaluation.contrast import COST, contrast_norms
 from gbcd.evaluation.pairs import Pairs
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import means
+
+#: Of each component, or of each prompt and component.
+Values = Float[np.ndarray, "*prompts components"]
+
+
+class Asked(NamedTuple):
+    """What a baseline may read.
+
+    Attributes:
+        loaded: the model.
+        pairs: prompts with their counterfactuals.
+        components: parts or nodes (`gbcd.reduction.nodes.NodeMap`), in the order that the values are to have.
+        rng: for what is drawn.
+    """
+
+    loaded: LoadedModel
+    pairs: Pairs
+    components: Sequence[Component]
+    rng: np.random.Generator
+
+
+Definition = Callable[[Asked], Values]
+
+_BASELINES: dict[str, tuple[Definition, float]] = {}
 
 
 def attribution_scores(
@@ -40,26 +65,62 @@ def contrast_scores(
     return [Score("contrast_norm", name, means(weights, values), COST) for name, values in found.items()]
 
 
-def static_scores(loaded: LoadedModel, components: Sequence[Component], n_replicas: int, seed: int) -> list[Score]:
-    """Frobenius norm of the weights, layer, number of parameters, and noise: the same whatever the prompts.
+def baseline(name: str, cost: float = 0.0) -> Callable[[Definition], Definition]:
+    """Register a score of one's own; it is held against measured effects like every other.
 
     Args:
-        loaded: the model.
-        components: parts or nodes (`gbcd.reduction.nodes.NodeMap`), in the order that the scores are to have.
-        n_replicas: rows of the scores, all alike.
-        seed: of the noise.
+        name: how it is called in tables and in the report.
+        cost: forward passes per prompt that it takes, a backward pass counted as one.
+
+    Raises:
+        ValueError: there is one of that name.
     """
-    squares = _squared_weight_norms(loaded)
-    for part in loaded.components:
+
+    def register(definition: Definition) -> Definition:
+        if name in _BASELINES:
+            raise ValueError(f"there is a baseline {name!r} already")
+        _BASELINES[name] = (definition, cost)
+        return definition
+
+    return register
+
+
+def baseline_scores(asked: Asked, weights: Float[np.ndarray, "replicas prompts"]) -> list[Score]:
+    """All that are registered, with replicas: means over prompts, or all alike where there is one value for all."""
+    found: list[Score] = []
+    for name, (definition, cost) in _BASELINES.items():
+        values = np.asarray(definition(asked), dtype=np.float64)
+        replicas = np.tile(values, (len(weights), 1)) if values.ndim == 1 else means(weights, values)
+        found.append(Score(name, None, replicas, cost))
+    return found
+
+
+@baseline("weight_norm")
+def weight_norm(asked: Asked) -> Values:
+    """Frobenius norm of the weights."""
+    squares = _squared_weight_norms(asked.loaded)
+    for part in asked.loaded.components:
         if part.is_circuit_part:
             squares[part.node] = squares.get(part.node, 0.0) + squares[part.name]
-    values = {
-        "weight_norm": [squares[part.name] ** 0.5 for part in components],
-        "layer_index": [float(part.layer) for part in components],
-        "parameter_count": [float(part.n_params) for part in components],
-        "random": np.random.default_rng(seed).random(len(components)).tolist(),
-    }
-    return [Score(name, None, np.tile(np.array(row), (n_replicas, 1)), 0.0) for name, row in values.items()]
+    return np.sqrt([squares[component.name] for component in asked.components])
+
+
+@baseline("layer_index")
+def layer_index(asked: Asked) -> Values:
+    """Later is higher."""
+    return np.array([float(component.layer) for component in asked.components])
+
+
+@baseline("parameter_count")
+def parameter_count(asked: Asked) -> Values:
+    """How many weights there are."""
+    return np.array([float(component.n_params) for component in asked.components])
+
+
+@baseline("random")
+def noise(asked: Asked) -> Values:
+    """What no score should be worse than."""
+    return asked.rng.random(len(asked.components))
 
 
 def _squared_weight_norms(loaded: LoadedModel) -> dict[str, float]:

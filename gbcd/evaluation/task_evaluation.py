@@ -14,7 +14,7 @@ from gbcd.component import Component
 from gbcd.evaluation.aggregation import aggregation_rows
 from gbcd.evaluation.agreement import largest
 from gbcd.evaluation.attribution import Attribution, attribute
-from gbcd.evaluation.baselines import attribution_scores, contrast_scores, static_scores
+from gbcd.evaluation.baselines import Asked, attribution_scores, baseline_scores, contrast_scores
 from gbcd.evaluation.edges import can_score_edges, edge_attribution
 from gbcd.evaluation.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
 from gbcd.evaluation.interventions import Effects, measure_effects
@@ -75,9 +75,9 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> T
     places = points(loaded.sites, loaded.components, level)
     metric = metric_for(_metric_name(case), case.pairs.encoded, loaded.device, space_of(loaded.tokenizer))
     effects = measure_effects(loaded, case.pairs, places, metric)
-    n_replicas = len(case.weights)
     attributions: dict[str, Attribution] = {}
-    scores = [*case.scores, *static_scores(loaded, case.components, n_replicas, seed)]
+    asked = Asked(loaded, case.pairs, case.components, np.random.default_rng(seed))
+    scores = [*case.scores, *baseline_scores(asked, case.weights)]
     if case.pairs.are_pairs:
         attributions = attribute(loaded, case.pairs, places, metric, with_direct=level == "node")
         scores += attribution_scores(attributions, case.weights)

@@ -9,8 +9,8 @@ a preemption costs. A worker that is wrongly given up harms nothing but time: wh
 
 from __future__ import annotations
 
-from gbcd.job.progress import duration
 from gbcd.job.workers import Job
+from gbcd.printing import duration
 
 #: Seconds that every shard may take.
 FLOOR = 600.0

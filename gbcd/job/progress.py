@@ -7,16 +7,12 @@ from types import TracebackType
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
-from rich.segment import Segments
-from rich.table import Table
+
+from gbcd.printing import duration, line
 
 #: Seconds between plain lines.
 PLAIN_INTERVAL = 10.0
-
-#: Characters of the widest table.
-WIDEST = 1000
 
 
 class Standing(NamedTuple):
@@ -75,7 +71,7 @@ class ProgressDisplay:
 
     def say(self, message: str) -> None:
         """Print a line that stays."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        line(self._console, message)
 
     def beside(self, others: Done) -> None:
         """Count `others` too in what is shown from now on: a study's other models."""
@@ -96,13 +92,6 @@ class ProgressDisplay:
             self.say(f"{standing.prompts_done:,} of {standing.prompts:,} prompts, {detail}")
 
 
-def show_table(table: Table, console: Console) -> None:
-    """Print a table as wide as it is: in a narrow window its lines wrap, and no number is cut."""
-    wide = console.options.update(width=WIDEST)
-    natural = Measurement.get(console, wide, table).maximum
-    console.print(Segments(console.render(table, wide.update(width=natural))), crop=False, end="")
-
-
 def describe(standing: Standing, seconds: float, computed: int) -> str:
     """The standing in words.
 
@@ -120,17 +109,7 @@ def describe(standing: Standing, seconds: float, computed: int) -> str:
             parts.append(f"{duration(left)} left")
     parts.append(f"{standing.workers_ready}/{standing.workers} workers")
     if standing.retries:
-        parts.append(f"{standing.retries} retries")
+        parts.append(f"{standing.retries} retr{'y' if standing.retries == 1 else 'ies'}")
     if standing.quarantined:
         parts.append(f"{standing.quarantined} quarantined")
     return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people write them: `8 s`, `3 min 20 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from rich.console import Console
-
 from gbcd.job.commits import Commit, read_commits
-from gbcd.job.progress import duration
 from gbcd.job.quarantine import Quarantine, quarantined
 from gbcd.job.shards import Plan, read_plan
 from gbcd.job.store import Store
@@ -61,30 +58,6 @@ def folder_standing(out: str) -> FolderStanding:
         last=max((commit.committed_at for commit in commits), default=None),
         rate=_rate(commits),
     )
-
-
-def show(standing: FolderStanding, console: Console) -> None:
-    """Print it."""
-    plan = standing.plan
-    study = plan.study
-    done = standing.prompts / plan.n_prompts
-    lines = {
-        "study": f"{', '.join(study.tasks)} on {study.model}; {', '.join(study.wrong_answers)}; seed {study.seed}",
-        "prompts": f"{standing.prompts:,} of {plan.n_prompts:,} ({done:.0%})",
-        "shards": f"{standing.shards:,} of {len(plan.shards):,}",
-    }
-    flagged = {name: count for name, count in standing.statuses.items() if name != "ok"}
-    if flagged:
-        lines["flagged"] = ", ".join(f"{count:,} rows {name}" for name, count in flagged.items())
-    if standing.last:
-        lines["last commit"] = f"{duration((datetime.now(UTC) - standing.last).total_seconds())} ago"
-    if standing.rate and standing.shards < len(plan.shards):
-        left = (plan.n_prompts - standing.prompts) / standing.rate
-        lines["rate"] = f"{standing.rate:,.0f} prompts/s; {duration(left)} left while it runs at that rate"
-    for name, line in lines.items():
-        console.print(f"{name:<12} {line}", markup=False, soft_wrap=True)
-    for record in standing.quarantined:
-        console.print(f"{'quarantined':<12} {record.in_words}", markup=False, soft_wrap=True)
 
 
 def _rate(commits: list[Commit]) -> float:

@@ -8,8 +8,8 @@ from datetime import timedelta
 import polars as pl
 
 from gbcd.gradients.tables import OK
-from gbcd.job.progress import duration
 from gbcd.job.results import prompts
+from gbcd.printing import duration
 from gbcd.report.charts import Section, Table
 from gbcd.report.findings import Findings
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from gbcd.cli_options import Results
-from gbcd.terminal import exit_status, say
+from gbcd.commands.options import Results
+from gbcd.commands.terminal import exit_status, say
+from gbcd.printing import counted
 
 Figures = Annotated[Path | None, typer.Option("--png", metavar="DIR", help="Also draw every figure as PNG, 300 dpi.")]
 
@@ -36,10 +37,10 @@ def write(out: str, png: Path | None = None) -> None:
     for folder in [folder for folder in several if is_reduced(folder)] or several:
         written = write_report(folder)
         for warning in written.warnings:
-            say(f"Beware:  {warning}")
-        say(f"Report:  {written.location}")
+            say("Beware", warning)
+        say("Report", written.location)
         if png is not None:
             figures = write_figures(folder, png)
-            say(f"Figures: {png}, {len(figures)} files")
+            say("Figures", f"{png}, {counted(len(figures), 'file')}")
     if several != [out]:
-        say(f"Report:  {write_index(out, several)}, which leads to all of them")
+        say("Report", f"{write_index(out, several)}, which leads to all of them")

@@ -1,4 +1,4 @@
-"""One voice for all commands: where they print, and how errors become a message and an exit status.
+"""Where all commands print, and how errors become a message and an exit status.
 
 0 done; 2 bad input, nothing written; 3 incomplete, the same command goes on; 130 interrupted, the same command goes on.
 Colours and bars appear on a terminal only; `NO_COLOR` turns colours off.
@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from gbcd import printing
 from gbcd.errors import BAD_INPUT, INCOMPLETE, INTERRUPTED, BadInput, Incomplete
 from gbcd.job.store import StorageError
 
@@ -34,9 +35,9 @@ def exit_status() -> Generator[None]:
         _fail("yellow", "interrupted", kept, INTERRUPTED)
 
 
-def say(text: str) -> None:
-    """Print a line as it is, however narrow the window."""
-    console.print(text, markup=False, soft_wrap=True)
+def say(label: str, text: str) -> None:
+    """Print one finding, with its label in the left column."""
+    printing.fact(console, label, text)
 
 
 def hush_libraries() -> None:

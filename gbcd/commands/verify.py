@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gbcd import cli_options as options
+from gbcd.commands import options
+from gbcd.commands.terminal import console, exit_status, hush_libraries, say
 from gbcd.errors import Incomplete
 from gbcd.job.parts import folders
-from gbcd.terminal import console, exit_status, hush_libraries, say
+from gbcd.printing import counted
 
 if TYPE_CHECKING:
     from gbcd.job.verification import Verification
@@ -22,40 +23,41 @@ def verify(
 ) -> None:
     """Read everything back: every prompt exactly once, every byte as committed. Status 0 if so, else 3."""
     with exit_status():
-        from gbcd.job.verification import verify as examine
+        from gbcd.job import verification
 
-        found = {folder: examine(folder) for folder in folders(out)}
+        found = {folder: verification.verify(folder) for folder in folders(out)}
         for folder, one in found.items():
             _show(one)
             if repair and not one.is_sound:
-                found[folder] = _repaired(folder, one, workers)
+                _repair(folder, one, workers)
+                found[folder] = verification.verify(folder)
+                _show(found[folder])
         if not all(one.is_sound for one in found.values()):
             raise Incomplete(
                 "the results are not whole; `gbcd verify --repair` computes exactly what is bad or missing."
             )
 
 
-def _repaired(folder: str, found: Verification, workers: int | None) -> Verification:
+def _repair(folder: str, found: Verification, workers: int | None) -> None:
     from gbcd.job.planning import study_of
-    from gbcd.job.verification import forget, verify
+    from gbcd.job.verification import forget
     from gbcd.run import run_study
 
     hush_libraries()
     forget(folder, found)
     run_study(study_of(found.plan, folder, workers), console)
-    again = verify(folder)
-    _show(again)
-    return again
 
 
 def _show(found: Verification) -> None:
     for where, problem in [*found.common.items(), *((f"shard {shard}", text) for shard, text in found.bad.items())]:
-        say(f"bad      {where}: {problem}")
+        say("Bad", f"{where}: {problem}")
     for shard, prompts in found.failed.items():
-        say(f"failed   shard {shard} has no values for {', '.join(prompts)}; `gbcd status` says why")
+        say("Failed", f"shard {shard} has no values for {', '.join(prompts)}; `gbcd status` says why")
     if found.missing:
-        say(f"missing  {len(found.missing):,} of {len(found.plan.shards):,} shards")
+        say("Missing", f"{len(found.missing):,} of {counted(len(found.plan.shards), 'shard')}")
     if found.is_sound:
-        say(f"sound    {found.plan.n_prompts:,} prompts, each exactly once; {found.n_bytes:,} bytes read and compared")
+        read = counted(found.n_bytes, "byte")
+        say("Sound", f"{counted(found.plan.n_prompts, 'prompt')}, each exactly once; {read} read and compared")
     if found.leftovers:
-        say(f"         {found.leftovers:,} files that no record names; harmless, and `gbcd compact` removes old ones")
+        unnamed = counted(found.leftovers, "file")
+        say("Left over", f"{unnamed} that no record names: harmless, and `gbcd compact` removes old ones")

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
+from gbcd.commands.terminal import console, exit_status, hush_libraries, say
 from gbcd.errors import BadInput
 from gbcd.job.store import StorageError, Store
-from gbcd.terminal import console, exit_status, hush_libraries, say
 from gbcd.versions import versions
 
 #: What is written and removed again to see whether results can be kept.
 PROBE = "doctor-probe"
 
-ModelName = Annotated[str, typer.Option("--model", help="The model that you want to study.")]
-Location = Annotated[str, typer.Option("--out", help="Where results are to go.")]
+ModelName = Annotated[str, typer.Option("--model", metavar="NAME|DIR", help="The model that you want to study.")]
+Location = Annotated[str, typer.Option("--out", metavar="FOLDER", help="Where results are to go.")]
 
 
 class Finding(NamedTuple):
@@ -45,7 +45,7 @@ def doctor(model: ModelName = "reference", out: Location = "results") -> None:
         show(findings)
         if bad := [finding.what for finding in findings if not finding.is_good]:
             raise BadInput(f"not ready: {', '.join(bad)}")
-        say(f"Ready:   gbcd run --task ioi --model {model} --out {out}/ioi")
+        say("Next", f"gbcd run --task ioi --model {model} --out {out}/ioi")
 
 
 def looked(what: str, look: Callable[[], str]) -> Finding:
@@ -106,10 +106,6 @@ def output_is_writable(out: str) -> str:
 
 def show(findings: list[Finding]) -> None:
     """Print them, one a line."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
     for finding in findings:
-        table.add_row("[green]ok[/]" if finding.is_good else "[red]missing[/]", finding.what, finding.detail)
-    console.print(table)
+        verdict = ("ok      ", "green") if finding.is_good else ("missing ", "red")
+        console.print(Text.assemble((f"{finding.what:<13}", "bold"), verdict, finding.detail), soft_wrap=True)

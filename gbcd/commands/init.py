@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gbcd.commands.terminal import exit_status, say
 from gbcd.errors import BadInput
-from gbcd.terminal import exit_status, say
 
 File = Annotated[Path, typer.Argument(metavar="[STUDY.toml]", help="The file to write.")]
 
@@ -68,5 +68,5 @@ def init(file: File = Path("study.toml")) -> None:
             raise BadInput(f"{str(file)!r} is there already: give another name") from None
         except OSError as error:
             raise BadInput(f"{str(file)!r} cannot be written: {error}") from error
-        say(f"Study:   {file}")
-        say(f"Next:    gbcd run {file}")
+        say("Study", str(file))
+        say("Next", f"gbcd run {file}")

@@ -1,21 +1,16 @@
-"""Prompts as the model reads them: tokens, answers, what the model itself predicts, what each definition pulls towards.
+"""What is to be said of a prompt: its tokens, answers, what the model predicts, what each definition pulls towards.
 
-    gbcd show ioi --model reference -n 5
-    gbcd show tracr_reverse
-    gbcd show --prompts FILE --model DIR
-
-Tokens are set apart by bars, with a space of their own shown as it is and a line break as \\n. Lines wrap at the width
-of the window. For a compiled program answers, outputs and targets are a value per position after BOS.
+Every line is a label and pieces that a narrow window must not break: a token with its bar, an answer with its
+probability. For a compiled program answers, outputs and targets are a value per position after BOS.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from rich.console import Console
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -25,6 +20,7 @@ from gbcd.architectures.models import LoadedModel
 from gbcd.errors import BadInput
 from gbcd.gradients.engine import pass_for, scene_of
 from gbcd.gradients.gram import widened
+from gbcd.printing import counted
 from gbcd.prompting import prompt_files
 from gbcd.prompting.outputs import OutputSpace, space_of
 from gbcd.prompting.prompt import Prompt
@@ -39,7 +35,12 @@ TOP = 5
 #: Tokens of a set that are written out.
 SHOWN = 6
 
-LABEL = 20
+
+class Line(NamedTuple):
+    """A label, and what stands beside it in pieces."""
+
+    label: str
+    pieces: list[str]
 
 
 def default_model(task: str | None) -> str:
@@ -67,8 +68,8 @@ def chosen(loaded: LoadedModel, task: str | None, file: str | None, n: int, seed
     return list(read.read(range(min(n, len(read)))))
 
 
-def show(prompts: Sequence[Prompt], loaded: LoadedModel, embedding_model: str | None, console: Console) -> None:
-    """Print `prompts` with what the model makes of them.
+def described(prompts: Sequence[Prompt], loaded: LoadedModel, embedding_model: str | None) -> Iterator[list[Line]]:
+    """The lines of each prompt.
 
     With an `embedding_model` the answer farthest in meaning is shown, among the answers of these prompts; a study
     chooses among those of all its prompts.
@@ -80,119 +81,114 @@ def show(prompts: Sequence[Prompt], loaded: LoadedModel, embedding_model: str | 
     if embedding_model is not None and space is None:
         prompts = meaning.with_farthest(prompts, meaning.load_embedder(embedding_model))
     for encoded in encode(prompts, loaded.tokenizer, loaded.context):
-        for label, text in _lines(encoded, loaded) if space is None else _output_lines(encoded, loaded, space):
-            _print(label, text, console)
-        console.print()
+        yield list(_lines(encoded, loaded) if space is None else _output_lines(encoded, loaded, space))
 
 
-def _lines(encoded: EncodedPrompt, loaded: LoadedModel) -> Iterator[tuple[str, str]]:
-    prompt, tokenizer = encoded.prompt, loaded.tokenizer
+def _lines(encoded: EncodedPrompt, loaded: LoadedModel) -> Iterator[Line]:
+    tokenizer = loaded.tokenizer
     logits = widened(pass_for(loaded).forward([(encoded.ids,)]).logits[:, 0])
     scene = scene_of([encoded], logits, loaded)
     probabilities = torch.softmax(logits[0], 0)
-    yield prompt.id, f"template {prompt.template}, {len(encoded.ids)} tokens"
-    yield "prompt", _bars(encoded.ids, tokenizer)
+    yield _title(encoded)
+    yield Line("prompt", _bars(encoded.ids, tokenizer))
     if encoded.twin_ids is not None:
-        yield "twin", _bars(encoded.twin_ids, tokenizer)
+        yield Line("twin", _bars(encoded.twin_ids, tokenizer))
     if encoded.counterfactual_ids is not None:
-        yield "counterfactual", _bars(encoded.counterfactual_ids, tokenizer)
-    yield "answer", _with_share(encoded.answer_ids, probabilities, tokenizer)
+        yield Line("counterfactual", _bars(encoded.counterfactual_ids, tokenizer))
+    yield Line("answer", _shares(encoded.answer_ids, probabilities, tokenizer))
     if encoded.wrong_ids:
-        yield "wrong answer", _with_share(encoded.wrong_ids, probabilities, tokenizer)
-    yield "model predicts", _top(probabilities, tokenizer)
+        yield Line("wrong answer", _shares(encoded.wrong_ids, probabilities, tokenizer))
+    yield Line("model predicts", _top(probabilities, tokenizer))
     for name in wrong_answers.names():
-        yield f"  {name}", _pull(name, encoded, scene, tokenizer)
+        yield Line(f"  {name}", _pull(name, encoded, scene, tokenizer))
 
 
-def _output_lines(encoded: EncodedPrompt, loaded: LoadedModel, space: OutputSpace) -> Iterator[tuple[str, str]]:
+def _output_lines(encoded: EncodedPrompt, loaded: LoadedModel, space: OutputSpace) -> Iterator[Line]:
     prompt = encoded.prompt
     outputs = widened(pass_for(loaded).forward([(encoded.ids,)]).logits)
     scene = output_scene([encoded], outputs, space)
-    yield prompt.id, f"template {prompt.template}, {len(encoded.ids)} tokens"
-    yield "prompt", _bars(encoded.ids, loaded.tokenizer)
-    yield "answer", prompt.answers[0]
+    yield _title(encoded)
+    yield Line("prompt", _bars(encoded.ids, loaded.tokenizer))
+    yield Line("answer", _words(prompt.answers[0]))
     if prompt.wrong_answers:
-        yield "wrong answer", prompt.wrong_answers[0]
-    yield "model outputs", _outputs(outputs[0, 1:], space)
+        yield Line("wrong answer", _words(prompt.wrong_answers[0]))
+    yield Line("model outputs", _outputs(outputs[0, 1:], space))
     for name in wrong_answers.names():
-        yield f"  {name}", _output_pull(name, encoded, scene)
+        yield Line(f"  {name}", _output_pull(name, encoded, scene))
 
 
-def _output_pull(name: str, encoded: EncodedPrompt, scene: OutputScene) -> str:
+def _title(encoded: EncodedPrompt) -> Line:
+    tokens = counted(len(encoded.ids), "token")
+    return Line(encoded.prompt.id, _words(f"template {encoded.prompt.template}, {tokens}"))
+
+
+def _output_pull(name: str, encoded: EncodedPrompt, scene: OutputScene) -> list[str]:
     try:
         wrong_answers.refuse_undefined(wrong_answers.get(name), [encoded], scene.space)
     except BadInput as error:
-        return f"undefined: {error}"
+        return _words(f"undefined: {error}")
     target = output_targets.target_of(name, scene)
     if isinstance(target, TowardsOutputs):
         return _outputs(target.values[0, 1:], scene.space)
-    return "the squared difference between the outputs of answer and wrong answer"
+    return _words("the squared difference between the outputs of answer and wrong answer")
 
 
-def _outputs(values: Float[Tensor, "pos value"], space: OutputSpace) -> str:
+def _outputs(values: Float[Tensor, "pos value"], space: OutputSpace) -> list[str]:
     """A value per position: the number, the symbol with its output, or all outputs where none stands out."""
     if not space.symbols:
-        return " ".join(f"{value:.4g}" for value in values[:, 0].tolist())
+        return _words(" ".join(f"{value:.4g}" for value in values[:, 0].tolist()))
     written = [
         " ".join(f"{symbol}:{value:.2f}" for symbol, value in zip(space.symbols, row, strict=True) if value >= 0.005)
         for row in values.tolist()
     ]
-    return " | ".join(written)
+    return _joined(written, " | ")
 
 
-def _pull(name: str, encoded: EncodedPrompt, scene: Scene, tokenizer: PreTrainedTokenizerBase) -> str:
+def _pull(name: str, encoded: EncodedPrompt, scene: Scene, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What the definition `name` asks of the model."""
     definition = wrong_answers.get(name)
     try:
         wrong_answers.refuse_undefined(definition, [encoded])
     except BadInput as error:
-        if definition.needs_meaning:
-            return "shown with --embedding-model"
-        return f"undefined: {error}"
+        return _words("shown with --embedding-model" if definition.needs_meaning else f"undefined: {error}")
     target: Target = definition.define(scene)
+    predicted = torch.softmax(scene.logits[0], 0)
     if target.tokens is not None:
-        return _with_share(target.tokens[0], torch.softmax(scene.logits[0], 0), tokenizer)
+        return _shares(target.tokens[0], predicted, tokenizer)
     leaf = scene.logits.unsqueeze(1).clone().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(target(leaf).sum(), leaf)
     # of a cross-entropy the gradient is prediction minus target
-    asked = torch.softmax(scene.logits[0], 0) - gradient[0, 0]
-    return f"a distribution: {_top(asked, tokenizer, 3)}"
+    return ["a ", "distribution: ", *_top(predicted - gradient[0, 0], tokenizer, 3)]
 
 
-def _with_share(tokens: TokenSet, probabilities: Float[Tensor, " vocab"], tokenizer: PreTrainedTokenizerBase) -> str:
-    shown = " ".join(_quoted(token, tokenizer) for token in tokens[:SHOWN])
-    rest = f" and {len(tokens) - SHOWN} more" if len(tokens) > SHOWN else ""
-    return f"{shown}{rest} ({_percent(float(probabilities[list(tokens)].sum()))})"
+def _shares(tokens: TokenSet, probabilities: Float[Tensor, " vocab"], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Tokens of a set, each with its probability, and that of all."""
+    shown = [_share(token, float(probabilities[token]), tokenizer) for token in tokens[:SHOWN]]
+    if len(tokens) > SHOWN:
+        together = float(probabilities[list(tokens)].sum())
+        shown.append(f"and {len(tokens) - SHOWN} more, together ({together:.3g})")
+    return _joined(shown, ", ")
 
 
-def _top(probabilities: Float[Tensor, " vocab"], tokenizer: PreTrainedTokenizerBase, count: int = TOP) -> str:
+def _top(probabilities: Float[Tensor, " vocab"], tokenizer: PreTrainedTokenizerBase, count: int = TOP) -> list[str]:
     best = torch.topk(probabilities, min(count, len(probabilities)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return ", ".join(f"{_quoted(token, tokenizer)} {_percent(share)}" for token, share in pairs)
+    return _joined([_share(token, share, tokenizer) for token, share in pairs], ", ")
 
 
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share >= 0.0005 else f"{share:.1g}"
+def _share(token: int, probability: float, tokenizer: PreTrainedTokenizerBase) -> str:
+    return f"{str(tokenizer.decode([token]))!r} ({probability:.3g})"
 
 
-def _quoted(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    return repr(str(tokenizer.decode([token])))
+def _bars(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return _joined([str(tokenizer.decode([token])).replace("\n", "\\n") for token in ids], "|")
 
 
-def _bars(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    return "|".join(str(tokenizer.decode([token])).replace("\n", "\\n") for token in ids)
+def _words(text: str) -> list[str]:
+    return _joined(text.split(" "), " ")
 
 
-def _print(label: str, text: str, console: Console) -> None:
-    wide = max(console.width - 1, LABEL + 20)
-    indent = " " * LABEL
-    lines = textwrap.wrap(
-        f"{label + ' ':<{LABEL}}{text}",
-        wide,
-        subsequent_indent=indent,
-        drop_whitespace=False,
-        break_on_hyphens=False,
-    )
-    for line in lines:
-        console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+def _joined(pieces: Sequence[str], separator: str) -> list[str]:
+    """Every piece with what sets it apart from the next."""
+    return [*(f"{piece}{separator}" for piece in pieces[:-1]), *pieces[-1:]]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer import Exit
 
-from gbcd.first_study import STUDY, init
+from gbcd.commands.init import STUDY, init
 from gbcd.job.study import Compute, Study, read_study
 
 

@@ -10,25 +10,37 @@ import typer
 from gbcd.job.study import Study, make_study, read_study
 
 StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study file; flags win over it.")]
-Tasks = Annotated[list[str] | None, typer.Option("--task", help="Task to draw prompts from; may be repeated.")]
-Model = Annotated[str | None, typer.Option("--model", help="`reference`, a hub name such as gpt2, or a directory.")]
+Tasks = Annotated[
+    list[str] | None, typer.Option("--task", metavar="NAME", help="Task to draw prompts from; may be repeated.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME|DIR", help="`reference`, a hub name such as gpt2, or a directory."),
+]
 Prompts = Annotated[
     str | None, typer.Option("--prompts", metavar="N|FILE", help="Prompts per task, or a file of your own prompts.")
 ]
 WrongAnswers = Annotated[
-    list[str] | None, typer.Option("--wrong-answer", help="Definition of the wrong answer; may be repeated.")
+    list[str] | None,
+    typer.Option("--wrong-answer", metavar="NAME", help="Definition of the wrong answer; may be repeated."),
 ]
 EmbeddingModel = Annotated[
-    str | None, typer.Option("--embedding-model", help="For `semantic`: a hub name, or a directory.")
+    str | None,
+    typer.Option("--embedding-model", metavar="NAME|DIR", help="For `semantic`: a hub name, or a directory."),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Fixes which prompts are drawn.")]
-Out = Annotated[str | None, typer.Option("--out", help="Folder, s3://bucket/prefix or gs://bucket/prefix.")]
-Workers = Annotated[int | None, typer.Option("--workers", help="Ray workers; 0 computes in this process.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
-DType = Annotated[str | None, typer.Option("--dtype", help="float32, float64 or bfloat16.")]
-ShardSize = Annotated[int | None, typer.Option("--shard-size", help="Prompts per shard.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Prompts per forward pass.")]
-Pairs = Annotated[int, typer.Option(help="Prompts per task, each with its counterfactual, to measure effects on.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Fixes which prompts are drawn.")]
+Out = Annotated[
+    str | None, typer.Option("--out", metavar="FOLDER", help="Folder, s3://bucket/prefix or gs://bucket/prefix.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Ray workers; 0 computes in this process.")]
+Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda or auto.")]
+DType = Annotated[str | None, typer.Option("--dtype", metavar="NAME", help="float32, float64 or bfloat16.")]
+ShardSize = Annotated[int | None, typer.Option("--shard-size", metavar="N", help="Prompts per shard.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Prompts per forward pass.")]
+Pairs = Annotated[
+    int,
+    typer.Option("--pairs", metavar="N", help="Prompts per task, each with its counterfactual, to measure effects on."),
+]
 Results = Annotated[str, typer.Argument(metavar="OUT", help="Where a run keeps its results.")]
 
 

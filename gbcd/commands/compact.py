@@ -1,0 +1,21 @@
+"""`gbcd compact`: few large files in the place of many small ones."""
+
+from __future__ import annotations
+
+from gbcd.commands import options
+from gbcd.commands.terminal import exit_status, say
+from gbcd.job.parts import folders
+from gbcd.printing import counted
+
+
+def compact(out: options.Results) -> None:
+    """Merge small files into larger ones, also while others read or write; removes replaced ones after an hour."""
+    with exit_status():
+        from gbcd.job.compaction import compact as merge
+
+        for folder in folders(out):
+            done = merge(folder)
+            say("Merged", f"{counted(done.shards, 'shard')} into {counted(done.groups, 'file')} of each table")
+            say("Removed", counted(done.removed, "file"))
+            if done.waiting:
+                say("Kept", f"{counted(done.waiting, 'replaced file')}, for an hour, for whoever reads them now")

@@ -1,0 +1,53 @@
+"""`gbcd run`: from a study to a report."""
+
+from __future__ import annotations
+
+from gbcd.commands import options
+from gbcd.commands.report import write as write_report
+from gbcd.commands.terminal import console, exit_status, hush_libraries
+from gbcd.errors import Incomplete
+
+
+def run(
+    study: options.StudyFile = None,
+    task: options.Tasks = None,
+    model: options.Model = None,
+    prompts: options.Prompts = None,
+    wrong_answer: options.WrongAnswers = None,
+    embedding_model: options.EmbeddingModel = None,
+    seed: options.Seed = None,
+    out: options.Out = None,
+    workers: options.Workers = None,
+    device: options.Device = None,
+    dtype: options.DType = None,
+    shard_size: options.ShardSize = None,
+    batch_size: options.BatchSize = None,
+) -> None:
+    """Run a study, or go on with one that was interrupted."""
+    with exit_status():
+        asked = options.asked_study(
+            study,
+            tasks=task,
+            model=model,
+            prompts=prompts,
+            wrong_answers=wrong_answer,
+            embedding_model=embedding_model,
+            seed=seed,
+            out=out,
+            workers=workers,
+            device=device,
+            dtype=dtype,
+            shard_size=shard_size,
+            batch_size=batch_size,
+        )
+        hush_libraries()
+        from gbcd.commands.closing import closing_summary, next_step, unfinished
+        from gbcd.run import run_study
+
+        runs = run_study(asked, console)
+        closing_summary(runs, console)
+        if any(one.summary is not None for one in runs):
+            write_report(asked.out)
+        next_step(asked.out, console)
+        if left := unfinished(runs):
+            raise Incomplete(left)
