@@ -9,8 +9,9 @@ OUT ?= results/ioi
 run: $(VENV)/installed
 	$(BIN)/gbcd run jobs/studies/ioi.toml --out $(OUT)
 
+# Files of tests share the cores; the tests of a file share its fixtures.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -25,7 +26,7 @@ docs: $(VENV)/installed-dev
 	$(BIN)/mkdocs build --strict
 
 coverage: $(VENV)/installed-dev
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 # Trains the shipped model anew, in under an hour on two cores (half an hour if they have nothing else to do).
 reference-model: $(VENV)/installed
