@@ -13,6 +13,7 @@ from tiny_models import saved_tiny_gpt2
 from gbcd.architectures import models
 from gbcd.commands.evaluate import show_evaluation
 from gbcd.errors import BadInput
+from gbcd.evaluation import baselines
 from gbcd.evaluation.aggregation import aggregation_rows
 from gbcd.evaluation.agreement import SIZES
 from gbcd.evaluation.baselines import Asked, baseline_scores
@@ -246,6 +247,20 @@ def test_scores_of_the_weights_by_hand(case):
     assert found["weight_norm"][names.index("a1.h1")] == pytest.approx(float(head.norm()), rel=1e-5)
     assert found["parameter_count"][names.index("m1")] == mlp.numel()
     assert found["layer_index"].tolist() == [node.layer for node in nodes]
+
+
+def test_a_score_of_one_s_own_is_a_mean_over_prompts_with_replicas(case, monkeypatch):
+    loaded, pairs = case[0], case[1]
+    monkeypatch.setattr(baselines, "_BASELINES", {})
+    values = np.random.default_rng(1).random((len(pairs.encoded), 3))
+    baselines.baseline("own", cost=2.0)(lambda asked: values)
+    with pytest.raises(ValueError, match="a baseline 'own' already"):
+        baselines.baseline("own")(lambda asked: values)
+    weights = poisson_weights(len(pairs.encoded), np.random.default_rng(2))
+    [found] = baseline_scores(Asked(loaded, pairs, [], np.random.default_rng(0)), weights)
+    assert (found.method, found.wrong_answer, found.cost) == ("own", None, 2.0)
+    np.testing.assert_allclose(found.replicas[0], values.mean(axis=0))
+    np.testing.assert_allclose(found.replicas[7], np.average(values, axis=0, weights=weights[7]))
 
 
 def test_parts_can_be_evaluated_too(study, tmp_path):

@@ -16,6 +16,7 @@ def compact(out: options.Results) -> None:
         for folder in folders(out):
             done = merge(folder)
             say("Merged", f"{counted(done.shards, 'shard')} into {counted(done.groups, 'file')} of each table")
-            say("Removed", counted(done.removed, "file"))
+            if done.removed:
+                say("Removed", counted(done.removed, "file"))
             if done.waiting:
                 say("Kept", f"{counted(done.waiting, 'replaced file')}, for an hour, for whoever reads them now")

@@ -167,7 +167,7 @@ def _shares(tokens: TokenSet, probabilities: Float[Tensor, " vocab"], tokenizer:
     shown = [_share(token, float(probabilities[token]), tokenizer) for token in tokens[:SHOWN]]
     if len(tokens) > SHOWN:
         together = float(probabilities[list(tokens)].sum())
-        shown.append(f"and {len(tokens) - SHOWN} more, together ({together:.3g})")
+        shown.append(f"and {len(tokens) - SHOWN} more (all: {together:.3g})")
     return _joined(shown, ", ")
 
 

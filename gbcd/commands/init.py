@@ -10,7 +10,7 @@ import typer
 from gbcd.commands.terminal import exit_status, say
 from gbcd.errors import BadInput
 
-File = Annotated[Path, typer.Argument(metavar="[STUDY.toml]", help="The file to write.")]
+File = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The file to write.")]
 
 STUDY = """\
 # A study for `gbcd run {file}`. Lines that are commented out show the default.

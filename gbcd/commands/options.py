@@ -9,7 +9,7 @@ import typer
 
 from gbcd.job.study import Study, make_study, read_study
 
-StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study file; flags win over it.")]
+StudyFile = Annotated[Path | None, typer.Argument(metavar="STUDY.toml", help="A study file; flags win over it.")]
 Tasks = Annotated[
     list[str] | None, typer.Option("--task", metavar="NAME", help="Task to draw prompts from; may be repeated.")
 ]

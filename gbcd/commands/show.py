@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Characters of the column of labels.
 LABEL = 20
 
-Task = Annotated[str | None, typer.Argument(metavar="[TASK]", help="Task to draw prompts from.")]
+Task = Annotated[str | None, typer.Argument(metavar="TASK", help="Task to draw prompts from.")]
 File = Annotated[str | None, typer.Option("--prompts", metavar="FILE", help="Or a file of your own.")]
 Model = Annotated[
     str | None,
