@@ -63,7 +63,7 @@ def test_an_interrupted_run_says_how_to_go_on(reference: Path, tmp_path: Path, h
     _, said = process.communicate(timeout=60)
     if len(committed_ids(Store(out))) < N_SHARDS:
         assert process.returncode == 130
-        assert "the same command goes on from here" in said
+        assert "The same command goes on from here" in said
     assert finished(small_study(reference, out=out)).missing == ()
     assert same(tables(out), tables(str(reference / "out")))
 

@@ -72,6 +72,18 @@ def test_the_kubernetes_job_names_what_there_is() -> None:
         assert not word.startswith("jobs/") or (ROOT / word).is_file()
 
 
+def test_the_image_of_the_kubernetes_job_takes_what_there_is() -> None:
+    """Every file that it copies is there and let through by the ignore file; image and guide have the package's version."""
+    lines = (ROOT / "jobs" / "Dockerfile").read_text().splitlines()
+    copied = {name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]}
+    ignored = (ROOT / "jobs" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert copied == {line[1:] for line in ignored if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in copied)
+    image = f"YOUR-REGISTRY/gbcd:{versions.GBCD}"
+    assert (ROOT / "jobs" / "kuberay.yaml").read_text().count(f"image: {image}\n") == 2
+    assert (ROOT / "docs" / "cluster.md").read_text().count(image) == 2
+
+
 @pytest.mark.parametrize(("file", "command"), [("run_study", "run"), ("reduce", "reduce"), ("evaluate", "evaluate")])
 def test_every_job_is_a_command(file: str, command: str) -> None:
     job = subprocess.run(
@@ -168,6 +180,6 @@ def test_a_job_that_is_stopped_ends_cleanly_and_says_how_to_go_on(head: str, tmp
     found = len(committed_ids(Store(study.out)))
     assert 0 < found < 100
     assert asked(head, "stopped")["status"] == "STOPPED"
-    assert "the same command goes on from here" in asked(head, "stopped/logs")["logs"]
+    assert "The same command goes on from here" in asked(head, "stopped/logs")["logs"]
     assert finished(study).found == found
     assert verify(study.out).is_sound

@@ -10,7 +10,7 @@ from gbcd.printing import counted
 
 def compact(out: options.Results) -> None:
     """Merge small files into larger ones, also while others read or write; removes replaced ones after an hour."""
-    with exit_status():
+    with exit_status(resumes=True):
         from gbcd.job.compaction import compact as merge
 
         for folder in folders(out):

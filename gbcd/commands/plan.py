@@ -22,7 +22,7 @@ def plan(
     batch_size: options.BatchSize = None,
 ) -> None:
     """Draw and check the prompts of a study and store its plan, without computing."""
-    with exit_status():
+    with exit_status(resumes=True):
         asked = options.asked_study(
             study,
             tasks=task,

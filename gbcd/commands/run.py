@@ -24,7 +24,7 @@ def run(
     batch_size: options.BatchSize = None,
 ) -> None:
     """Run a study, or go on with one that was interrupted."""
-    with exit_status():
+    with exit_status(resumes=True):
         asked = options.asked_study(
             study,
             tasks=task,

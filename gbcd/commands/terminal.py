@@ -1,6 +1,6 @@
 """Where all commands print, and how errors become a message and an exit status.
 
-0 done; 2 bad input, nothing written; 3 incomplete, the same command goes on; 130 interrupted, the same command goes on.
+0 done; 2 bad input, nothing written; 3 incomplete, and 130 interrupted: the message says what the same command does.
 Colours and bars appear on a terminal only; `NO_COLOR` turns colours off.
 """
 
@@ -22,17 +22,21 @@ errors = Console(stderr=True, highlight=False)
 
 
 @contextmanager
-def exit_status() -> Generator[None]:
-    """Turn what a reader can act on into a message and a status; anything else is a bug and shows its trace."""
+def exit_status(resumes: bool = False) -> Generator[None]:
+    """Turn what a reader can act on into a message and a status; anything else is a bug and shows its trace.
+
+    Args:
+        resumes: the same command goes on where it was; others begin again.
+    """
+    again = "The same command goes on from here." if resumes else "The same command begins again."
     try:
         yield
     except BadInput as error:
         _fail("red", "error", str(error), BAD_INPUT)
     except (Incomplete, StorageError) as error:
-        _fail("yellow", "incomplete", f"{error}\nThe same command goes on from here.", INCOMPLETE)
+        _fail("yellow", "incomplete", f"{error}\n{again}", INCOMPLETE)
     except KeyboardInterrupt:
-        kept = "what is committed is kept; the same command goes on from here."
-        _fail("yellow", "interrupted", kept, INTERRUPTED)
+        _fail("yellow", "interrupted", f"What is committed is kept. {again}", INTERRUPTED)
 
 
 def say(label: str, text: str) -> None:

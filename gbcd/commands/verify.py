@@ -22,7 +22,7 @@ def verify(
     workers: options.Workers = None,
 ) -> None:
     """Read everything back: every prompt exactly once, every byte as committed. Status 0 if so, else 3."""
-    with exit_status():
+    with exit_status(resumes=True):
         from gbcd.job import verification
 
         found = {folder: verification.verify(folder) for folder in folders(out)}
