@@ -73,7 +73,7 @@ def test_the_kubernetes_job_names_what_there_is() -> None:
 
 
 def test_the_image_of_the_kubernetes_job_takes_what_there_is() -> None:
-    """Every file that it copies is there and let through by the ignore file; image and guide have the package's version."""
+    """What it copies is there, and let through by the ignore file; manifest and guide have the package's version."""
     lines = (ROOT / "jobs" / "Dockerfile").read_text().splitlines()
     copied = {name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]}
     ignored = (ROOT / "jobs" / "Dockerfile.dockerignore").read_text().splitlines()

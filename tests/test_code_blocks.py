@@ -1,0 +1,139 @@
+"""Every code block of README and docs is run as it stands, each kind in its own way; of another kind it fails.
+
+python    executed beside `results/ioi`, which the README's own command has made
+sh        every command run there, on fewer prompts (`documented_commands.py` says what cannot run here, and why)
+console   likewise, and what it prints is what the page shows
+toml      read as a study
+jsonl     checked as prompts for the shipped model
+text      a listing of a results folder, held against one
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from code_blocks import BLOCKS, ROOT, Block, commands, mentioned, of_kind
+from documented_commands import ELSEWHERE, checked, in_its_own_process, invoked, ran, with_value
+
+from gbcd import tasks, wrong_answers
+from gbcd.architectures.models import load
+from gbcd.job.study import read_study
+from gbcd.prompting import prompt_files
+from gbcd.tasks import _registry
+
+KINDS = {"python", "sh", "console", "toml", "jsonl", "text"}
+
+#: The README's command that makes what all blocks are run beside.
+MAIN = next(words for block in BLOCKS for words in commands(block.code) if words[:2] == ["gbcd", "run"])
+
+#: What lies in a results folder only now and then, and where it is tested.
+SELDOM = {
+    "quarantine/": "after failures: test_run.py",
+    "merged/": "after compaction: test_compaction.py",
+    "report.html": "not where a study is only planned: test_report.py",
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the README's results, on fewer prompts, and what commands of the documents read."""
+    where = tmp_path_factory.mktemp("documents")
+    in_its_own_process([*with_value(MAIN, "--prompts", "96"), "--workers", "0"], where)
+    for name in ("jobs", "cluster.yaml"):
+        (where / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "gbcd" / "tracr" / "models" / "reverse", where / "models" / "mine")
+    [prompts] = of_kind("jsonl")
+    (where / "my_prompts.jsonl").write_text(prompts.code)
+    return where
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to work in, as the present folder; what a block registers is forgotten afterwards."""
+    where = tmp_path / "folder"
+    shutil.copytree(made, where, symlinks=True)
+    monkeypatch.chdir(where)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(_registry, "_tasks", {name: tasks.get(name) for name in tasks.names()})
+    monkeypatch.setattr(wrong_answers, "_REGISTRY", dict(wrong_answers._REGISTRY))
+    monkeypatch.setattr("gbcd.commands.doctor.ray_works", lambda: "not started in this test")
+    return where
+
+
+def test_every_block_is_of_a_kind_that_is_run() -> None:
+    assert [f"{block} ({block.kind or 'says no kind'})" for block in BLOCKS if block.kind not in KINDS] == []
+
+
+@pytest.mark.parametrize("block", of_kind("python"), ids=str)
+def test_python_runs(block: Block, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block.code, str(block), "exec"), {"__name__": "__main__"})
+    assert bool(capsys.readouterr().out) == ("print(" in block.code)
+    for name in re.findall(r'^@task\("(\w+)"', block.code, re.MULTILINE):
+        assert tasks.draw(name, load("reference", "cpu").tokenizer, 1, 0)
+    for name in re.findall(r'^@wrong_answer\("(\w+)"', block.code, re.MULTILINE):
+        assert wrong_answers.get(name).summary
+
+
+@pytest.mark.parametrize("block", of_kind("sh"), ids=str)
+def test_commands_run(block: Block, folder: Path) -> None:
+    for words in commands(block.code):
+        if words != MAIN:
+            ran(words)
+
+
+@pytest.mark.filterwarnings("default")  # of the embedding library
+@pytest.mark.parametrize("block", of_kind("console"), ids=str)
+def test_a_command_prints_what_the_page_shows(block: Block, folder: Path) -> None:
+    command, shown = block.code.removeprefix("$ ").split("\n", 1)
+    [words] = commands(command)
+    assert ran(words).strip() == shown.strip()
+
+
+@pytest.mark.parametrize("block", of_kind("toml"), ids=str)
+def test_a_study_is_one(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(block.code)
+    study = read_study(file)
+    assert set(study.tasks) <= set(tasks.names())
+    assert set(study.wrong_answers) <= set(wrong_answers.names())
+
+
+@pytest.mark.parametrize("block", of_kind("jsonl"), ids=str)
+def test_prompts_are_what_the_shipped_model_takes(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "my_prompts.jsonl"
+    file.write_text(block.code)
+    model = load("reference", "cpu")
+    read = prompt_files.check(str(file), model.tokenizer, model.context, ["foil"])
+    assert len(read) == len(block.code.splitlines())
+
+
+@pytest.mark.parametrize("block", of_kind("text"), ids=str)
+def test_a_listing_names_what_a_study_leaves(block: Block, folder: Path) -> None:
+    """Both ways: nothing lies there that is not named, and nothing is named that cannot lie there."""
+    named = [name for line in block.code.splitlines() for name in re.split(r"  +", line)[0].split()]
+    if "plan.json" in named:
+        out = Path("results/ioi")
+        invoked("evaluate", str(out), "--pairs", "4")
+    else:
+        out = Path("several")
+        invoked("plan", "--task", "ioi", "--task", "tracr_reverse", "--prompts", "16", "--out", str(out))
+    there = [f"{path.name}/" if path.is_dir() else path.name for path in out.iterdir()]
+    assert [name for name in there if not any(fnmatch(name, pattern) for pattern in named)] == []
+    assert {name for name in named if not any(fnmatch(found, name) for found in there)} <= SELDOM.keys()
+
+
+def test_commands_in_sentences_and_docstrings_are_what_the_programs_take() -> None:
+    found = mentioned()
+    assert len(found) > 60
+    for words in found:
+        checked(words)
+
+
+def test_what_is_left_to_run_elsewhere_is_still_told() -> None:
+    told = [" ".join(words) for block in of_kind("sh") for words in commands(block.code)]
+    told += [" ".join(words) for words in mentioned()]
+    assert [start for start in ELSEWHERE if not any(command.startswith(start) for command in told)] == []
