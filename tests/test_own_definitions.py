@@ -1,16 +1,36 @@
-"""A definition of one's own reaches workers, which are processes that have imported gbcd alone."""
+"""Definitions of one's own: from a file into every command, and to workers, which have imported gbcd alone."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 from ray import cloudpickle
+from small_runs import finished, same, small_study, tables
+from test_cli import gbcd
+from tiny_models import saved_tiny_gpt2
 
-from gbcd import wrong_answers
+from gbcd import tasks, wrong_answers
 from gbcd.errors import BadInput
-from gbcd.job.own_definitions import with_definitions
+from gbcd.evaluation import baselines
+from gbcd.job.own_definitions import import_definitions, read_definitions, with_definitions
 from gbcd.job.workers import build_engine
 from gbcd.wrong_answers import Scene, wrong_answer
 from gbcd.wrong_answers.losses import TowardsTokens
+
+FILE = Path(__file__).parent / "own_definitions.py"
+
+
+@pytest.fixture(autouse=True)
+def own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test defines is not known after it."""
+    monkeypatch.setattr(sys.modules[tasks.task.__module__], "_tasks", {name: tasks.get(name) for name in tasks.names()})
+    for registry, name in ((wrong_answers, "_REGISTRY"), (baselines, "_BASELINES")):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    for file in read_definitions([str(FILE)]):
+        monkeypatch.setitem(sys.modules, file.module, sys)
+        monkeypatch.delitem(sys.modules, file.module)
 
 
 def first_token(scene: Scene) -> TowardsTokens:
@@ -18,8 +38,7 @@ def first_token(scene: Scene) -> TowardsTokens:
     return TowardsTokens([(0,)] * len(scene.answers))
 
 
-def test_a_definition_of_ones_own_is_known_where_the_engine_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wrong_answers, "_REGISTRY", dict(wrong_answers._REGISTRY))  # pyright: ignore
+def test_a_definition_of_ones_own_is_known_where_the_engine_is_built() -> None:
     wrong_answer("first_token")(first_token)
     build = with_definitions(build_engine, ["foil", "first_token"])
     sent = cloudpickle.dumps(build)
@@ -32,3 +51,61 @@ def test_a_definition_of_ones_own_is_known_where_the_engine_is_built(monkeypatch
 
 def test_gbcds_own_definitions_need_no_sending() -> None:
     assert with_definitions(build_engine, ["foil", "inverse_logits"]) is build_engine
+
+
+def test_a_file_goes_through_every_command(tmp_path: Path) -> None:
+    given, out, model = ["--definitions", str(FILE)], str(tmp_path / "out"), saved_tiny_gpt2(tmp_path / "model")
+    asked = ["--task", "things", "--wrong-answer", "fixed", "--prompts", "6", "--out", out]
+    asked += ["--model", model, "--workers", "0", "--device", "cpu"]
+    status, _, refused = gbcd("run", *asked)
+    assert status == 2
+    assert "--definitions FILE.py adds your own" in refused
+    assert "Who saw the table." in gbcd("list", "tasks", *given)[1]
+    assert "fixed" in gbcd("show", "things", "-n", "1", "--model", model, *given)[1]
+    status, _, refused = gbcd("run", *asked, *given)
+    assert status == 0, refused
+    (tmp_path / "out" / "commits" / "00000.json").write_text("{")
+    assert gbcd("verify", out, "--repair", "--workers", "0", *given)[0] == 0
+    status, said, refused = gbcd("evaluate", out, "--pairs", "4", *given)
+    assert status == 0, refused
+    assert "earliness" in said
+
+
+def test_another_file_of_that_name_is_another_study(tmp_path: Path) -> None:
+    changed = tmp_path / FILE.name
+    changed.write_text(FILE.read_text() + "\n# changed")
+    study = small_study(tmp_path, wrong_answers=("fixed",), definitions=(str(FILE),))
+    finished(study)
+    del wrong_answers._REGISTRY["fixed"], baselines._BASELINES["earliness"]  # pyright: ignore
+    del sys.modules[tasks.task.__module__]._tasks["things"]
+    with pytest.raises(BadInput, match=r"hashes.definitions:own_definitions.py: \w+ -> \w+"):
+        finished(study.model_copy(update={"definitions": (str(changed),)}))
+
+
+@pytest.mark.slow
+def test_ray_workers_import_the_file(tmp_path: Path) -> None:
+    asked = {"wrong_answers": ("fixed",), "definitions": (str(FILE),)}
+    here = finished(small_study(tmp_path, **asked))
+    there = finished(small_study(tmp_path, workers=1, out=str(tmp_path / "there"), **asked))
+    assert there.missing == ()
+    assert same(tables(here.out), tables(there.out))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\nraise KeyError('no')", "line 2: KeyError"),
+        ("x = (\n", "line 1: SyntaxError"),
+        ("import nowhere", "line 1: ModuleNotFoundError"),
+    ],
+)
+def test_a_file_that_fails_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(BadInput, match=f"mine.py, {said}"):
+        import_definitions(read_definitions([str(file)]))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"definitions cannot be read: .*nowhere\.py"):
+        read_definitions([str(tmp_path / "nowhere.py")])

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 TRUTHS = ("resample", "mean")
 
 
-def evaluate(out: options.Results, pairs: options.Pairs = 128) -> None:
+def evaluate(out: options.Results, pairs: options.Pairs = 128, definitions: options.Definitions = None) -> None:
     """Hold a finished study against what components do when they are ablated, and against other methods."""
     with exit_status():
         hush_libraries()
         from gbcd.evaluation.evaluate import evaluate as measure
+        from gbcd.job.own_definitions import import_definitions, read_definitions
 
+        import_definitions(read_definitions(definitions or ()))
         for folder in folders(out):
             show_evaluation(measure(folder, pairs), folder, console)
         write_report(out)

@@ -27,6 +27,9 @@ prompts_per_task = 2000
 # What the loss pulls towards; `gbcd list wrong-answers` explains them, `gbcd show ioi` shows what each picks.
 wrong_answers = ["inverse_logits", "logit_difference"]
 
+# Python files with tasks or wrong answers of your own.
+# definitions = ["mine.py"]
+
 # Fixes which prompts are drawn.
 # seed = 0
 

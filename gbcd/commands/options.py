@@ -28,6 +28,10 @@ EmbeddingModel = Annotated[
     str | None,
     typer.Option("--embedding-model", metavar="NAME|DIR", help="For `semantic`: a hub name, or a directory."),
 ]
+Definitions = Annotated[
+    list[str] | None,
+    typer.Option("--definitions", metavar="FILE.py", help="Your own tasks, wrong answers, scores; may be repeated."),
+]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Fixes which prompts are drawn.")]
 Out = Annotated[
     str | None, typer.Option("--out", metavar="FOLDER", help="Folder, s3://bucket/prefix or gs://bucket/prefix.")

@@ -44,6 +44,7 @@ def show(
     model: Model = None,
     number: Number = 5,
     seed: Seed = 0,
+    definitions: options.Definitions = None,
     embedding_model: options.EmbeddingModel = None,
 ) -> None:
     """Print prompts as tokens, with answers, what the model predicts and what each wrong answer pulls towards."""
@@ -51,7 +52,9 @@ def show(
         hush_libraries()
         from gbcd.architectures import models
         from gbcd.commands.described_prompt import chosen, default_model, described
+        from gbcd.job.own_definitions import import_definitions, read_definitions
 
+        import_definitions(read_definitions(definitions or ()))
         loaded = models.load(model or default_model(task), "cpu")
         print_prompts(described(chosen(loaded, task, prompts, number, seed), loaded, embedding_model), console)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +21,7 @@ def verify(
     out: options.Results,
     repair: Annotated[bool, typer.Option("--repair", help="Compute again what is damaged or missing.")] = False,
     workers: options.Workers = None,
+    definitions: options.Definitions = None,
 ) -> None:
     """Read everything back: every prompt exactly once, every byte as committed. Status 0 if so, else 3."""
     with exit_status(resumes=True):
@@ -29,7 +31,7 @@ def verify(
         for folder, one in found.items():
             _show(one)
             if repair and not one.is_sound:
-                _repair(folder, one, workers)
+                _repair(folder, one, workers, definitions or ())
                 found[folder] = verification.verify(folder)
                 _show(found[folder])
         if not all(one.is_sound for one in found.values()):
@@ -38,14 +40,14 @@ def verify(
             )
 
 
-def _repair(folder: str, found: Verification, workers: int | None) -> None:
+def _repair(folder: str, found: Verification, workers: int | None, definitions: Sequence[str]) -> None:
     from gbcd.job.planning import study_of
     from gbcd.job.verification import forget
     from gbcd.run import run_study
 
     hush_libraries()
     forget(folder, found)
-    run_study(study_of(found.plan, folder, workers), console)
+    run_study(study_of(found.plan, folder, workers, definitions), console)
 
 
 def _show(found: Verification) -> None:

@@ -1,26 +1,99 @@
-"""Definitions of the wrong answer that are not gbcd's own, on their way to workers, which have imported gbcd alone."""
+"""Tasks, wrong answers and scores that are not gbcd's own: from a file into this process, and on to workers.
+
+A file of definitions is plain Python that registers what it defines by the decorators. It is imported here, once, and
+its hash becomes part of the plan. Workers have imported gbcd alone: files are sent to them as they were read, and
+definitions of the wrong answer that some script made known are sent by themselves.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from gbcd import wrong_answers
 from gbcd.architectures.models import LoadedModel
+from gbcd.errors import BadInput
 from gbcd.gradients.calibration import Calibration
 from gbcd.job.shards import Plan
 from gbcd.job.workers import EngineBuilder, ShardEngine
 from gbcd.wrong_answers import WrongAnswer
 
 
+class DefinitionFile(NamedTuple):
+    """A file of definitions, as it was read."""
+
+    path: str
+    text: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Of the text."""
+        return hashlib.sha256(self.text).hexdigest()
+
+    @property
+    def module(self) -> str:
+        """What its module is called, which no import statement can name."""
+        return f"definitions {self.sha256}"
+
+
+def read_definitions(paths: Sequence[str]) -> tuple[DefinitionFile, ...]:
+    """Read files of definitions.
+
+    Raises:
+        BadInput: a file cannot be read.
+    """
+    try:
+        return tuple(DefinitionFile(path, Path(path).read_bytes()) for path in paths)
+    except OSError as error:
+        raise BadInput(f"definitions cannot be read: {error}") from error
+
+
+def import_definitions(files: Sequence[DefinitionFile]) -> None:
+    """Make known what `files` define; what was imported before is not imported again.
+
+    Raises:
+        BadInput: the code of a file fails; names the line.
+    """
+    for file in files:
+        if file.module not in sys.modules:
+            _import(file)
+
+
+def _import(file: DefinitionFile) -> None:
+    module = ModuleType(file.module)
+    module.__file__ = file.path
+    sys.modules[file.module] = module
+    try:
+        exec(compile(file.text, file.path, "exec"), module.__dict__)
+    except Exception as error:
+        del sys.modules[file.module]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file.path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = file.path if line is None else f"{file.path}, line {line}"
+        raise BadInput(f"definitions in {where}: {type(error).__name__}: {error}") from error
+
+
 class WithDefinitions(NamedTuple):
-    """Makes `definitions` known where an engine is built, then builds it."""
+    """Makes definitions known where an engine is built, then builds it.
+
+    Attributes:
+        build: builds the engine.
+        files: to be imported there.
+        definitions: those that come from no file.
+    """
 
     build: EngineBuilder
+    files: tuple[DefinitionFile, ...]
     definitions: tuple[WrongAnswer, ...]
 
     def know(self) -> None:
         """Make the definitions known to this process."""
+        import_definitions(self.files)
         for definition in self.definitions:
             wrong_answers.know(definition)
 
@@ -32,12 +105,14 @@ class WithDefinitions(NamedTuple):
         return self.build(loaded, plan, batch_size, calibration)
 
 
-def with_definitions(build: EngineBuilder, names: Sequence[str]) -> EngineBuilder:
-    """`build`, which takes along those of the definitions `names` that gbcd itself does not bring.
+def with_definitions(build: EngineBuilder, names: Sequence[str], files: Sequence[str] = ()) -> EngineBuilder:
+    """`build`, which takes along `files` and those of the definitions `names` that gbcd itself does not bring.
 
     Raises:
-        BadInput: a name is not known.
+        BadInput: a name is not known, or a file cannot be read.
     """
+    read = read_definitions(files)
+    brought = {"gbcd", *(file.module for file in read)}
     found = [wrong_answers.get(name) for name in names]
-    own = tuple(one for one in found if one.define.__module__.split(".")[0] != "gbcd")
-    return WithDefinitions(build, own) if own else build
+    own = tuple(one for one in found if one.define.__module__.split(".")[0] not in brought)
+    return WithDefinitions(build, read, own) if read or own else build

@@ -8,9 +8,10 @@ plan for each; all of them are drawn and checked before the first is stored.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple, cast
 
 from transformers import PreTrainedTokenizerFast
@@ -23,6 +24,7 @@ from gbcd.gradients.calibration import Centering
 from gbcd.job.batch_size import fitting
 from gbcd.job.calibration_reach import CalibrationReach, settled
 from gbcd.job.inputs import InputsWriter
+from gbcd.job.own_definitions import import_definitions, read_definitions
 from gbcd.job.parts import Part, folder_of, record_parts, refuse_other_parts
 from gbcd.job.shards import PLAN, Identity, Plan, Settings, Shard, cut, read_plan
 from gbcd.job.sources import fingerprints, needs_meaning, refuse_unknown, sources
@@ -64,6 +66,7 @@ def open_plans(study: Study, device: str) -> tuple[Planned, ...]:
         BadInput: the study cannot be run, or the folder holds another; nothing was written.
         StorageError: the bucket does not answer now.
     """
+    import_definitions(read_definitions(study.definitions))
     refuse_unknown(study)
     parts = split(study)
     store = Store(study.out)
@@ -81,8 +84,8 @@ def open_plans(study: Study, device: str) -> tuple[Planned, ...]:
     return planned
 
 
-def study_of(plan: Plan, out: str, workers: int | None = None) -> Study:
-    """The study that would be planned as `plan`."""
+def study_of(plan: Plan, out: str, workers: int | None = None, definitions: Sequence[str] = ()) -> Study:
+    """The study that would be planned as `plan`; a plan knows the hashes of `definitions` and not where they lie."""
     settings = plan.study.model_dump()
     compute = {name: settings.pop(name) for name in ("device", "dtype", "shard_size", "batch_size", "threads")}
     if workers is not None:
@@ -90,7 +93,7 @@ def study_of(plan: Plan, out: str, workers: int | None = None) -> Study:
     if settings["prompts"] is not None:
         del settings["tasks"]
     given = {name: value for name, value in settings.items() if value is not None}
-    return Study(**given, out=out, compute=Compute(**compute))
+    return Study(**given, definitions=tuple(definitions), out=out, compute=Compute(**compute))
 
 
 class _Settled(NamedTuple):
@@ -101,7 +104,7 @@ class _Settled(NamedTuple):
 
 
 def _identity(study: Study, device: str, loaded: LoadedModel, auto: _Settled) -> Identity:
-    shared = study.model_dump(exclude={"out", "compute"}) | study.compute.model_dump(
+    shared = study.model_dump(exclude={"out", "compute", "definitions"}) | study.compute.model_dump(
         exclude={"workers", "gpus_per_worker"}
     )
     shared |= {name: value for name, value in auto._asdict().items() if shared[name] == "auto"}
@@ -117,6 +120,7 @@ def _identity(study: Study, device: str, loaded: LoadedModel, auto: _Settled) ->
             "model": loaded.sha256,
             "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
             **fingerprints(study, loaded.tokenizer),
+            **{f"definitions:{Path(file.path).name}": file.sha256 for file in read_definitions(study.definitions)},
         },
     )
 

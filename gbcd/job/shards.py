@@ -58,7 +58,8 @@ class Identity(BaseModel):
     versions: dict[str, str]
     """Of gbcd and of the libraries that compute."""
     hashes: dict[str, str]
-    """SHA-256 of `model` (weights), `tokenizer`, and of the source of each task's prompts (`prompts:ioi`)."""
+    """SHA-256 of `model` (weights), `tokenizer`, the source of each task's prompts (`prompts:ioi`), and files of
+    definitions (`definitions:mine.py`)."""
 
     def differences(self, other: Identity) -> list[str]:
         """One line for each value in which `other` differs: `study.seed: 0 -> 1`."""

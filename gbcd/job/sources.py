@@ -27,6 +27,8 @@ from gbcd.wrong_answers.meaning import Embed
 #: Prompts of a task whose hash stands for its templates and fillers when a study is resumed.
 FINGERPRINT_PROMPTS = 200
 
+OWN = "--definitions FILE.py adds your own."
+
 
 class Source(NamedTuple):
     """Prompts of one task: how many, and the prompts themselves, shuffled."""
@@ -42,8 +44,9 @@ def refuse_unknown(study: Study) -> None:
     Raises:
         BadInput: unknown tasks or wrong answers, no prompt file, no library for sentence embeddings.
     """
-    check_names("task", study.tasks, tasks.names(), "`gbcd list tasks` describes them.")
-    check_names("wrong answer", study.wrong_answers, wrong_answers.names(), "`gbcd list wrong-answers` describes them.")
+    check_names("task", study.tasks, tasks.names(), f"`gbcd list tasks` describes them; {OWN}")
+    answers = wrong_answers.names()
+    check_names("wrong answer", study.wrong_answers, answers, f"`gbcd list wrong-answers` describes them; {OWN}")
     if study.prompts is not None:
         prompt_files.sha256(study.prompts)
     if needs_meaning(study.wrong_answers):

@@ -53,6 +53,8 @@ class Study(BaseModel):
     """How many prompts are drawn for each task."""
     wrong_answers: tuple[str, ...] = Field(default=("inverse_logits",), min_length=1)
     """Definitions of the wrong answer; `gbcd list wrong-answers` prints them."""
+    definitions: tuple[str, ...] = ()
+    """Python files that define tasks or wrong answers of one's own; imported before anything else."""
     seed: int = 0
     """Fixes which prompts are drawn and how they fall into shards."""
     calibration_prompts: PositiveInt = 512
@@ -66,7 +68,7 @@ class Study(BaseModel):
     """Folder for the results, or `s3://bucket/prefix` or `gs://bucket/prefix`."""
     compute: Compute = Compute()
 
-    @field_validator("tasks", "wrong_answers")
+    @field_validator("tasks", "wrong_answers", "definitions")
     @classmethod
     def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if repeated := sorted({name for name in names if names.count(name) > 1}):

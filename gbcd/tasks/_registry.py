@@ -129,7 +129,7 @@ def get(name: str) -> Task:
         BadInput: there is none; the message lists those that there are.
     """
     if name not in names():
-        raise BadInput(f"There is no task '{name}'. Tasks: {', '.join(names())}.")
+        raise BadInput(f"There is no task '{name}'. Tasks: {', '.join(names())}; or --definitions FILE.py.")
     return _tasks[name]
 
 

@@ -100,7 +100,7 @@ def get(name: str) -> WrongAnswer:
         BadInput: there is none.
     """
     if name not in _REGISTRY:
-        raise BadInput(f"unknown wrong answer {name!r}; choose from: {', '.join(_REGISTRY)}")
+        raise BadInput(f"unknown wrong answer {name!r}; choose from: {', '.join(_REGISTRY)}; or --definitions FILE.py")
     return _REGISTRY[name]
 
 
