@@ -1,23 +1,25 @@
-"""A small study with an evaluation, whose prompts and templates try to be markup, for the tests of the report."""
+"""Small studies with an evaluation and a report, for the tests of the report."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from small_runs import finished
+from small_runs import finished, quietly, small_study
 from tiny_models import saved_tiny_gpt2, small_tokenizer
 
 from gbcd import tasks
 from gbcd.evaluation.evaluate import evaluate
+from gbcd.job.parts import folders
 from gbcd.job.study import Compute, Study
+from gbcd.report.index import write_index
 from gbcd.report.page import write_report
 
 HOSTILE = "</script><img src=x onerror=document.title='taken'><b>bold</b>"
 
 
 def reported_study(folder: Path) -> Path:
-    """Results with an evaluation and a report; one template has a hostile name."""
+    """Results of a prompt file, one of whose templates has a name that tries to be markup."""
     prompts = tasks.draw("ioi", small_tokenizer(), 40, 0)
     lines = [
         {
@@ -42,4 +44,20 @@ def reported_study(folder: Path) -> Path:
     finished(study)
     evaluate(study.out, 6)
     write_report(study.out)
+    return Path(study.out)
+
+
+def reported_studies(folder: Path) -> Path:
+    """Results of two models: two tasks and two wrong answers with a tiny GPT-2, and a compiled program."""
+    study = small_study(
+        folder,
+        tasks=("ioi", "induction", "tracr_reverse"),
+        prompts_per_task=24,
+        wrong_answers=("foil", "inverse_logits"),
+    )
+    quietly(study)
+    for part in folders(study.out):
+        evaluate(part, 4)
+        write_report(part)
+    write_index(study.out, folders(study.out))
     return Path(study.out)

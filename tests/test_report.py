@@ -21,13 +21,14 @@ from gbcd.job.results import summary
 from gbcd.reduction.ranking import SCORES
 from gbcd.reduction.shard_values import Key
 from gbcd.report import findings as findings_module
+from gbcd.report.caveats import warnings
 from gbcd.report.figures import write_figures
 from gbcd.report.findings import read_findings
-from gbcd.report.overview import warnings
 from gbcd.report.page import page, sections, write_report
 from gbcd.report.prompt_pass import PromptFindings
 
-SECTIONS = ["study", "where", "top", "effects", "circuit", "agreement", "prompts", "settling", "examples"]
+SECTIONS = ["short", "study", "where", "top", "effects", "circuit", "agreement", "prompts", "settling", "examples"]
+SECTIONS += ["computed", "words"]
 
 
 @pytest.fixture(scope="module")

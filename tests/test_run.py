@@ -29,8 +29,8 @@ from gbcd.job.shards import read_plan
 from gbcd.job.standing import folder_standing
 from gbcd.job.store import Store
 from gbcd.job.verification import verify
+from gbcd.report.caveats import warnings
 from gbcd.report.findings import read_findings
-from gbcd.report.overview import warnings
 from gbcd.run import device_of
 
 KEYS = ["prompt_id", "wrong_answer"]

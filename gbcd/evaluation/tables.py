@@ -7,6 +7,12 @@ import polars as pl
 EVALUATION_FILE, EFFECTS_FILE = "evaluation.parquet", "effects.parquet"
 FAITHFULNESS_FILE, AGGREGATION_FILE = "faithfulness.parquet", "aggregation.parquet"
 
+
+def edges_file(task: str, wrong_answer: str) -> str:
+    """File of the circuit whose edges have scores of their own."""
+    return f"circuit_edges_{task}_{wrong_answer}.json"
+
+
 _NAMES = {name: pl.String() for name in ("task", "wrong_answer", "method")}
 _BOUNDS = {name: pl.Float64() for name in ("value", "ci_low", "ci_high")}
 
@@ -30,9 +36,11 @@ EFFECTS = pl.Schema(
         "n_pairs": pl.Int64(),
         "n_unpatched": pl.Int64(),
         "cost": pl.Float64(),
+        "wrong_answer": pl.String(),
     }
 )
-"""One row per component and method, an ablation or an attribution: mean drop in the metric (or its estimate). `gap` is
+"""One row per component and method. Of an ablation or an attribution `value` is the mean drop in the metric (or its
+estimate); of `contrast_norm`, one for each `wrong_answer`, the mean norm, which has no sign and another unit. `gap` is
 the mean metric on the prompts less that on their counterfactuals; `cost` in forward passes over all pairs."""
 
 FAITHFULNESS = pl.Schema(

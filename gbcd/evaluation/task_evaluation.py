@@ -23,6 +23,7 @@ from gbcd.evaluation.pairs import Pairs
 from gbcd.evaluation.points import Level, points
 from gbcd.evaluation.recovery import Score, Truth, measured_truth, published_truth, recovery_rows
 from gbcd.evaluation.replicas import interval, means
+from gbcd.evaluation.tables import edges_file
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt_lines import TASK
 from gbcd.reduction.circuits import Circuit, Config, circuit_of
@@ -78,10 +79,11 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> T
     attributions: dict[str, Attribution] = {}
     asked = Asked(loaded, case.pairs, case.components, np.random.default_rng(seed))
     scores = [*case.scores, *baseline_scores(asked, case.weights)]
+    contrasts: list[Score] = []
     if case.pairs.are_pairs:
         attributions = attribute(loaded, case.pairs, places, metric, with_direct=level == "node")
-        scores += attribution_scores(attributions, case.weights)
-        scores += contrast_scores(loaded, case.pairs, case.components, case.wrong_answers, case.weights)
+        contrasts = contrast_scores(loaded, case.pairs, case.components, case.wrong_answers, case.weights)
+        scores += [*attribution_scores(attributions, case.weights), *contrasts]
     truths = _truths(case, effects, loaded.name, level)
     first = next(iter(effects.drops.values())).mean(axis=0)
     figures = list(recovery_rows(scores, truths, _groups(case.components)))
@@ -93,7 +95,7 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> T
     counted = {**shared, "n_components": len(case.components)}
     return TaskEvaluation(
         [{**counted, **row} for row in [*figures, *curves.figures]],
-        [{**shared, **row} for row in _effect_rows(case, effects, attributions)],
+        [{**shared, **row} for row in _effect_rows(case, effects, attributions, contrasts)],
         [{"task": case.task, **row} for row in curves.rows],
         [
             {"task": case.task, "wrong_answer": wrong_answer, **row}
@@ -115,7 +117,7 @@ def _circuits(loaded: LoadedModel, case: Case, metric: Metric) -> dict[str, Circ
         values = score.replicas[0]
         members = [names[index] for index in largest(values, CIRCUIT_SHARE)]
         scores = dict(zip(names, values.tolist(), strict=True))
-        found[f"circuit_edges_{case.task}_{score.wrong_answer}.json"] = circuit_of(cfg, scores, members, edges)
+        found[edges_file(case.task, str(score.wrong_answer))] = circuit_of(cfg, scores, members, edges)
     return found
 
 
@@ -148,23 +150,25 @@ def _groups(components: Sequence[Component]) -> dict[str, Bool[np.ndarray, "comp
     return {name: inside for name, inside in groups.items() if inside.any()}
 
 
-def _effect_rows(case: Case, effects: Effects, attributions: dict[str, Attribution]) -> list[dict[str, Any]]:
+def _effect_rows(
+    case: Case, effects: Effects, attributions: dict[str, Attribution], contrasts: Sequence[Score]
+) -> list[dict[str, Any]]:
     gap = float((effects.clean - effects.counterfactual).mean())
-    tables = [(name, drops, effects.cost[name]) for name, drops in effects.drops.items()]
-    tables += [(name, found.values, found.cost) for name, found in attributions.items()]
+    tables = [
+        Score(name, None, means(case.weights, drops), effects.cost[name]) for name, drops in effects.drops.items()
+    ]
+    tables += [Score(name, None, means(case.weights, some.values), some.cost) for name, some in attributions.items()]
     rows: list[dict[str, Any]] = []
-    for method, values, cost in tables:
-        replicas = means(case.weights, values)
+    for table in (*tables, *contrasts):
         for index, component in enumerate(case.components):
-            low, high = interval(replicas[:, index])
+            low, high = interval(table.replicas[:, index])
             rows.append(
                 {
                     **{name: getattr(component, name) for name in ("node", "part", "layer", "head")},
+                    **table.keys,
                     "component": component.name,
-                    "method": method,
                     "gap": gap,
-                    "cost": cost,
-                    "value": float(replicas[0, index]),
+                    "value": float(table.replicas[0, index]),
                     "ci_low": low,
                     "ci_high": high,
                     "n_unpatched": len(case.pairs.refused),

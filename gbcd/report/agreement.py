@@ -7,10 +7,17 @@ import polars as pl
 
 from gbcd.evaluation.agreement import spearman
 from gbcd.reduction.shard_values import Key
-from gbcd.report.charts import GROUP, Chart, Section, data, key, layered
+from gbcd.report.charts import GROUP, Chart, RowHeight, Section, data, key, layered
 from gbcd.report.findings import Findings
+from gbcd.report.theme import SCHEME
 
-_HELP = "Spearman's rank correlation of the scores of heads and MLPs, for the task that is chosen above."
+#: Pixels of a cell and of the names beside it.
+ROW, COLUMN, NAMES = 36, 90, 140
+
+_HELP = (
+    "Does it matter what the loss pulls towards? Spearman's rank correlation of the scores of all heads and MLPs "
+    "under each pair of definitions, for the chosen task."
+)
 
 
 def section(findings: Findings) -> Section | None:
@@ -18,24 +25,25 @@ def section(findings: Findings) -> Section | None:
     if len({group.wrong_answer for group in findings.groups}) < 2:
         return None
     by_task = {task: _matrix(findings, task) for task in {group.task for group in findings.groups}}
+    gaps = alt.Scale(paddingInner=0.05)
     base = alt.Chart(data()).encode(
-        x=alt.X("one:N", title=None, sort=None, axis=alt.Axis(labelAngle=-40, labelLimit=110)),
-        y=alt.Y("other:N", title=None, sort=None, axis=alt.Axis(labelLimit=110)),
+        x=alt.X("one:N", title=None, sort=None, scale=gaps, axis=alt.Axis(labelAngle=-40, labelLimit=110)),
+        y=alt.Y("other:N", title=None, sort=None, scale=gaps, axis=alt.Axis(labelLimit=110)),
         tooltip=["one:N", "other:N", alt.Tooltip("spearman:Q", format=".3f")],
     )
-    colour = alt.Color(
-        "spearman:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1], clamp=True), legend=alt.Legend(orient="bottom")
-    )
-    ink = alt.when("datum.spearman > 0.6").then(alt.value("black")).otherwise(alt.value("white"))
+    colour = alt.Color("spearman:Q", scale=alt.Scale(scheme=SCHEME, domain=[0, 1], clamp=True), legend=None)
+    ink = alt.when("datum.spearman > 0.55").then(alt.value("black")).otherwise(alt.value("white"))
     cells = base.mark_rect().encode(color=colour)
     numbers = base.mark_text(fontSize=12).encode(text=alt.Text("spearman:Q", format=".2f"), color=ink)
     chart = Chart(
         "agreement",
         "1: the same order of components; 0: unrelated.",
-        layered(alt.Step(34), cells, numbers),
+        layered(cells, numbers),
         {key(index): by_task[group.task] for index, group in enumerate(findings.groups)},
         (GROUP,),
         {"one": "wrong answer", "other": "wrong answer", "spearman": "Spearman"},
+        RowHeight("other", ROW),
+        NAMES + COLUMN * max(table["one"].n_unique() for table in by_task.values()),
     )
     return Section("agreement", "Agreement between wrong answers", _HELP, charts=(chart,))
 

@@ -15,20 +15,15 @@ import altair as alt
 import polars as pl
 import polars.selectors as cs
 
+from gbcd.report.theme import SHAPES
+
 #: Name of the data set of every chart.
 DATA = "table"
 
 #: Digits that are kept of a number; intervals are wider than the rest.
 DIGITS = 4
 
-#: Colours that colour-blind eyes tell apart, on white and on black (Okabe and Ito 2008); shapes say the same.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
-
 KINDS = ["attention", "MLP"]
-
-#: Scale of what has an order, light for much.
-SCHEME = "cividis"
 
 #: The control that chooses task and wrong answer; it is at the top of the page.
 GROUP = "group"
@@ -50,6 +45,13 @@ class Control(NamedTuple):
     by_group: dict[str, dict[str, str]] | None = None
 
 
+class RowHeight(NamedTuple):
+    """The height of a picture that has a row for each different value of `column`, `pixels` high."""
+
+    column: str
+    pixels: int
+
+
 class Chart(NamedTuple):
     """A picture.
 
@@ -60,6 +62,9 @@ class Chart(NamedTuple):
         tables: rows by setting of the controls.
         controls: whose values, in this order, choose the table.
         columns: headings of the table of numbers, by column; other columns are not listed in it.
+        row_height: for pictures that grow with their table.
+        max_width: in pixels, beyond which the picture would only get emptier.
+        is_half: stands beside its neighbour where there is room.
     """
 
     name: str
@@ -68,24 +73,42 @@ class Chart(NamedTuple):
     tables: dict[str, pl.DataFrame]
     controls: tuple[str, ...]
     columns: dict[str, str]
+    row_height: RowHeight | None = None
+    max_width: int | None = None
+    is_half: bool = False
 
     def specification(self) -> dict[str, Any]:
-        """The picture as Vega-Lite, as wide as its place on the page, with an empty data set."""
+        """The picture as Vega-Lite, as wide as its place on the page, without data; see `height`."""
         specification = self.picture.properties(width="container").to_dict()
+        if self.row_height is not None:
+            specification["height"] = self.row_height.pixels
         autosize = {"type": "fit-x", "contains": "padding"}
         return {**specification, "autosize": autosize, "description": self.caption, "config": {}}
+
+    def height(self, name: str) -> int | None:
+        """Of the picture of one table; None where all have the picture's own."""
+        if self.row_height is None:
+            return None
+        return self.row_height.pixels * self.tables[name][self.row_height.column].n_unique()
 
     def rows(self, key: str) -> dict[str, list[Any]]:
         """One table by column, numbers rounded."""
         return rounded(self.tables[key]).to_dict(as_series=False)
 
 
+class Tokens(NamedTuple):
+    """A text as a model reads it."""
+
+    tokens: tuple[str, ...]
+
+
 class Table(NamedTuple):
-    """A table of text, by row; the first cell of a row names it."""
+    """A table of text, by row; the first cell of a row names it, cells of the columns `numbers` end at one line."""
 
     caption: str
     header: tuple[str, ...]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Tokens]]
+    numbers: tuple[int, ...] = ()
 
 
 class Section(NamedTuple):
@@ -105,9 +128,10 @@ def data() -> alt.NamedData:
     return alt.NamedData(name=DATA)
 
 
-def layered(height: int | alt.Step, *layers: alt.Chart) -> alt.LayerChart:
-    """Layers over one another, in one frame."""
-    return cast(alt.LayerChart, alt.layer(*layers)).properties(height=height)
+def layered(*layers: alt.Chart, height: int | None = None) -> alt.LayerChart:
+    """Layers over one another, in one frame; without `height` the chart must have a `RowHeight`."""
+    joined = cast(alt.LayerChart, alt.layer(*layers))
+    return joined if height is None else joined.properties(height=height)
 
 
 def kind() -> pl.Expr:
@@ -119,7 +143,7 @@ def by_kind(picture: alt.Chart) -> alt.Chart:
     """Tell attention from MLPs by colour and by shape."""
     legend = alt.Legend(orient="bottom")
     return picture.encode(
-        color=alt.Color("kind:N", title=None, legend=legend, scale=alt.Scale(domain=KINDS, range=COLOURS[:2])),
+        color=alt.Color("kind:N", title=None, legend=legend, scale=alt.Scale(domain=KINDS)),
         shape=alt.Shape("kind:N", title=None, legend=legend, scale=alt.Scale(domain=KINDS, range=SHAPES[:2])),
     )
 

@@ -11,12 +11,12 @@ from gbcd.architectures.models import load_tokenizer
 from gbcd.errors import BadInput
 from gbcd.job.results import prompts
 from gbcd.reduction.shard_values import Key
-from gbcd.report.charts import Section, Table, key, plain
+from gbcd.report.charts import Section, Table, Tokens, key, plain
 from gbcd.report.findings import Findings
 
 _HELP = (
-    "The response of a prompt is the norm of its score over all heads and MLPs together. Bars set tokens apart. "
-    "Prompts at either end often share a template, a rare word, or a prediction that the model gets wrong."
+    "The response of a prompt is the norm of its scores over all heads and MLPs together. Boxes are tokens. Prompts at "
+    "either end often share a template, a rare word, or a prediction that the model gets wrong."
 )
 
 
@@ -51,13 +51,15 @@ def _table(
         for response, prompt in kept
     ]
     header = ("", "response", "prompt", "answer", "template", "model is right")
-    return Table(f"{group.task}, {group.wrong_answer}", header, lines)
+    return Table(f"{group.task}, {group.wrong_answer}", header, lines, (1,))
 
 
-def _line(end: str, response: float, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    text = row["prompt"] if tokenizer is None else _bars(row["prompt"], tokenizer)
+def _line(
+    end: str, response: float, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None
+) -> list[str | Tokens]:
+    text = row["prompt"] if tokenizer is None else _tokens(row["prompt"], tokenizer)
     return [end, plain(response), text, row["answer"], row["template"], "yes" if row["correct"] else "no"]
 
 
-def _bars(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    return "|".join(str(tokenizer.decode([token])) for token in tokenizer(text)["input_ids"])  # pyright: ignore
+def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    return Tokens(tuple(str(tokenizer.decode([token])) for token in tokenizer(text)["input_ids"]))  # pyright: ignore

@@ -14,13 +14,15 @@ import vl_convert
 from gbcd.report.charts import DATA, GROUP, Chart, Control, key
 from gbcd.report.findings import Findings, read_findings
 from gbcd.report.page import sections
+from gbcd.report.theme import LIGHT, theme
 
 #: Of a figure, in pixels at 72 dots per inch.
 WIDTH = 460
 
 DOTS_PER_INCH = 300
 
-_CONFIG = {"view": {"stroke": None}, "background": "white"}
+#: What the renderer brings itself, so that figures look the same on every machine.
+FONT = "Liberation Sans, Arial, sans-serif"
 
 
 def write_figures(out: str, folder: Path) -> list[Path]:
@@ -43,10 +45,9 @@ def _filled(findings: Findings) -> Iterator[tuple[str, dict[str, Any]]]:
     for section in sections(findings):
         for chart in section.charts:
             for index, group in enumerate(findings.groups):
-                table = chart.tables.get(_opening_key(chart, section.controls, index))
-                if table is not None and table.height:
-                    rows = table.to_dicts()
-                    yield f"{chart.name}_{group.task}_{group.wrong_answer}", _specification(chart, rows)
+                name = _opening_key(chart, section.controls, index)
+                if name in chart.tables and chart.tables[name].height:
+                    yield f"{chart.name}_{group.task}_{group.wrong_answer}", _specification(chart, name)
 
 
 def _opening_key(chart: Chart, controls: tuple[Control, ...], group: int) -> str:
@@ -54,5 +55,8 @@ def _opening_key(chart: Chart, controls: tuple[Control, ...], group: int) -> str
     return key(*(opening[name] for name in chart.controls))
 
 
-def _specification(chart: Chart, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {**chart.specification(), "width": WIDTH, "datasets": {DATA: rows}, "config": _CONFIG}
+def _specification(chart: Chart, name: str) -> dict[str, Any]:
+    specification = chart.specification() | {"width": min(WIDTH, chart.max_width or WIDTH)}
+    height = chart.height(name)
+    sized = specification if height is None else specification | {"height": height}
+    return sized | {"datasets": {DATA: chart.tables[name].to_dicts()}, "config": theme(LIGHT, FONT)}

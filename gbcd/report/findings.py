@@ -96,6 +96,10 @@ class Findings:
         """Their parts, best first."""
         return self._rows(group).filter(pl.col("level") == "part").sort("rank")
 
+    def nodes_and_parts(self, group: Key) -> pl.DataFrame:
+        """Both, nodes first."""
+        return pl.concat([self.nodes(group), self.parts(group)])
+
     def _rows(self, group: Key) -> pl.DataFrame:
         return self.summary.filter(
             pl.col("task") == group.task, pl.col("wrong_answer") == group.wrong_answer, pl.col("rank").is_not_null()

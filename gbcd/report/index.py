@@ -9,9 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gbcd.job.results import SUMMARY_FILE
 from gbcd.job.store import Store
+from gbcd.report.caveats import warnings
 from gbcd.report.findings import read_findings
-from gbcd.report.overview import warnings
-from gbcd.report.page import REPORT, asset
+from gbcd.report.page import REPORT, style
 
 #: Components named for a task and wrong answer.
 NAMED = 5
@@ -42,7 +42,7 @@ def write_index(out: str, folders: Sequence[str]) -> str:
     parts = [_part(folder) for folder in folders]
     environment = Environment(loader=PackageLoader("gbcd.report", "."), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("index.html.j2").render(
-        title=f"A study of {len(parts)} models", style=asset("page.css"), parts=parts
+        title=f"A study of {len(parts)} models", style=style(), parts=parts
     )
     store = Store(out)
     store.write(REPORT, page.encode())

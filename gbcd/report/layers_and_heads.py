@@ -5,8 +5,10 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from gbcd.report.charts import GROUP, SCHEME, Chart, Control, Section, data, key, layered
+from gbcd.report.charts import GROUP, Chart, Control, Section, data, key, layered
 from gbcd.report.findings import Findings
+from gbcd.report.theme import SCHEME
+from gbcd.report.words import by_method
 
 #: Heads in a layer beyond which numbers in the cells would no longer be readable.
 MAX_NUMBERED = 16
@@ -14,25 +16,25 @@ MAX_NUMBERED = 16
 #: Column between heads and MLPs, empty.
 GAP, MLP = " ", "MLP"
 
-STATISTIC_LABELS = {
-    "writing_norm": "score: centred norm of o or out",
-    "centered_grad_norm": "centred gradient norm",
-    "grad_norm": "gradient norm",
-    "taylor": "Taylor score, absolute",
-}
+#: Of the picture of a model with few heads, in pixels.
+MIN_WIDTH = 400
+
+#: Pixels of a cell.
+ROW, COLUMN = 34, 84
 
 _HELP = (
-    "Rows are layers, the input below; columns are heads, with the MLP of the layer at the right. The number in a cell "
-    "is its mean over prompts in per cent of the largest; choose what is measured and of which part of a component. "
-    "The score is the norm of the gradient of the weights by which a component writes to the residual stream (o of a "
-    "head, out of an MLP), its inputs less their mean over prompts alike: what the wording alone gives is taken out."
+    "Each cell is a head, the column at the right the MLP of its layer; the input is below. Light is much. The score "
+    "is the norm of the gradient of the weights by which a component writes to the residual stream (o of a head, out "
+    "of an MLP), with what the wording alone gives taken out. Compare within a row first: norms of early layers are "
+    "large for any task."
 )
 
 
 def section(findings: Findings) -> Section:
     """The section."""
     levels = _levels(findings)
-    statistics = {name: STATISTIC_LABELS[name] for name in findings.statistics}
+    statistics = by_method(findings.statistics)
+    across = _across(findings)
     tables = {
         key(index, statistic, level): _cells(findings, index, statistic, level)
         for index in range(len(findings.groups))
@@ -41,11 +43,12 @@ def section(findings: Findings) -> Section:
     }
     chart = Chart(
         "heatmap",
-        "Mean over prompts, by layer and head, in per cent of the largest.",
-        _picture(findings),
+        "Mean over prompts, in per cent of the largest cell.",
+        _picture(findings, across),
         tables,
         (GROUP, "statistic", "level"),
         {"component": "component", "rank": "rank", "mean": "mean", "low": "95 % from", "high": "95 % to"},
+        max_width=max(MIN_WIDTH, COLUMN * len(across)),
     )
     controls = (Control("statistic", "Measure", statistics), Control("level", "Of", levels))
     return Section("where", "Where the behaviour lies", _HELP, controls, (chart,))
@@ -81,11 +84,17 @@ def _column(component: str) -> str:
     return MLP if component.startswith("m") else place.removeprefix("h")
 
 
-def _picture(findings: Findings) -> alt.LayerChart:
+def _across(findings: Findings) -> list[str]:
+    """Columns: heads, groups, an empty one, MLPs."""
     heads = [component.head for component in findings.components if component.head is not None]
-    layers = [component.layer for component in findings.components if component.is_circuit_part]
     groups = sorted({_column(component.node) for component in findings.components if component.is_group}, key=len)
-    across = [*map(str, range(max(heads) + 1)), *groups, GAP, MLP] if heads else [MLP]
+    return [*map(str, range(max(heads) + 1)), *groups, GAP, MLP] if heads else [MLP]
+
+
+def _picture(findings: Findings, across: list[str]) -> alt.LayerChart:
+    n_layers = 1 + max(component.layer for component in findings.components if component.is_circuit_part)
+    columns = alt.Axis(labelAngle=0, values=[name for name in across if name != GAP])
+    is_numbered = len(across) <= MAX_NUMBERED + 2
     base = (
         alt.Chart(data())
         .transform_joinaggregate(largest="max(mean)")
@@ -95,8 +104,8 @@ def _picture(findings: Findings) -> alt.LayerChart:
             "format(datum.low, '.4~g') + ' to ' + format(datum.high, '.4~g')",
         )
         .encode(
-            x=alt.X("column:N", title="head", scale=alt.Scale(domain=across), axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=list(range(max(layers), -1, -1)))),
+            x=alt.X("column:N", title="head", scale=alt.Scale(domain=across, paddingInner=0.05), axis=columns),
+            y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=list(range(n_layers))[::-1], paddingInner=0.08)),
             tooltip=[
                 alt.Tooltip("component:N"),
                 alt.Tooltip("mean:Q", format=".4~g"),
@@ -106,15 +115,11 @@ def _picture(findings: Findings) -> alt.LayerChart:
             ],
         )
     )
-    colour = alt.Color(
-        "share:Q",
-        title="% of the largest",
-        scale=alt.Scale(scheme=SCHEME, domain=[0, 100]),
-        legend=alt.Legend(orient="bottom", gradientLength=200),
-    )
-    cells = base.mark_rect(stroke=None).encode(color=colour)
-    if len(across) > MAX_NUMBERED + 2:
-        return layered(alt.Step(22), cells)
+    legend = alt.Legend(orient="bottom", gradientLength=200, gradientThickness=10, values=[0, 25, 50, 75, 100])
+    scale = alt.Scale(scheme=SCHEME, domain=[0, 100])
+    cells = base.mark_rect().encode(color=alt.Color("share:Q", title="% of the largest", scale=scale, legend=legend))
     ink = alt.when("datum.share > 55").then(alt.value("black")).otherwise(alt.value("white"))
-    numbers = base.mark_text(fontSize=10).encode(text=alt.Text("share:Q", format=".0f"), color=ink)
-    return layered(alt.Step(30), cells, numbers)
+    numbers = base.mark_text().encode(text=alt.Text("share:Q", format=".0f"), color=ink)
+    return layered(
+        *([cells, numbers] if is_numbered else [cells]), height=n_layers * (ROW if is_numbered else ROW - 10)
+    )

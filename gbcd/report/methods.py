@@ -10,9 +10,10 @@ import polars as pl
 from gbcd.reduction.shard_values import Key
 from gbcd.report.charts import Table, plain
 from gbcd.report.findings import Measured
+from gbcd.report.words import method
 
-#: The effect that decides what is in the circuit.
-TRUTH = "resample"
+#: Effects that decide what is in the circuit: the first that was measured.
+TRUTHS = ("resample", "mean", "zero")
 
 #: Columns of the table of methods.
 FIGURES = {
@@ -25,38 +26,58 @@ FIGURES = {
 }
 
 
+#: Those with intervals; the table would not fit with all, and they are in `evaluation.parquet`.
+WITH_INTERVAL = ("spearman", "auroc", "auprc")
+
+
+def truth_of(measured: Measured, task: str) -> str:
+    """The effect that decides what is in the circuit of a task that was evaluated."""
+    found = measured.effects.filter(pl.col("task") == task)["method"].unique().to_list()
+    return next(name for name in TRUTHS if name in found)
+
+
 def of_group(table: pl.DataFrame, group: Key) -> pl.DataFrame:
-    """Rows of the group's gradient scores and of the task's baselines."""
+    """Rows of the group's gradient scores, and of what depends on the task alone."""
     of_either = (pl.col("wrong_answer") == group.wrong_answer) | pl.col("wrong_answer").is_null()
     return table.filter(pl.col("task") == group.task, of_either)
 
 
-def methods(measured: Measured, group: Key) -> Table:
-    """Methods by rank correlation with the truth, best first."""
+def methods(measured: Measured, group: Key, score: str) -> Table:
+    """Methods by rank correlation with the truth, best first; `score` is the one that ranks."""
     rows = of_group(measured.figures, group).filter(pl.col("group") == "all")
-    of_truth = rows.filter((pl.col("truth") == TRUTH) | pl.col("truth").is_null())
+    of_truth = rows.filter((pl.col("truth") == truth_of(measured, group.task)) | pl.col("truth").is_null())
     figures = {(row["method"], row["figure"]): row for row in of_truth.iter_rows(named=True)}
-    names = sorted(
-        {method for method, _ in figures},
-        key=lambda method: -(figures.get((method, "spearman"), {}).get("value") or -2.0),
-    )
+    names = sorted({name for name, _ in figures}, key=lambda name: (_correlation(figures, name), name))
     lines = [
-        [method, *(_figure(figures.get((method, figure))) for figure in FIGURES), plain(_cost(figures, method))]
-        for method in names
+        [
+            method(name) + (" ◀" if name == score else ""),
+            *(_figure(figures.get((name, figure)), figure in WITH_INTERVAL) for figure in FIGURES),
+            plain(_cost(figures, name)),
+        ]
+        for name in names
     ]
     first = of_truth.row(0, named=True)
     caption = (
-        f"{group.task}, {group.wrong_answer} and baselines, on {first['n_pairs']} pairs; 95 % intervals in brackets"
+        f"{group.task}: scores of {group.wrong_answer} and baselines, on {first['n_pairs']} prompts; "
+        "95 % intervals in brackets, ◀ the score that ranks"
     )
-    return Table(caption, ("method", *FIGURES.values(), "passes"), lines)
+    columns = ("method", *FIGURES.values(), "passes")
+    return Table(caption, columns, lines, tuple(range(1, len(columns))))
 
 
-def _cost(figures: dict[tuple[str, str], dict[str, Any]], method: str) -> float | None:
-    return next((row["cost"] for (name, _), row in figures.items() if name == method), None)
+def _correlation(figures: dict[tuple[str, str], dict[str, Any]], wanted: str) -> float:
+    """Negative, so that the best comes first; what is not defined comes last."""
+    value = figures.get((wanted, "spearman"), {}).get("value")
+    return 2.0 if value is None or np.isnan(value) else -value
 
 
-def _figure(row: dict[str, Any] | None) -> str:
+def _cost(figures: dict[tuple[str, str], dict[str, Any]], wanted: str) -> float | None:
+    return next((row["cost"] for (name, _), row in figures.items() if name == wanted), None)
+
+
+def _figure(row: dict[str, Any] | None, with_interval: bool) -> str:
     if row is None or row["value"] is None or np.isnan(row["value"]):
         return "-"
     low, high = row["ci_low"], row["ci_high"]
-    return f"{row['value']:.2f}" if low is None or high is None else f"{row['value']:.2f} [{low:.2f}, {high:.2f}]"
+    is_bounded = with_interval and low is not None and high is not None
+    return f"{row['value']:.2f}" + (f" [{low:.2f}, {high:.2f}]" if is_bounded else "")

@@ -1,4 +1,4 @@
-"""Sections without pictures: what was run and at what cost, and what to be wary of."""
+"""Sections that open and close the page: what was found in short, what was asked, and how it was computed."""
 
 from __future__ import annotations
 
@@ -7,71 +7,137 @@ from datetime import timedelta
 
 import polars as pl
 
-from gbcd.gradients.tables import OK
+from gbcd import wrong_answers
 from gbcd.job.results import prompts
 from gbcd.printing import duration
+from gbcd.reduction.shard_values import Key
 from gbcd.report.charts import Section, Table
 from gbcd.report.findings import Findings
-
-#: A task is warned of when the model gets more than this share of its prompts wrong.
-TOLERATED_WRONG = 0.1
-
-#: A part counts as without gradient when its mean norm is below this share of the largest part's.
-SILENT_SHARE = 1e-6
+from gbcd.report.methods import of_group, truth_of
+from gbcd.wrong_answers import output_targets
 
 #: Letters of an example.
 EXAMPLE_WIDTH = 240
 
-#: Parts that a warning names.
-NAMED = 8
+#: Components that are named for a task and wrong answer.
+NAMED = 5
+
+
+def title(findings: Findings) -> str:
+    """Tasks, or the file of prompts, and the model; what is the same is said once."""
+    study = findings.plan.study
+    tasks = ", ".join(study.tasks) if study.prompts is None else _last(study.prompts)
+    model = _last(study.model)
+    return tasks if tasks == model else f"{tasks} in {model}"
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def facts(findings: Findings) -> list[str]:
+    """The size of the study, in a line."""
+    nodes = findings.nodes(findings.groups[0])
+    counts = (
+        (sum(commit.n_prompts for commit in findings.commits), "prompt"),
+        (len({group.task for group in findings.all_groups}), "task"),
+        (len({group.wrong_answer for group in findings.all_groups}), "wrong answer"),
+    )
+    said = [f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts]
+    return [*said, f"{nodes.height:,} heads and MLPs in {nodes['layer'].n_unique()} layers"]
+
+
+def standing(findings: Findings) -> str:
+    """What the page can and cannot claim."""
+    if findings.measured is None:
+        return "Gradients are a first hint: confirm with ablation (gbcd evaluate)."
+    n_pairs = findings.measured.effects["n_pairs"].max()
+    return (
+        f"Gradients are a first hint; here they are held against what ablation of up to {n_pairs} prompts a task shows."
+    )
+
+
+def in_short(findings: Findings) -> Section:
+    """The strongest components of every task and wrong answer, and how well they agree with what was measured."""
+    measured = findings.measured is not None
+    header = ("task", "wrong answer", "highest scores") + (("Spearman with effects",) if measured else ())
+    rows = [
+        (
+            group.task,
+            group.wrong_answer,
+            ", ".join(findings.nodes(group)["component"].head(NAMED)),
+            *((_correlation(findings, group),) if measured else ()),
+        )
+        for group in findings.groups
+    ]
+    text = (
+        "The heads and MLPs with the highest scores, best first. a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; "
+        "both count from 0, the input's side first."
+    )
+    return Section("short", "In short", text, tables=(Table("", header, rows, (3,)),))
+
+
+def _correlation(findings: Findings, group: Key) -> str:
+    measured = findings.measured
+    if measured is None or group.task not in measured.effects["task"].to_list():
+        return "-"
+    figures = of_group(measured.figures, group).filter(
+        pl.col("figure") == "spearman",
+        pl.col("group") == "all",
+        pl.col("truth") == truth_of(measured, group.task),
+        pl.col("method") == findings.ranked_by[group],
+    )
+    value = figures["value"].first()
+    return "-" if value is None or value != value else f"{value:.2f}"
 
 
 def what_was_run(findings: Findings) -> Section:
-    """Model, prompts, wrong answers, versions, cost."""
+    """Tasks with a prompt of each, and what the loss pulled towards."""
+    tasks = Table("", ("task", "a prompt", "answer", "prompts", "model is right"), _tasks(findings), (3, 4))
+    names = dict.fromkeys(group.wrong_answer for group in findings.groups)
+    definitions = Table("", ("wrong answer", "the loss"), [(name, _definition(findings, name)) for name in names])
+    return Section("study", "What was run", "", tables=(tasks, definitions))
+
+
+def _tasks(findings: Findings) -> list[tuple[str, ...]]:
+    """A line for each: the behaviour in question, for whoever does not know the task by its name."""
+    rows: list[tuple[str, ...]] = []
+    for task in dict.fromkeys(group.task for group in findings.groups):
+        first = findings.plan.study.wrong_answers[0]
+        found = prompts(findings.store.location).filter(pl.col("task") == task, pl.col("wrong_answer") == first)
+        counted = found.select(pl.len(), pl.col("correct").mean()).collect()
+        n, right = counted.row(0)
+        for prompt, answer in found.select("prompt", "answer").head(1).collect().iter_rows():
+            shown = (textwrap.shorten(text, EXAMPLE_WIDTH) for text in (prompt, answer))
+            rows.append((task, *shown, f"{n:,}", "-" if right is None else f"{right:.0%}"))
+    return rows
+
+
+def _definition(findings: Findings, name: str) -> str:
+    if name not in wrong_answers.names():
+        return "Defined by the study's own module."
+    no_logits = prompts(findings.store.location).select(pl.col("answer_logit").is_null().all()).collect().item()
+    said = output_targets.summary(name) if no_logits else wrong_answers.get(name).summary
+    return said.replace("`", "")
+
+
+def computed(findings: Findings) -> Section:
+    """Model, settings, cost, versions: what it takes to do it again."""
     plan, study = findings.plan, findings.plan.study
-    source = ", ".join(study.tasks) if study.prompts is None else f"file {study.prompts}"
-    versions = ", ".join(f"{name} {version}" for name, version in plan.identity.versions.items())
     rows = [
         ("model", f"{study.model}, weights {plan.identity.hashes['model'][:12]}"),
-        ("tasks", source),
         ("prompts", f"{sum(c.n_prompts for c in findings.commits):,} of {plan.n_prompts:,}, seed {study.seed}"),
-        ("wrong answers", ", ".join(study.wrong_answers)),
+        *([] if study.prompts is None else [("prompt file", study.prompts)]),
         (
             "computed with",
             f"{study.device}, {study.dtype}, batches of {study.batch_size}, threads per worker: {study.threads}",
         ),
+        ("centred by", f"{study.centering}, over up to {study.calibration_prompts:,} prompts of each task"),
         ("cost", _cost(findings)),
-        ("versions", versions),
+        ("versions", ", ".join(f"{name} {version}" for name, version in plan.identity.versions.items())),
         ("results", findings.store.location),
     ]
-    rows[2:2] = _example(findings)
-    table = Table("The study", ("", ""), rows)
-    return Section("study", "What was run", _in_a_sentence(findings), tables=(table,))
-
-
-def warnings(findings: Findings) -> list[str]:
-    """What a reader must know before believing the rest; one sentence each."""
-    return [*_missing(findings), *_statuses(findings), *_wrong(findings), *_silent(findings), *_left_out(findings)]
-
-
-def _in_a_sentence(findings: Findings) -> str:
-    group = findings.groups[0]
-    best = findings.nodes(group)["component"].head(5).to_list()
-    return (
-        f"Highest scores for {group.task} with {group.wrong_answer}: {', '.join(best)}. "
-        "a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; both count from 0, the input's side first."
-    )
-
-
-def _example(findings: Findings) -> list[tuple[str, str]]:
-    """A prompt with its answer: the behaviour in question, for whoever does not know the task by its name."""
-    said: list[tuple[str, str]] = []
-    for task in dict.fromkeys(group.task for group in findings.groups):
-        first = prompts(findings.store.location).filter(pl.col("task") == task).select("prompt", "answer").head(1)
-        for prompt, answer in first.collect().iter_rows():
-            shown = " → ".join(textwrap.shorten(text, EXAMPLE_WIDTH) for text in (prompt, answer))
-            said.append((f"a prompt of {task}", shown))
-    return said
+    return Section("computed", "How it was computed", "", tables=(Table("", ("", ""), rows),))
 
 
 def _cost(findings: Findings) -> str:
@@ -89,51 +155,3 @@ def _cost(findings: Findings) -> str:
     )
     rate = f"{n_prompts / seconds:,.0f} prompts/s a worker" if seconds else "too quick to time"
     return f"{duration(seconds)} of computing, summed over workers ({rate}), {size / 1e6:,.1f} MB of tables{between}"
-
-
-def _missing(findings: Findings) -> list[str]:
-    missing = len(findings.plan.shards) - len(findings.commits)
-    said = [f"{missing} of {len(findings.plan.shards)} shards are missing; the command that started the study goes on."]
-    given_up = [f"Given up: {record.in_words}." for record in findings.quarantined]
-    return (said if missing else []) + given_up
-
-
-def _statuses(findings: Findings) -> list[str]:
-    counts: dict[str, int] = {}
-    for commit in findings.commits:
-        for status, count in commit.statuses.items():
-            counts[status] = counts.get(status, 0) + count
-    return [f"{count:,} rows are {status}; see gbcd.prompts." for status, count in counts.items() if status != OK]
-
-
-def _wrong(findings: Findings) -> list[str]:
-    first = findings.plan.study.wrong_answers[0]
-    rows = prompts(findings.store.location).filter(pl.col("wrong_answer") == first)
-    shares = rows.group_by("task").agg(pl.col("correct").mean(), pl.len()).sort("task").collect()
-    return [
-        f"The model gets {1 - right:.0%} of the {n:,} prompts of {task} wrong: its gradients there say little about a "
-        "circuit that solves the task."
-        for task, right, n in shares.iter_rows()
-        if right is not None and 1 - right > TOLERATED_WRONG
-    ]
-
-
-def _silent(findings: Findings) -> list[str]:
-    said: list[str] = []
-    for group in findings.groups:
-        parts = findings.parts(group)
-        floor = SILENT_SHARE * float(parts["grad_norm_mean"].to_numpy().max())
-        silent = parts.filter(pl.col("grad_norm_mean") <= floor)["component"].to_list()
-        if silent:
-            named = ", ".join(silent[:NAMED]) + (f" and {len(silent) - NAMED} more" if len(silent) > NAMED else "")
-            said.append(
-                f"{group.task}, {group.wrong_answer}: no gradient reaches {named}. Saturated attention or a dead unit "
-                "looks like this: ablate them before calling them idle."
-            )
-    return said
-
-
-def _left_out(findings: Findings) -> list[str]:
-    rest = findings.all_groups[len(findings.groups) :]
-    said = f"{len(rest)} further pairs of task and wrong answer do not fit this page; gbcd.summary has them."
-    return [said] if rest else []

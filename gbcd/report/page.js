@@ -13,8 +13,16 @@ async function unpacked() {
 
 const content = await unpacked();
 
+function control(name) {
+  return controls.find((select) => select.dataset.control === name);
+}
+
 function chosen(name) {
-  return controls.find((select) => select.dataset.control === name).value;
+  return control(name).value;
+}
+
+function chartOf(figure) {
+  return content.charts[figure.dataset.chart];
 }
 
 function rowsOf(chart) {
@@ -25,70 +33,86 @@ function rowsOf(chart) {
   return Array.from({ length }, (_, row) => Object.fromEntries(names.map((name) => [name, columns[name][row]])));
 }
 
-function theme() {
-  const style = getComputedStyle(document.documentElement);
-  const [ink, quiet, line] = ["--ink", "--quiet", "--line"].map((name) => style.getPropertyValue(name).trim());
-  const font = getComputedStyle(document.body).fontFamily;
-  return {
-    font,
-    background: "transparent",
-    view: { stroke: null },
-    axis: { labelColor: ink, titleColor: quiet, tickColor: line, domainColor: line, gridColor: line, gridOpacity: 0.6, labelFontSize: 11 },
-    legend: { labelColor: ink, titleColor: quiet, labelFontSize: 11, symbolSize: 90 },
-    text: { color: ink },
-  };
-}
-
 async function draw(figure) {
-  const chart = content.charts[figure.dataset.chart];
+  const chart = chartOf(figure);
   views.get(figure)?.finalize();
   const specification = { ...structuredClone(chart.specification), datasets: { [content.dataset]: rowsOf(chart) } };
   const result = await vegaEmbed(figure.querySelector(".plot"), specification, {
-    config: theme(),
+    config: { ...content.themes[dark.matches ? "dark" : "light"], font: getComputedStyle(document.body).fontFamily },
     renderer: "svg",
-    actions: { export: true, source: false, compiled: false, editor: false },
+    actions: false,
     tooltip: { theme: dark.matches ? "dark" : "light" },
-    downloadFileName: figure.dataset.chart,
   });
   views.set(figure, result);
   await fill(figure);
 }
 
 async function fill(figure) {
-  const chart = content.charts[figure.dataset.chart];
+  const chart = chartOf(figure);
   const rows = rowsOf(chart);
+  const { view } = views.get(figure);
   figure.querySelector(".plot").hidden = rows.length === 0;
   figure.querySelector(".empty").hidden = rows.length > 0;
-  list(figure, chart, rows);
-  await views.get(figure).view.data(content.dataset, rows).resize().runAsync();
+  list(figure);
+  if (chart.rowHeight) view.height(chart.rowHeight.pixels * new Set(rows.map((row) => row[chart.rowHeight.column])).size);
+  await view.data(content.dataset, rows).resize().runAsync();
 }
 
-function list(figure, chart, rows) {
+// The rows of a chart as a table, made only while someone looks at it.
+function list(figure) {
   const details = figure.querySelector(":scope > details");
   const place = details.querySelector(".scroll");
   if (!details.open) return place.replaceChildren();
+  const chart = chartOf(figure);
   const table = document.createElement("table");
-  const names = Object.keys(chart.columns);
+  const rows = rowsOf(chart);
   const head = table.createTHead().insertRow();
-  for (const name of names) head.append(cell("th", chart.columns[name]));
   const body = table.createTBody();
-  for (const row of rows) {
-    const line = body.insertRow();
-    for (const name of names) line.append(cell("td", row[name]));
+  const lines = rows.map(() => body.insertRow());
+  for (const [name, title] of Object.entries(chart.columns)) {
+    const isNumber = rows.some((row) => typeof row[name] === "number");
+    head.append(cell("th", title, isNumber));
+    rows.forEach((row, index) => lines[index].append(cell("td", written(row[name]), isNumber)));
   }
   place.replaceChildren(table);
 }
 
-function cell(tag, value) {
+function cell(tag, text, isNumber) {
   const made = document.createElement(tag);
-  made.textContent = value ?? "-";
+  made.textContent = text;
+  if (isNumber) made.className = "number";
   return made;
+}
+
+function written(value) {
+  if (value === null || value === undefined) return "-";
+  if (typeof value !== "number") return value;
+  if (value !== 0 && Math.abs(value) < 1e-4) return value.toExponential(3);
+  return value.toLocaleString("en", Number.isInteger(value) ? {} : { maximumSignificantDigits: 4 });
+}
+
+async function save(figure, kind) {
+  const chart = chartOf(figure);
+  const settings = chart.controls.map((name) => control(name).selectedOptions[0].label.replaceAll(/[^\w.-]+/g, "_"));
+  const link = document.createElement("a");
+  link.download = `${[figure.dataset.chart, ...settings].join("_")}.${kind}`;
+  link.href =
+    kind === "csv"
+      ? URL.createObjectURL(new Blob([asCsv(chart)], { type: "text/csv" }))
+      : await views.get(figure).view.toImageURL(kind, 3);
+  link.click();
+}
+
+function asCsv(chart) {
+  const names = Object.keys(chart.columns);
+  const quoted = (values) => values.map((value) => `"${String(value ?? "").replaceAll('"', '""')}"`).join(",") + "\n";
+  return [quoted(names), ...rowsOf(chart).map((row) => quoted(names.map((name) => row[name])))].join("");
 }
 
 function rename() {
   for (const [name, byGroup] of Object.entries(content.labels)) {
     const labels = byGroup[chosen("group")];
-    const select = controls.find((control) => control.dataset.control === name);
+    const select = control(name);
     const kept = labels[select.value] ? select.value : Object.keys(labels)[0];
     select.replaceChildren(...Object.entries(labels).map(([value, label]) => new Option(label, value, false, value === kept)));
   }
@@ -97,17 +121,16 @@ function rename() {
 
 async function refresh(changed) {
   if (changed === "group") rename();
-  const following = figures.filter((figure) => content.charts[figure.dataset.chart].controls.includes(changed));
-  await Promise.all(following.map(fill));
+  await Promise.all(figures.filter((figure) => chartOf(figure).controls.includes(changed)).map(fill));
 }
 
 for (const select of controls) select.addEventListener("change", () => refresh(select.dataset.control));
 for (const form of document.querySelectorAll("form")) form.addEventListener("submit", (event) => event.preventDefault());
 for (const figure of figures) {
-  figure.querySelector(":scope > details").addEventListener("toggle", () => {
-    const chart = content.charts[figure.dataset.chart];
-    list(figure, chart, rowsOf(chart));
-  });
+  figure.querySelector(":scope > details").addEventListener("toggle", () => list(figure));
+  for (const button of figure.querySelectorAll("[data-save]")) {
+    button.addEventListener("click", () => save(figure, button.dataset.save));
+  }
 }
 rename();
 await Promise.all(figures.map(draw));

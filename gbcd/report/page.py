@@ -17,9 +17,11 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gbcd.report import agreement, circuit_graph, effects, example_prompts, layers_and_heads, overview, strongest
-from gbcd.report.charts import COLOURS, DATA, GROUP, Control, Section, key
+from gbcd.report import agreement, circuit_graph, effects, example_prompts, layers_and_heads, overview, strongest, words
+from gbcd.report.caveats import warnings
+from gbcd.report.charts import DATA, GROUP, Chart, Control, Section, key
 from gbcd.report.findings import Findings, read_findings
+from gbcd.report.theme import DARK, LIGHT, theme, variables
 
 REPORT = "report.html"
 
@@ -39,12 +41,13 @@ def write_report(out: str) -> Written:
     """
     findings = read_findings(out)
     findings.store.write(REPORT, page(findings).encode())
-    return Written(f"{findings.store.location}/{REPORT}", overview.warnings(findings))
+    return Written(f"{findings.store.location}/{REPORT}", warnings(findings))
 
 
 def sections(findings: Findings) -> list[Section]:
     """What there is to say, in the order of the page."""
     every = [
+        overview.in_short(findings),
         overview.what_was_run(findings),
         layers_and_heads.section(findings),
         strongest.top_components(findings),
@@ -54,6 +57,8 @@ def sections(findings: Findings) -> list[Section]:
         strongest.over_prompts(findings),
         strongest.settling(findings),
         example_prompts.section(findings),
+        overview.computed(findings),
+        words.section(),
     ]
     return [section for section in every if section is not None]
 
@@ -64,12 +69,14 @@ def page(findings: Findings) -> str:
     groups = {key(index): f"{task}, {wrong_answer}" for index, (task, wrong_answer) in enumerate(findings.groups)}
     environment = Environment(loader=PackageLoader("gbcd.report", "."), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html.j2").render(
-        title=f"{', '.join(findings.plan.study.tasks)} in {findings.plan.study.model}",
-        warnings=overview.warnings(findings),
+        title=overview.title(findings),
+        facts=overview.facts(findings),
+        standing=overview.standing(findings),
+        warnings=warnings(findings),
         sections=found,
         group=Control(GROUP, "Task and wrong answer", groups),
         libraries=_libraries(),
-        style=asset("page.css"),
+        style=style(),
         script=asset("page.js"),
         data=_packed(found),
     )
@@ -79,21 +86,22 @@ def _packed(found: list[Section]) -> str:
     controls = [control for section in found for control in section.controls]
     content: dict[str, Any] = {
         "dataset": DATA,
-        "colours": COLOURS,
+        "themes": {"light": theme(LIGHT), "dark": theme(DARK)},
         "labels": {control.name: control.by_group for control in controls if control.by_group},
-        "charts": {
-            chart.name: {
-                "specification": chart.specification(),
-                "controls": chart.controls,
-                "columns": chart.columns,
-                "tables": {name: chart.rows(name) for name in chart.tables},
-            }
-            for section in found
-            for chart in section.charts
-        },
+        "charts": {chart.name: _described(chart) for section in found for chart in section.charts},
     }
     packed = gzip.compress(json.dumps(content, allow_nan=False, separators=(",", ":")).encode(), mtime=0)
     return base64.b64encode(packed).decode()
+
+
+def _described(chart: Chart) -> dict[str, Any]:
+    return {
+        "specification": chart.specification(),
+        "controls": chart.controls,
+        "columns": chart.columns,
+        "rowHeight": chart.row_height and chart.row_height._asdict(),
+        "tables": {name: chart.rows(name) for name in chart.tables},
+    }
 
 
 @cache
@@ -101,6 +109,11 @@ def _libraries() -> Markup:
     """Vega, Vega-Lite and Vega-Embed as one script, from the package that also draws the figures."""
     script = vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue]  (the stub lacks the default)
     return Markup(script.replace("</script", "<\\/script"))
+
+
+def style() -> Markup:
+    """The style sheet, with the colours that charts have too."""
+    return Markup(variables()) + asset("page.css")
 
 
 def asset(name: str) -> Markup:

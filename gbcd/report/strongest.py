@@ -7,15 +7,22 @@ import numpy as np
 import polars as pl
 
 from gbcd.reduction.shard_values import Key
-from gbcd.report.charts import COLOURS, GROUP, SHAPES, Chart, Control, Section, by_kind, data, key, kind, layered
+from gbcd.report.charts import GROUP, Chart, Control, RowHeight, Section, by_kind, data, key, kind, layered
 from gbcd.report.findings import Findings
 from gbcd.report.prompt_pass import PromptFindings
+from gbcd.report.theme import SHAPES
 
 #: Components in the list, with a choice of their own, and with a line each.
 LISTED, CHOSEN, LINES = 20, 12, 8
 
 #: Bars of a histogram.
 BINS = 40
+
+#: Title of the axis of what is not a mean.
+SINGLE = "score of a single prompt"
+
+#: Places of numbers on the axis of ranks, of which those in its range are shown.
+RANKS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000]
 
 #: Of the prompts of a template.
 QUANTILES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
@@ -44,7 +51,7 @@ def top_components(findings: Findings) -> Section:
     order = alt.EncodingSortField("rank", order="ascending")
     base = alt.Chart(data()).encode(y=alt.Y("component:N", sort=order, title=None))
     bars = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", title="score", scale=alt.Scale(zero=True)),
+        x=alt.X("low:Q", title="score, mean over prompts", scale=alt.Scale(zero=True)),
         x2="high:Q",
         color=alt.Color("kind:N"),
     )
@@ -54,8 +61,9 @@ def top_components(findings: Findings) -> Section:
     )
     chart = Chart(
         "top",
-        f"The {LISTED} highest scores; lines are 95 % intervals that treat templates as clusters.",
-        layered(alt.Step(20), bars, by_kind(points)),
+        f"The {LISTED} highest scores; lines are 95 % intervals that treat templates as clusters. Where lines "
+        "overlap, the order may turn with other templates.",
+        layered(bars, by_kind(points)),
         tables,
         (GROUP,),
         {
@@ -67,8 +75,9 @@ def top_components(findings: Findings) -> Section:
             "rank_low": "rank from",
             "rank_high": "rank to",
         },
+        RowHeight("component", 20),
     )
-    text = "The score is the mean over prompts of the statistic that ranks. Ranks count heads and MLPs together."
+    text = "Heads and MLPs ranked together by the mean of their score over prompts."
     return Section("top", "Strongest components", text, charts=(chart,))
 
 
@@ -87,12 +96,12 @@ def over_prompts(findings: Findings) -> Section:
     control = Control("component", "Component", names["0"], names)
     histogram = Chart(
         "distribution",
-        "How many prompts give which gradient: a broad or double hump means that the component answers to something in "
+        "How many prompts give which value: a broad or double hump means that the component answers to something in "
         "the prompt.",
         alt.Chart(data())
-        .mark_bar(color=COLOURS[0])
+        .mark_bar(binSpacing=1)
         .encode(
-            x=alt.X("low:Q", title="value of a single prompt"),
+            x=alt.X("low:Q", bin="binned", title=SINGLE, axis=alt.Axis(format="~g")),
             x2="high:Q",
             y=alt.Y("prompts:Q", title="prompts"),
             y2=alt.datum(0),
@@ -111,6 +120,7 @@ def over_prompts(findings: Findings) -> Section:
         templates,
         (GROUP, control.name),
         {"template": "template", "n": "prompts"} | {name: f"{int(name[1:])} %" for name in QUANTILES},
+        RowHeight("template", 18),
     )
     return Section("prompts", "Over prompts and templates", _sampled(findings), (control,), (histogram, by_template))
 
@@ -122,32 +132,42 @@ def settling(findings: Findings) -> Section:
         x=alt.X(
             "prompts:Q", title="prompts averaged over", scale=alt.Scale(type="log", base=2, nice=False, padding=40)
         ),
-        y=alt.Y("rank:Q", title="rank", scale=alt.Scale(reverse=True, zero=False, nice=False, padding=10)),
+        y=alt.Y(
+            "rank:Q",
+            title="rank",
+            scale=alt.Scale(reverse=True, zero=False, nice=False, padding=10),
+            axis=alt.Axis(values=RANKS, format="d", grid=False),
+        ),
         detail="component:N",
-        color=alt.Color("component:N", scale=alt.Scale(range=list(COLOURS)), legend=None),
     )
-    lines = base.mark_line(strokeWidth=2)
+    colour = alt.Color("component:N", legend=None)
+    lines = base.mark_line(strokeWidth=2).encode(color=colour)
     points = base.mark_point(filled=True, size=50, opacity=1).encode(
+        color=colour,
         # one shape less than colours, so that no two lines share both
         shape=alt.Shape("component:N", scale=alt.Scale(range=SHAPES[:-1]), legend=None),
         tooltip=["component:N", "prompts:Q", "rank:Q"],
     )
-    names = base.transform_filter("datum.last").mark_text(align="left", dx=8, fontSize=11).encode(text="component:N")
+    names = base.transform_filter("datum.last").mark_text(align="left", dx=8).encode(text="component:N")
     chart = Chart(
         "settling",
-        f"Where the {LINES} components that end highest stand after the first 16, 32, 64 ... prompts. Flat lines: more "
-        "prompts would change nothing.",
-        layered(280, lines, points, names),
+        f"Ranks of the {LINES} components that end highest, after the first 16, 32, 64 ... prompts, in the order in "
+        "which they were drawn.",
+        layered(lines, points, names, height=280),
         tables,
         (GROUP,),
         {"prompts": "prompts", "component": "component", "rank": "rank"},
     )
-    return Section("settling", "How soon the ranking settles", "", charts=(chart,))
+    text = "Is the study large enough? Lines that still cross at the right say that it is not."
+    return Section("settling", "How soon the ranking settles", text, charts=(chart,))
 
 
 def _sampled(findings: Findings) -> str:
     counts = sorted({min(found.n, len(found.templates)) for found in findings.prompts.values()})
-    return f"Of a random sample of up to {counts[-1]:,} prompts of each task and wrong answer."
+    return (
+        "Does a component carry all prompts, or a few kinds of them? Scores of single prompts, of a random sample of "
+        f"up to {counts[-1]:,} for each task and wrong answer."
+    )
 
 
 def _values(found: PromptFindings, name: str) -> pl.DataFrame:
@@ -173,13 +193,11 @@ def _spread() -> alt.LayerChart:
     order = alt.EncodingSortField("p50", order="descending")
     base = alt.Chart(data()).encode(y=alt.Y("template:N", sort=order, title=None, axis=alt.Axis(labelLimit=110)))
     scale = alt.Scale(zero=True)
-    title = "value of a single prompt"
     return layered(
-        alt.Step(18),
-        base.mark_rule(color=COLOURS[0]).encode(x=alt.X("p05:Q", scale=scale, title=title), x2="p95:Q"),
-        base.mark_bar(color=COLOURS[0], size=7).encode(x=alt.X("p25:Q", title=title), x2="p75:Q"),
-        base.mark_tick(color=COLOURS[4], thickness=3, size=15).encode(
-            x=alt.X("p50:Q", title=title), tooltip=["template:N", "n:Q", "p05:Q", "p25:Q", "p50:Q", "p75:Q", "p95:Q"]
+        base.mark_rule().encode(x=alt.X("p05:Q", scale=scale, title=SINGLE), x2="p95:Q"),
+        base.mark_bar(size=7).encode(x=alt.X("p25:Q", title=SINGLE), x2="p75:Q"),
+        base.mark_tick(thickness=3, size=15, opacity=1).encode(
+            x=alt.X("p50:Q", title=SINGLE), tooltip=["template:N", "n:Q", "p05:Q", "p25:Q", "p50:Q", "p75:Q", "p95:Q"]
         ),
     )
 

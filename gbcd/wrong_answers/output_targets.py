@@ -125,6 +125,11 @@ def why_undefined(name: str, kind: str) -> str | None:
     return None if kind in found.kinds else f"{name} is not defined for answers of the kind {kind}: {found.reason}"
 
 
+def summary(name: str) -> str:
+    """First line of the docstring of what the wrong answer `name` means for outputs."""
+    return (_REGISTRY[name].define.__doc__ or "").strip().splitlines()[0]
+
+
 def refuse_undefined(name: str, needs_foil: bool, encoded: Sequence[EncodedPrompt], space: OutputSpace) -> None:
     """Check that the wrong answer `name` is defined for prompts whose answers are outputs.
 

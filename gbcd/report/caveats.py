@@ -1,0 +1,81 @@
+"""What a reader must know before believing the rest, as warnings at the top of the page and on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from gbcd.gradients.tables import OK
+from gbcd.job.results import prompts
+from gbcd.reduction.shard_values import Key
+from gbcd.report.findings import Findings
+
+#: A task is warned of when the model gets more than this share of its prompts wrong.
+TOLERATED_WRONG = 0.1
+
+#: A part counts as without gradient when its mean norm is below this share of the largest part's.
+SILENT_SHARE = 1e-6
+
+#: Parts, and pairs of task and wrong answer, that a warning names.
+NAMED = 8
+
+
+def warnings(findings: Findings) -> list[str]:
+    """One sentence or two each."""
+    return [*_missing(findings), *_statuses(findings), *_wrong(findings), *_silent(findings), *_left_out(findings)]
+
+
+def _missing(findings: Findings) -> list[str]:
+    missing = len(findings.plan.shards) - len(findings.commits)
+    said = [f"{missing} of {len(findings.plan.shards)} shards are missing; the command that started the study goes on."]
+    given_up = [f"Given up: {record.in_words}." for record in findings.quarantined]
+    return (said if missing else []) + given_up
+
+
+def _statuses(findings: Findings) -> list[str]:
+    counts: dict[str, int] = {}
+    for commit in findings.commits:
+        for status, count in commit.statuses.items():
+            counts[status] = counts.get(status, 0) + count
+    return [f"{count:,} rows are {status}; see gbcd.prompts." for status, count in counts.items() if status != OK]
+
+
+def _wrong(findings: Findings) -> list[str]:
+    first = findings.plan.study.wrong_answers[0]
+    rows = prompts(findings.store.location).filter(pl.col("wrong_answer") == first)
+    shares = rows.group_by("task").agg(pl.col("correct").mean(), pl.len()).sort("task").collect()
+    return [
+        f"The model gets {1 - right:.0%} of the {n:,} prompts of {task} wrong: its gradients there say little about a "
+        "circuit that solves the task."
+        for task, right, n in shares.iter_rows()
+        if right is not None and 1 - right > TOLERATED_WRONG
+    ]
+
+
+def _silent(findings: Findings) -> list[str]:
+    """Parts without gradient, once for all groups in which they are the same."""
+    groups: dict[tuple[str, ...], list[Key]] = {}
+    for group in findings.groups:
+        parts = findings.parts(group)
+        floor = SILENT_SHARE * float(parts["grad_norm_mean"].to_numpy().max())
+        silent = parts.filter(pl.col("grad_norm_mean") <= floor)["component"].sort().to_list()
+        if silent:
+            groups.setdefault(tuple(silent), []).append(group)
+    return [
+        f"{_first([f'{group.task}, {group.wrong_answer}' for group in found], '; ')}: no gradient reaches "
+        f"{_first(silent, ', ')}. Saturated attention or a dead unit looks like this: ablate them before calling them "
+        "idle."
+        for silent, found in groups.items()
+    ]
+
+
+def _first(names: Sequence[str], between: str) -> str:
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return between.join(names[:NAMED]) + rest
+
+
+def _left_out(findings: Findings) -> list[str]:
+    rest = findings.all_groups[len(findings.groups) :]
+    said = f"{len(rest)} further pairs of task and wrong answer do not fit this page; gbcd.summary has them."
+    return [said] if rest else []
