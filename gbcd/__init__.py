@@ -8,8 +8,16 @@
     gbcd.specificity(out)   which components answer to one task, and which to all
     gbcd.factors(out, n)    circuits that mix, by non-negative factors of prompts and nodes
 
-The first four return a polars LazyFrame; `out` is where a run keeps its results. `gbcd.gradient_norms(model, tokenizer,
-prompts)` gives the table of `scan` at once, for a notebook.
+The first four return a polars LazyFrame; `out` is where a run keeps its results. What `gbcd run` and `gbcd evaluate` do:
+
+    gbcd.run_study(gbcd.Study(tasks=("ioi",), out=out))
+    gbcd.evaluate(out)
+
+Without files and without Ray, for a notebook:
+
+    loaded = gbcd.load_model("reference")
+    prompts = gbcd.draw("ioi", loaded.tokenizer, n, seed)
+    gbcd.gradient_norms(loaded.model, loaded.tokenizer, prompts)    the table of `scan`
 """
 
 from importlib import import_module
@@ -17,22 +25,33 @@ from typing import TYPE_CHECKING, Any
 
 from gbcd.component import Component
 from gbcd.job.results import components, prompts, scan, summary
+from gbcd.job.study import Compute, Study
 from gbcd.prompting.prompt import Prompt
 
 if TYPE_CHECKING:
+    from gbcd.architectures.models import load as load_model
+    from gbcd.evaluation.evaluate import evaluate
     from gbcd.in_memory import gradient_norms
     from gbcd.reduction.factors import factors
     from gbcd.reduction.specificity import specificity
     from gbcd.reduction.stored_circuits import load_circuit
+    from gbcd.run import run_study
+    from gbcd.tasks import draw
 
 __all__ = [
     "Component",
+    "Compute",
     "Prompt",
+    "Study",
     "components",
+    "draw",
+    "evaluate",
     "factors",
     "gradient_norms",
     "load_circuit",
+    "load_model",
     "prompts",
+    "run_study",
     "scan",
     "specificity",
     "summary",
@@ -40,14 +59,19 @@ __all__ = [
 
 #: What takes seconds to import (torch, scipy, scikit-learn), and whoever only queries results has no need of.
 _LATE = {
-    "factors": "gbcd.reduction.factors",
-    "gradient_norms": "gbcd.in_memory",
-    "load_circuit": "gbcd.reduction.stored_circuits",
-    "specificity": "gbcd.reduction.specificity",
+    "draw": ("gbcd.tasks", "draw"),
+    "evaluate": ("gbcd.evaluation.evaluate", "evaluate"),
+    "factors": ("gbcd.reduction.factors", "factors"),
+    "gradient_norms": ("gbcd.in_memory", "gradient_norms"),
+    "load_circuit": ("gbcd.reduction.stored_circuits", "load_circuit"),
+    "load_model": ("gbcd.architectures.models", "load"),
+    "run_study": ("gbcd.run", "run_study"),
+    "specificity": ("gbcd.reduction.specificity", "specificity"),
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _LATE:
-        return getattr(import_module(_LATE[name]), name)
+        module, there = _LATE[name]
+        return getattr(import_module(module), there)
     raise AttributeError(f"module 'gbcd' has no attribute {name!r}")

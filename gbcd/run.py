@@ -61,12 +61,12 @@ class Run(NamedTuple):
     summary: pl.DataFrame | None
 
 
-def run_study(study: Study, console: Console, build: EngineBuilder = build_engine) -> tuple[Run, ...]:
+def run_study(study: Study, console: Console | None = None, build: EngineBuilder = build_engine) -> tuple[Run, ...]:
     """Run a study, or what is left of it.
 
     Args:
         study: what to run.
-        console: where progress is shown.
+        console: where progress is shown; without one, where this process prints.
         build: makes the engine that workers use.
 
     Returns:
@@ -84,7 +84,7 @@ def run_study(study: Study, console: Console, build: EngineBuilder = build_engin
         found = [committed_ids(one.store) for one in planned]
         runs: list[Run] = []
         # interruptible once more: Ray sets a handler of its own when it connects
-        with _workplace(study), interruptible(), ProgressDisplay(console) as display:
+        with _workplace(study), interruptible(), ProgressDisplay(console or Console()) as display:
             for one, before in zip(planned, found, strict=True):
                 display.say(_announcement(one, len(before), len(planned)))
             for number, one in enumerate(planned):

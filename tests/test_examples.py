@@ -15,7 +15,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_registry, "_tasks", dict(_registry._tasks))
+    monkeypatch.setattr(_registry, "_tasks", {name: _registry.get(name) for name in _registry.names()})
     monkeypatch.setattr(wrong_answers, "_REGISTRY", dict(wrong_answers._REGISTRY))
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     names: dict[str, object] = {"__name__": "__main__"}
