@@ -35,10 +35,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from discovery.cells import case_of, effects_of
-from discovery.gradient_scores import RANDOM
-from discovery.groups import Found, averages, groups_of, held_against, with_differences
-from discovery.tables import figure, markdown
+from discovery_steps.cells import case_of, effects_of
+from discovery_steps.gradient_scores import RANDOM
+from discovery_steps.groups import Found, averages, groups_of, held_against, with_differences
+from discovery_steps.tables import figure, markdown
 from jaxtyping import Float, Int
 from rich.progress import track
 from scipy.stats import rankdata

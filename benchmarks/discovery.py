@@ -27,12 +27,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from discovery.aggregation_curve import mean_curves
-from discovery.cells import DEFAULT_ANSWER, DEFAULT_SCORE, Cell, Settings, measure
-from discovery.groups import Found, averages, groups_of, with_differences
-from discovery.interference import factors_found, specificity_found
-from discovery.programs import program_rows
-from discovery.tables import printed
+from discovery_steps.aggregation_curve import mean_curves
+from discovery_steps.cells import DEFAULT_ANSWER, DEFAULT_SCORE, Cell, Settings, measure
+from discovery_steps.groups import Found, averages, groups_of, with_differences
+from discovery_steps.interference import factors_found, specificity_found
+from discovery_steps.programs import program_rows
+from discovery_steps.tables import printed
 from rich.progress import track
 
 from gbcd.versions import versions

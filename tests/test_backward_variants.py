@@ -13,7 +13,7 @@ from tiny_models import saved_tiny_gpt2
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from backward_variants import ANSWERS, VARIANTS, WRITING, forward, per_prompt
-from discovery.gradient_scores import RANDOM, part_values, random_token
+from discovery_steps.gradient_scores import RANDOM, part_values, random_token
 
 from gbcd import tasks, wrong_answers
 from gbcd.architectures import models

@@ -10,10 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from discovery.aggregation_curve import curve, enough, mean_curves
-from discovery.elimination import elimination_order
-from discovery.groups import Found, averages, groups_of, with_differences
-from discovery.tables import figure
+from discovery_steps.aggregation_curve import curve, enough, mean_curves
+from discovery_steps.elimination import elimination_order
+from discovery_steps.groups import Found, averages, groups_of, with_differences
+from discovery_steps.tables import figure
 
 from gbcd import wrong_answers
 

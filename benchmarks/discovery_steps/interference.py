@@ -22,8 +22,8 @@ import polars as pl
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
-from discovery.cells import DEFAULT_ANSWER, DEFAULT_SCORE, RAW_SCORE, Cell
-from discovery.groups import Found, held_against
+from discovery_steps.cells import DEFAULT_ANSWER, DEFAULT_SCORE, RAW_SCORE, Cell
+from discovery_steps.groups import Found, held_against
 from gbcd.evaluation.agreement import auroc
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import N_REPLICAS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from discovery.aggregation_curve import enough
-from discovery.cells import DEFAULT_ANSWER, DEFAULT_SCORE, RAW_SCORE
+from discovery_steps.aggregation_curve import enough
+from discovery_steps.cells import DEFAULT_ANSWER, DEFAULT_SCORE, RAW_SCORE
 
 Row = dict[str, Any]
 _QUALITY = ("spearman", "auroc")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from discovery.gradient_scores import calibrations, norms, part_values
+from discovery_steps.gradient_scores import calibrations, norms, part_values
 from gbcd import tasks
 from gbcd.architectures import models
 from gbcd.architectures.models import LoadedModel

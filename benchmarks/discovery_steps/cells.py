@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from discovery.aggregation_curve import curve
-from discovery.elimination import elimination_order
-from discovery.gradient_scores import calibrations, definitions, gradient_scores, norms, part_values
-from discovery.groups import Found, held_against
+from discovery_steps.aggregation_curve import curve
+from discovery_steps.elimination import elimination_order
+from discovery_steps.gradient_scores import calibrations, definitions, gradient_scores, norms, part_values
+from discovery_steps.groups import Found, held_against
 from gbcd import tasks
 from gbcd.architectures import models
 from gbcd.architectures.models import LoadedModel
