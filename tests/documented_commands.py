@@ -30,7 +30,7 @@ ELSEWHERE = {
     "python benchmarks/": "takes minutes to hours",
     "pip install": "needs the network",
     "gbcd status s3://": "needs a bucket: test_s3.py has one",
-    "gbcd evaluate": "takes seconds: test_code_blocks.py runs it once, for the listing of a results folder",
+    "gbcd evaluate": "takes seconds: test_code_blocks.py evaluates once, by the block of docs/api.md",
     "gbcd compile-tracr": "needs the extra `tracr`; where that is installed test_tracr_compiling.py compiles programs",
     "export": "is a setting of the shell",
     "ray get-auth-token": "leaves a token in the home folder",

@@ -10,6 +10,7 @@ text      a listing of a results folder, held against one
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from fnmatch import fnmatch
@@ -21,6 +22,7 @@ from documented_commands import ELSEWHERE, checked, in_its_own_process, invoked,
 
 from gbcd import tasks, wrong_answers
 from gbcd.architectures.models import load
+from gbcd.evaluation import baselines
 from gbcd.job.study import read_study
 from gbcd.prompting import prompt_files
 from gbcd.tasks import _registry
@@ -29,6 +31,9 @@ KINDS = {"python", "sh", "console", "toml", "jsonl", "text"}
 
 #: The README's command that makes what all blocks are run beside.
 MAIN = next(words for block in BLOCKS for words in commands(block.code) if words[:2] == ["gbcd", "run"])
+
+#: The block that evaluates these results, which takes seconds.
+[EVALUATES] = [block for block in of_kind("python") if "gbcd.evaluate(" in block.code]
 
 #: What lies in a results folder only now and then, and where it is tested.
 SELDOM = {
@@ -48,6 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "gbcd" / "tracr" / "models" / "reverse", where / "models" / "mine")
     [prompts] = of_kind("jsonl")
     (where / "my_prompts.jsonl").write_text(prompts.code)
+    with contextlib.chdir(where):
+        execute(EVALUATES)
     return where
 
 
@@ -60,6 +67,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(_registry, "_tasks", {name: tasks.get(name) for name in tasks.names()})
     monkeypatch.setattr(wrong_answers, "_REGISTRY", dict(wrong_answers._REGISTRY))
+    monkeypatch.setattr(baselines, "_BASELINES", dict(baselines._BASELINES))
     monkeypatch.setattr("gbcd.commands.doctor.ray_works", lambda: "not started in this test")
     return where
 
@@ -68,14 +76,20 @@ def test_every_block_is_of_a_kind_that_is_run() -> None:
     assert [f"{block} ({block.kind or 'says no kind'})" for block in BLOCKS if block.kind not in KINDS] == []
 
 
-@pytest.mark.parametrize("block", of_kind("python"), ids=str)
-def test_python_runs(block: Block, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def execute(block: Block) -> None:
     exec(compile(block.code, str(block), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("block", [block for block in of_kind("python") if block != EVALUATES], ids=str)
+def test_python_runs(block: Block, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    execute(block)
     assert bool(capsys.readouterr().out) == ("print(" in block.code)
     for name in re.findall(r'^@task\("(\w+)"', block.code, re.MULTILINE):
         assert tasks.draw(name, load("reference", "cpu").tokenizer, 1, 0)
     for name in re.findall(r'^@wrong_answer\("(\w+)"', block.code, re.MULTILINE):
         assert wrong_answers.get(name).summary
+    for name in re.findall(r'^@baseline\("(\w+)"', block.code, re.MULTILINE):
+        assert name in baselines._BASELINES
 
 
 @pytest.mark.parametrize("block", of_kind("sh"), ids=str)
@@ -115,11 +129,8 @@ def test_prompts_are_what_the_shipped_model_takes(block: Block, tmp_path: Path) 
 def test_a_listing_names_what_a_study_leaves(block: Block, folder: Path) -> None:
     """Both ways: nothing lies there that is not named, and nothing is named that cannot lie there."""
     named = [name for line in block.code.splitlines() for name in re.split(r"  +", line)[0].split()]
-    if "plan.json" in named:
-        out = Path("results/ioi")
-        invoked("evaluate", str(out), "--pairs", "4")
-    else:
-        out = Path("several")
+    out = Path("results/ioi" if "plan.json" in named else "several")
+    if not out.exists():
         invoked("plan", "--task", "ioi", "--task", "tracr_reverse", "--prompts", "16", "--out", str(out))
     there = [f"{path.name}/" if path.is_dir() else path.name for path in out.iterdir()]
     assert [name for name in there if not any(fnmatch(name, pattern) for pattern in named)] == []

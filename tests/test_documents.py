@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from code_blocks import GUIDE, PAGES, ROOT
+from code_blocks import GUIDE, PAGES, ROOT, of_kind
 
+import gbcd
 from gbcd import versions
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
@@ -22,6 +23,15 @@ def test_what_a_document_links_to_is_there(document: str) -> None:
     text = (ROOT / document).read_text()
     missing = [link for link in LINK.findall(text) if not ((ROOT / document).parent / link.strip()).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("name", gbcd.__all__)
+def test_a_public_name_is_documented_and_shown_in_use(name: str) -> None:
+    assert f"\n::: gbcd.{name}\n" in (ROOT / "docs" / "api.md").read_text()
+    used = re.compile(rf"\bgbcd\.{name}\(")
+    assert name == "Component" or any(
+        used.search(block.code) for block in of_kind("python") if block.page == "docs/api.md"
+    )
 
 
 def test_imports_point_one_way() -> None:

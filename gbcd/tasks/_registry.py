@@ -134,7 +134,17 @@ def get(name: str) -> Task:
 
 
 def draw(name: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> list[Prompt]:
-    """Draw `n` distinct prompts of task `name`; see `Task.draw`."""
+    """Draw `n` distinct prompts of task `name`; the same arguments give the same prompts.
+
+    Args:
+        name: of the task.
+        tokenizer: of the model that is to read them: words that it does not cut as the task needs are passed over.
+        n: how many; fewer are the beginning of more.
+        seed: fixes which.
+
+    Raises:
+        BadInput: there is no such task, `n` is below 1 or more than it can give, or no words fit the tokenizer.
+    """
     return get(name).draw(tokenizer, n, seed)
 
 
