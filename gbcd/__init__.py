@@ -8,7 +8,8 @@
     gbcd.specificity(out)   which components answer to one task, and which to all
     gbcd.factors(out, n)    circuits that mix, by non-negative factors of prompts and nodes
 
-The first four return a polars LazyFrame; `out` is where a run keeps its results. What `gbcd run` and `gbcd evaluate` do:
+The first four return a polars LazyFrame; `out` is where a run keeps its results. What `gbcd run` and `gbcd evaluate`
+do:
 
     gbcd.run_study(gbcd.Study(tasks=("ioi",), out=out))
     gbcd.evaluate(out)

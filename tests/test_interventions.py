@@ -146,7 +146,11 @@ def test_zero_ablation_of_the_last_mlp_worked_out_on_paper(loaded):
 
 def test_cost_counts_only_the_blocks_that_ran(loaded):
     _, pairs, places, metric = prepared_case(loaded)
-    cost = measure_effects(loaded, pairs, places, metric).cost
+    steps: list[tuple[str, int, int]] = []
+    cost = measure_effects(loaded, pairs, places, metric, watch=lambda *step: steps.append(step)).cost
+    total = len(places) * len(pairs.encoded)
+    assert [done for _, done, _ in steps] == sorted({done for _, done, _ in steps})
+    assert steps[-1] == ("effects of ablation", total, total)
     # 3 nodes a layer, of 3, 2 and 1 blocks out of 3, and the passes over prompts and counterfactuals
     assert cost == pytest.approx({"resample": 6 + 2, "mean": 6 + 2, "zero": 6 + 1})
 

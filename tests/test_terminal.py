@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from gbcd import cli
 from gbcd.commands import compact, evaluate, reduce, status, verify
+from gbcd.commands.step_display import StepDisplay
 from gbcd.job import parts
 from gbcd.job.progress import ProgressDisplay, Standing
 from gbcd.printing import counted, duration, fact, heading, table
@@ -67,6 +68,20 @@ def shown(terminal: bool, environment: dict[str, str]) -> str:
     table(console, COLUMNS, [ROW], words=COLUMNS[:1])
     fact(console, "Results", "here")
     return file.getvalue()
+
+
+def test_a_step_is_a_line_in_a_log_and_a_bar_on_a_terminal() -> None:
+    said: dict[bool, str] = {}
+    for terminal in (False, True):
+        file = io.StringIO()
+        with StepDisplay(Console(file=file, force_terminal=terminal, width=100)) as display:
+            display.show("ioi: attributions", 0, 1)
+            for done in (1, 2):
+                display.show("ioi: effects", done, 2)
+        said[terminal] = file.getvalue()
+    assert said[False] == "ioi: attributions\nioi: effects\n"
+    assert "━" in said[True]
+    assert "100%" in said[True]
 
 
 def test_what_is_no_terminal_gets_no_control_characters() -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gbcd.commands import options
 from gbcd.commands.report import write as write_report
+from gbcd.commands.step_display import StepDisplay
 from gbcd.commands.terminal import console, exit_status, hush_libraries
 from gbcd.job.parts import folders
 from gbcd.printing import counted, fact, heading, line, table
@@ -31,8 +32,11 @@ def evaluate(out: options.Results, pairs: options.Pairs = 128, definitions: opti
 
         import_definitions(read_definitions(definitions or ()))
         for folder in folders(out):
-            show_evaluation(measure(folder, pairs), folder, console)
+            with StepDisplay(console) as display:
+                found = measure(folder, pairs, watch=display.show)
+            show_evaluation(found, folder, console)
         write_report(out)
+        fact(console, "Next", f"gbcd.load_circuit({folders(out)[0]!r}) in Python is the circuit, for other tools")
 
 
 def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:

@@ -28,6 +28,7 @@ from gbcd.evaluation.pairs import Pairs, alone, pair_up
 from gbcd.evaluation.points import Level
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import poisson_weights, score_replicas
+from gbcd.evaluation.steps import Watch, unwatched
 from gbcd.evaluation.tables import (
     AGGREGATION,
     AGGREGATION_FILE,
@@ -70,7 +71,9 @@ class Evaluation(NamedTuple):
     notes: tuple[str, ...]
 
 
-def evaluate(out: str, n_pairs: int = 128, level: Level = "node", batch_size: int = 32) -> Evaluation:
+def evaluate(
+    out: str, n_pairs: int = 128, level: Level = "node", batch_size: int = 32, watch: Watch = unwatched
+) -> Evaluation:
     """Evaluate the study in `out` and write tables and pictures there.
 
     Args:
@@ -78,6 +81,7 @@ def evaluate(out: str, n_pairs: int = 128, level: Level = "node", batch_size: in
         n_pairs: prompts per task on which effects are measured.
         level: whether heads and MLPs are ablated, or their parts.
         batch_size: prompts per forward pass.
+        watch: told of every step.
 
     Raises:
         BadInput: there is no study, it is not complete, its model is not to be had or has other weights now, fewer
@@ -105,8 +109,9 @@ def evaluate(out: str, n_pairs: int = 128, level: Level = "node", batch_size: in
     ]
     if not usable:
         raise BadInput("no task has two prompts with a counterfactual of equal length:\n" + "\n".join(notes))
+    watch("scores of the study", 0, 1)
     cases = _cases(store, plan, loaded, {task: pairs[task] for task in usable}, level)
-    measured = [evaluate_task(loaded, case, level, plan.study.seed) for case in cases]
+    measured = [evaluate_task(loaded, case, level, plan.study.seed, watch) for case in cases]
     evaluation = _tables(measured, notes)
     for path, table in zip(_FILES, evaluation[:4], strict=True):
         store.write(path, as_parquet(table.to_arrow()))

@@ -25,6 +25,7 @@ from gbcd.evaluation.pairs import Pairs
 from gbcd.evaluation.points import Point
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import interval, means
+from gbcd.evaluation.steps import Watch, unwatched
 from gbcd.reduction.ranking import CIRCUIT_SHARE
 
 #: Random halves of a circuit for completeness.
@@ -48,10 +49,11 @@ class CircuitRunner:
         points: Sequence[Point],
         metric: Metric,
         weights: Float[np.ndarray, "replicas prompts"],
+        watch: Watch = unwatched,
     ) -> None:
         """Run nothing yet."""
         self._case = loaded, pairs, points
-        self._metric, self._weights = metric, weights
+        self._metric, self._weights, self._watch = metric, weights, watch
         self._known: dict[frozenset[int], Float[np.ndarray, "replicas"]] = {}
         self.everything = frozenset(range(len(points)))
 
@@ -61,7 +63,7 @@ class CircuitRunner:
         new = [circuit for circuit in dict.fromkeys(circuits) if circuit not in self._known]
         if new:
             names = [{points[index].name for index in circuit} for circuit in new]
-            found = means(self._weights, circuit_metrics(loaded, pairs, points, names, self._metric).T)
+            found = means(self._weights, circuit_metrics(loaded, pairs, points, names, self._metric, self._watch).T)
             self._known |= dict(zip(new, found.T, strict=True))
         return [self._known[circuit] for circuit in circuits]
 

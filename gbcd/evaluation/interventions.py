@@ -28,6 +28,7 @@ from gbcd.evaluation.metrics import Metric
 from gbcd.evaluation.pairs import Batch, Pairs
 from gbcd.evaluation.points import Point, Tensors
 from gbcd.evaluation.replay import Replay
+from gbcd.evaluation.steps import Watch, unwatched
 from gbcd.gradients.gram import widened
 
 Ablation = Literal["resample", "mean", "zero"]
@@ -58,6 +59,7 @@ def measure_effects(
     points: Sequence[Point],
     metric: Metric,
     ablations: Sequence[Ablation] | None = None,
+    watch: Watch = unwatched,
 ) -> Effects:
     """Ablate every point by itself, on every pair; by default in every way that the prompts allow."""
     if ablations is None:
@@ -66,7 +68,7 @@ def measure_effects(
     drops: dict[Ablation, np.ndarray] = {ablation: np.zeros((n_prompts, len(points))) for ablation in ablations}
     clean, counterfactual = np.zeros(n_prompts), np.zeros(n_prompts)
     means = _position_means(loaded, pairs, points) if "mean" in ablations or not pairs.are_pairs else {}
-    reruns = 0
+    reruns = done = 0
     for batch in pairs.batches:
         kept, other = _both_passes(loaded, batch, points, means)
         before = kept.n_layers_run
@@ -77,6 +79,8 @@ def measure_effects(
                 value = _replacement(ablation, point, other.values, means)
                 drop = clean[batch.rows] - _numpy(metric(kept.rerun({point: value}), batch.rows))
                 drops[ablation][batch.rows, column] = drop
+            done += len(batch.rows)
+            watch("effects of ablation", done, n_prompts * len(points))
         reruns += (kept.n_layers_run - before) * batch.ids.numel()
     # All ablations rerun the same blocks. Beside that each needs a pass over the prompts, and all but zero another:
     # over the counterfactuals, or for the means.
@@ -86,16 +90,24 @@ def measure_effects(
 
 
 def circuit_metrics(
-    loaded: LoadedModel, pairs: Pairs, points: Sequence[Point], circuits: Sequence[Collection[str]], metric: Metric
+    loaded: LoadedModel,
+    pairs: Pairs,
+    points: Sequence[Point],
+    circuits: Sequence[Collection[str]],
+    metric: Metric,
+    watch: Watch = unwatched,
 ) -> Float[np.ndarray, "circuits prompts"]:
     """The metric with all `points` outside a circuit (names of components) resampled, for each of `circuits`."""
     found = np.zeros((len(circuits), len(pairs.encoded)))
     means = {} if pairs.are_pairs else _position_means(loaded, pairs, points)
+    done = 0
     for batch in pairs.batches:
         kept, other = _both_passes(loaded, batch, points, means)
         for row, circuit in enumerate(circuits):
             outside = {point: point.of(other.values[point.tensor]) for point in points if point.name not in circuit}
             found[row, batch.rows] = _numpy(metric(kept.rerun(outside), batch.rows))
+            done += len(batch.rows)
+            watch("faithfulness of circuits", done, found.size)
     return found
 
 

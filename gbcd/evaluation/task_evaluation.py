@@ -23,6 +23,7 @@ from gbcd.evaluation.pairs import Pairs
 from gbcd.evaluation.points import Level, points
 from gbcd.evaluation.recovery import Score, Truth, measured_truth, published_truth, recovery_rows
 from gbcd.evaluation.replicas import interval, means
+from gbcd.evaluation.steps import Watch, of_task
 from gbcd.evaluation.tables import edges_file
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt_lines import TASK
@@ -71,26 +72,29 @@ class TaskEvaluation(NamedTuple):
     circuits: dict[str, Circuit]
 
 
-def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int) -> TaskEvaluation:
+def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int, watch: Watch) -> TaskEvaluation:
     """Measure effects, hold every score against them, and run the circuits that the scores give."""
     places = points(loaded.sites, loaded.components, level)
     metric = metric_for(_metric_name(case), case.pairs.encoded, loaded.device, space_of(loaded.tokenizer))
-    effects = measure_effects(loaded, case.pairs, places, metric)
+    watch = of_task(watch, case.task)
+    effects = measure_effects(loaded, case.pairs, places, metric, watch=watch)
     attributions: dict[str, Attribution] = {}
     asked = Asked(loaded, case.pairs, case.components, np.random.default_rng(seed))
     scores = [*case.scores, *baseline_scores(asked, case.weights)]
     contrasts: list[Score] = []
     if case.pairs.are_pairs:
+        watch("attributions", 0, 1)
         attributions = attribute(loaded, case.pairs, places, metric, with_direct=level == "node")
         contrasts = contrast_scores(loaded, case.pairs, case.components, case.wrong_answers, case.weights)
         scores += [*attribution_scores(attributions, case.weights), *contrasts]
     truths = _truths(case, effects, loaded.name, level)
     first = next(iter(effects.drops.values())).mean(axis=0)
     figures = list(recovery_rows(scores, truths, _groups(case.components)))
-    runner = CircuitRunner(loaded, case.pairs, places, metric, case.weights)
+    runner = CircuitRunner(loaded, case.pairs, places, metric, case.weights, watch)
     curves = faithfulness_curves(runner, scores)
     for score in case.default_scores:
         figures += taken_apart(runner, score, seed)
+    watch("edges of circuits", 0, 1)
     shared = {"task": case.task, "n_pairs": len(case.pairs.encoded)}
     counted = {**shared, "n_components": len(case.components)}
     return TaskEvaluation(
