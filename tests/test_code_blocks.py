@@ -64,7 +64,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     where = tmp_path / "folder"
     shutil.copytree(made, where, symlinks=True)
     monkeypatch.chdir(where)
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "92")  # as wide as a block of the site
     monkeypatch.setattr(_registry, "_tasks", {name: tasks.get(name) for name in tasks.names()})
     monkeypatch.setattr(wrong_answers, "_REGISTRY", dict(wrong_answers._REGISTRY))
     monkeypatch.setattr(baselines, "_BASELINES", dict(baselines._BASELINES))
