@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 GUIDE = "AGENTS.md"
 
-PROGRAM = r"(?:gbcd [a-z]|python benchmarks/|make [a-z]|ray [a-z]|kubectl |pip install )"
+PROGRAM = r"(?:gbcd [a-z]|python (?:benchmarks|jobs)/|make [a-z]|ray [a-z]|kubectl |pip install )"
 
 
 class Block(NamedTuple):
@@ -57,11 +57,13 @@ def commands(code: str) -> list[list[str]]:
 
 
 def mentioned() -> list[list[str]]:
-    """Commands between backticks in running text and tables, and those that docstrings of jobs and benchmarks show."""
+    """Commands between backticks in running text, and those that studies, jobs, clusters and benchmarks show."""
     found: list[str] = []
     for page in [*PAGES, GUIDE]:
         text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         found += re.findall(rf"`({PROGRAM}[^`]*)`", text)
+    for file in [ROOT / "cluster.yaml", *ROOT.glob("jobs/**/*.[yt]*ml")]:
+        found += re.findall(rf"(?:`|entrypoint: )({PROGRAM}[^`\n]*)", file.read_text(encoding="utf-8"))
     for script in [*ROOT.glob("jobs/*.py"), *ROOT.glob("benchmarks/*.py")]:
         docstring = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").replace("\\\n", " ")
         found += re.findall(rf"^ *({PROGRAM}.*)$", docstring, re.MULTILINE)
