@@ -13,17 +13,23 @@ import numpy as np
 import polars as pl
 import pytest
 from report_study import HOSTILE, reported_study
+from sklearn.metrics import roc_curve
 from small_runs import finished, small_study
 
 from gbcd.component import Component
 from gbcd.errors import BadInput
+from gbcd.evaluation.recovery import MEMBER_SHARE
+from gbcd.evaluation.tables import edges_file
 from gbcd.job.results import summary
+from gbcd.reduction.circuits import Circuit, ends
 from gbcd.reduction.ranking import SCORES
 from gbcd.reduction.shard_values import Key
 from gbcd.report import findings as findings_module
 from gbcd.report.caveats import warnings
+from gbcd.report.effects import marked
 from gbcd.report.figures import write_figures
 from gbcd.report.findings import read_findings
+from gbcd.report.overview import in_short
 from gbcd.report.page import page, sections, write_report
 from gbcd.report.prompt_pass import PromptFindings
 
@@ -159,3 +165,49 @@ def test_parts_without_gradient_are_named(out: Path) -> None:
     said = "\n".join(warnings(findings_module.Findings(**{**found.__dict__, "summary": silenced})))
     assert "no gradient reaches a0.h0.q." in said
     assert isinstance(found.components[0], Component)
+
+
+def test_every_score_with_values_for_components_has_a_curve(text: str) -> None:
+    for chart in ("roc", "faithfulness"):
+        drawn = embedded(text)["charts"][chart]["tables"]["1"]["method"]
+        assert {"score: writing norm", "gradient norm", "contrast norm", "attribution patching"} <= set(drawn), chart
+
+
+def test_contrast_norms_are_those_of_the_wrong_answer(out: Path, text: str) -> None:
+    effects = pl.read_parquet(out / "effects.parquet")
+    resampled = effects.filter(pl.col("method") == "resample")
+    members = resampled["value"].abs() >= MEMBER_SHARE * resampled["gap"].abs()
+    norms = effects.filter(pl.col("method") == "contrast_norm", pl.col("wrong_answer") == "foil")
+    assert norms["component"].to_list() == resampled["component"].to_list()
+    false, true, _ = roc_curve(members.to_numpy(), norms["value"].to_numpy())
+    table = pl.DataFrame(embedded(text)["charts"]["roc"]["tables"]["1"]).filter(pl.col("method") == "contrast norm")
+    assert table["false_positives"].to_list() == pytest.approx(false, rel=1e-3)
+    assert table["true_positives"].to_list() == pytest.approx(true, rel=1e-3)
+
+
+def test_edges_of_the_circuit_have_the_scores_of_the_evaluation(out: Path, text: str) -> None:
+    drawn = pl.DataFrame(embedded(text)["charts"]["circuit"]["tables"]["0"]).filter(pl.col("kind") == "edge")
+    scored = Circuit.from_json((out / edges_file("prompts", "logit_difference")).read_bytes(), "edges")
+    into = [edge.score for name, edge in scored.edges.items() if ends(name) == ("input", "m1") and edge.in_graph]
+    assert drawn.filter(pl.col("name") == "input → m1")["score"].to_list() == pytest.approx(into, rel=1e-3)
+    assert drawn["weight"].max() == pytest.approx(4.75)
+
+
+def test_names_beside_dots_lie_on_nothing() -> None:
+    rows = pl.DataFrame(
+        {
+            "component": ["large", "beside it", "high", "covered", "covers"],
+            "effect": [90.0, 88.0, 0.0, 40.0, 42.0],
+            "score": [5.0, 5.0, 9.0, 4.0, 4.1],
+        }
+    )
+    named = marked(rows).filter("named")["component"].to_list()
+    assert named == ["large", "high", "covers"]
+
+
+def test_scores_of_zero_are_not_called_high(out: Path) -> None:
+    found = read_findings(str(out))
+    zero = pl.when(pl.col("component") == "m1").then(pl.col("score")).otherwise(0.0)
+    changed = findings_module.Findings(**{**found.__dict__, "summary": found.summary.with_columns(score=zero)})
+    assert changed.strongest(found.groups[0], 5) == ["m1"]
+    assert tuple(in_short(changed).tables[0].rows[1][:3]) == ("prompts", "foil", "m1")

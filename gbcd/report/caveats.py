@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from gbcd.gradients.tables import OK
+from gbcd.gradients.tables import FAILED, NON_FINITE, OK, UNCALIBRATED
 from gbcd.job.results import prompts
 from gbcd.reduction.shard_values import Key
 from gbcd.report.findings import Findings
@@ -19,6 +19,14 @@ SILENT_SHARE = 1e-6
 
 #: Parts, and pairs of task and wrong answer, that a warning names.
 NAMED = 8
+
+
+#: What is said of rows of the table of prompts that are not in every mean.
+STATUSES = {
+    NON_FINITE: "have values that are not finite, and are in no mean",
+    UNCALIBRATED: "have no centred norm, since the calibration sample does not reach their length or template",
+    FAILED: "are of prompts on which the computation failed, and are in no mean",
+}
 
 
 def warnings(findings: Findings) -> list[str]:
@@ -38,7 +46,11 @@ def _statuses(findings: Findings) -> list[str]:
     for commit in findings.commits:
         for status, count in commit.statuses.items():
             counts[status] = counts.get(status, 0) + count
-    return [f"{count:,} rows are {status}; see gbcd.prompts." for status, count in counts.items() if status != OK]
+    return [
+        f"{count:,} rows {STATUSES[status]} (status {status} in gbcd.prompts)."
+        for status, count in counts.items()
+        if status != OK
+    ]
 
 
 def _wrong(findings: Findings) -> list[str]:
@@ -63,11 +75,17 @@ def _silent(findings: Findings) -> list[str]:
         if silent:
             groups.setdefault(tuple(silent), []).append(group)
     return [
-        f"{_first([f'{group.task}, {group.wrong_answer}' for group in found], '; ')}: no gradient reaches "
+        f"{_where(findings, found)}: no gradient reaches "
         f"{_first(silent, ', ')}. Saturated attention or a dead unit looks like this: ablate them before calling them "
         "idle."
         for silent, found in groups.items()
     ]
+
+
+def _where(findings: Findings, groups: Sequence[Key]) -> str:
+    if len(groups) == len(findings.groups) > 1:
+        return "Every task and wrong answer"
+    return _first([f"{group.task}, {group.wrong_answer}" for group in groups], "; ")
 
 
 def _first(names: Sequence[str], between: str) -> str:

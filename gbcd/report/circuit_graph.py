@@ -51,7 +51,7 @@ def section(findings: Findings) -> Section | None:
     cfg = next(iter(found.values())).cfg
     chart = Chart(
         "circuit",
-        f"Circles are heads with their number, squares MLPs; thicker lines are higher scores, the {DRAWN} highest are "
+        f"Circles are heads with their number, squares MLPs; thicker lines are higher scores, {DRAWN} at most are "
         "drawn.",
         _picture(cfg),
         {name: _rows(circuit) for name, circuit in found.items()},

@@ -37,7 +37,7 @@ def roc(findings: Findings, groups: dict[str, Key], measured: Measured) -> Chart
         "roc",
         "Taking components in order of score: the closer a line runs to the upper left corner, the better the score "
         "finds the measured circuit. The diagonal is chance.",
-        layered(chance, _by_method(picture, findings.statistics), height=HEIGHT),
+        layered(chance, _by_method(picture, findings, measured), height=HEIGHT),
         {name: _roc_rows(measured, group, _scores(findings, measured, group)) for name, group in groups.items()},
         (GROUP,),
         {"method": "method", "false_positives": "of the rest", "true_positives": "of the circuit"},
@@ -98,7 +98,7 @@ def faithfulness(findings: Findings, groups: dict[str, Key], measured: Measured)
         "faithfulness",
         "How much of the gap circuits of growing size recover when everything outside them is replaced. 1, the dashed "
         "line, is the whole model.",
-        layered(whole, _by_method(picture, findings.statistics), height=HEIGHT),
+        layered(whole, _by_method(picture, findings, measured), height=HEIGHT),
         tables,
         (GROUP,),
         {
@@ -118,10 +118,11 @@ def _once() -> alt.Chart:
     return alt.Chart(data()).transform_aggregate(n="count()").mark_rule(strokeDash=[4, 4])
 
 
-def _by_method(picture: alt.Chart, statistics: list[str]) -> alt.Chart:
+def _by_method(picture: alt.Chart, findings: Findings, measured: Measured) -> alt.Chart:
     """Lines told apart by colour and by dashes."""
-    drawn = [method(name) for name in (*statistics, *ESTIMATES)]
-    dashes = [*([1, 0] for _ in statistics), *_DASHES]
+    estimates = [name for name in ESTIMATES if name in measured.effects["method"]]
+    drawn = [method(name) for name in (*findings.statistics, *estimates)]
+    dashes = [*([1, 0] for _ in findings.statistics), *_DASHES[: len(estimates)]]
     columns = alt.ExprRef("width > 640 ? 3 : width > 360 ? 2 : 1")
     legend = alt.Legend(orient="bottom", columns=columns, labelLimit=220, symbolSize=300, symbolStrokeWidth=2)
     width = alt.when(f"datum.method === '{drawn[0]}'").then(alt.value(4)).otherwise(alt.value(1.75))

@@ -30,8 +30,8 @@ _REPLACED = {
 #: Components that are named beside their dot.
 NAMED = 10
 
-#: Shares of the width and of the height of the picture within which one name would lie on another.
-NEAR = (0.07, 0.04)
+#: Width and height of a name, as shares of the picture's.
+NAME = (0.07, 0.04)
 
 
 def section(findings: Findings) -> Section | None:
@@ -121,18 +121,18 @@ def _effects(findings: Findings, group: Key, measured: Measured, method: str) ->
         low=100 * pl.col("ci_low") / pl.col("gap"),
         high=100 * pl.col("ci_high") / pl.col("gap"),
         kind=kind(),
-    ).pipe(_named)
+    ).pipe(marked)
 
 
-def _named(rows: pl.DataFrame) -> pl.DataFrame:
-    """Mark the components with the largest effects or scores as `named`, but for names that would lie on another."""
-    sizes = rows.select(
-        "component", pl.col("effect").abs() / pl.col("effect").abs().max(), pl.col("score") / pl.col("score").max()
-    )
-    named: dict[str, tuple[float, float]] = {}
-    for component, effect, score in sizes.sort(pl.max_horizontal("effect", "score"), descending=True).iter_rows():
-        if all(abs(effect - x) > NEAR[0] or abs(score - y) > NEAR[1] for x, y in named.values()):
-            named[component] = (effect, score)
-        if len(named) == NAMED:
-            break
-    return rows.with_columns(named=pl.col("component").is_in(list(named)))
+def marked(rows: pl.DataFrame) -> pl.DataFrame:
+    """Mark the components with the largest effects or scores as `named`, but for names that would lie on something."""
+    largest = pl.col("effect").abs().max(), pl.col("score").max()
+    places = rows.select("component", x=pl.col("effect") / largest[0], y=pl.col("score") / largest[1])
+    order = places.sort(pl.max_horizontal(pl.col("x").abs(), "y"), descending=True).rows()
+    named: list[tuple[str, float, float]] = []
+    for name, x, y in order:
+        beside_name = any(abs(x - u) < NAME[0] and abs(y - v) < NAME[1] for _, u, v in named)
+        below_dot = any(0 < u - x < NAME[0] and abs(y - v) < NAME[1] for _, u, v in order)
+        if not beside_name and not below_dot and len(named) < NAMED:
+            named.append((name, x, y))
+    return rows.with_columns(named=pl.col("component").is_in([name for name, _, _ in named]))

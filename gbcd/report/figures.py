@@ -21,6 +21,9 @@ WIDTH = 460
 
 DOTS_PER_INCH = 300
 
+#: Around a figure, in the same pixels.
+MARGIN = 10
+
 #: What the renderer brings itself, so that figures look the same on every machine.
 FONT = "Liberation Sans, Arial, sans-serif"
 
@@ -59,4 +62,5 @@ def _specification(chart: Chart, name: str) -> dict[str, Any]:
     specification = chart.specification() | {"width": min(WIDTH, chart.max_width or WIDTH)}
     height = chart.height(name)
     sized = specification if height is None else specification | {"height": height}
-    return sized | {"datasets": {DATA: chart.tables[name].to_dicts()}, "config": theme(LIGHT, FONT)}
+    look = theme(LIGHT, FONT) | {"padding": MARGIN}
+    return sized | {"datasets": {DATA: chart.tables[name].to_dicts()}, "config": look}

@@ -96,6 +96,10 @@ class Findings:
         """Their parts, best first."""
         return self._rows(group).filter(pl.col("level") == "part").sort("rank")
 
+    def strongest(self, group: Key, n: int) -> list[str]:
+        """Names of the best heads and MLPs, `n` at most: none whose score is zero."""
+        return self.nodes(group).filter(pl.col("score") > 0)["component"].head(n).to_list()
+
     def nodes_and_parts(self, group: Key) -> pl.DataFrame:
         """Both, nodes first."""
         return pl.concat([self.nodes(group), self.parts(group)])

@@ -55,7 +55,7 @@ def _part(folder: str) -> PartOfIndex:
         return PartOfIndex(name, "Nothing is reduced yet: run the study again to go on with it.", "", (), ())
     findings = read_findings(folder)
     rows = [
-        (group.task, group.wrong_answer, ", ".join(findings.nodes(group)["component"].head(NAMED)))
+        (group.task, group.wrong_answer, ", ".join(findings.strongest(group, NAMED)) or "none above zero")
         for group in findings.groups
     ]
     computed = sum(commit.n_prompts for commit in findings.commits)

@@ -65,7 +65,7 @@ def in_short(findings: Findings) -> Section:
         (
             group.task,
             group.wrong_answer,
-            ", ".join(findings.nodes(group)["component"].head(NAMED)),
+            ", ".join(findings.strongest(group, NAMED)) or "none above zero",
             *((_correlation(findings, group),) if measured else ()),
         )
         for group in findings.groups
@@ -154,4 +154,6 @@ def _cost(findings: Findings) -> str:
         else ""
     )
     rate = f"{n_prompts / seconds:,.0f} prompts/s a worker" if seconds else "too quick to time"
-    return f"{duration(seconds)} of computing, summed over workers ({rate}), {size / 1e6:,.1f} MB of tables{between}"
+    taken = duration(seconds) if seconds >= 1 else "under 1 s"
+    stored = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
+    return f"{taken} of computing, summed over workers ({rate}), {stored} of tables{between}"

@@ -135,4 +135,6 @@ for (const figure of figures) {
 rename();
 await Promise.all(figures.map(draw));
 dark.addEventListener("change", () => figures.forEach(draw));
+// A link to a section was followed before the pictures above it had their heights.
+if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 document.documentElement.dataset.drawn = figures.length;

@@ -17,7 +17,17 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gbcd.report import agreement, circuit_graph, effects, example_prompts, layers_and_heads, overview, strongest, words
+from gbcd.report import (
+    agreement,
+    circuit_graph,
+    effects,
+    example_prompts,
+    layers_and_heads,
+    overview,
+    settling,
+    strongest,
+    words,
+)
 from gbcd.report.caveats import warnings
 from gbcd.report.charts import DATA, GROUP, Chart, Control, Section, key
 from gbcd.report.findings import Findings, read_findings
@@ -55,7 +65,7 @@ def sections(findings: Findings) -> list[Section]:
         circuit_graph.section(findings),
         agreement.section(findings),
         strongest.over_prompts(findings),
-        strongest.settling(findings),
+        settling.section(findings),
         example_prompts.section(findings),
         overview.computed(findings),
         words.section(),

@@ -1,4 +1,4 @@
-"""Sections about the strongest components: their scores with intervals, over prompts and templates, as prompts grow."""
+"""Sections about the strongest components: their scores with intervals, and how they spread over prompts."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from gbcd.reduction.shard_values import Key
 from gbcd.report.charts import GROUP, Chart, Control, RowHeight, Section, by_kind, data, key, kind, layered
 from gbcd.report.findings import Findings
 from gbcd.report.prompt_pass import PromptFindings
-from gbcd.report.theme import SHAPES
 
-#: Components in the list, with a choice of their own, and with a line each.
-LISTED, CHOSEN, LINES = 20, 12, 8
+#: Components in the list, and with a choice of their own.
+LISTED, CHOSEN = 20, 12
 
 #: Bars of a histogram.
 BINS = 40
 
 #: Title of the axis of what is not a mean.
 SINGLE = "score of a single prompt"
-
-#: Places of numbers on the axis of ranks, of which those in its range are shown.
-RANKS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000]
 
 #: Of the prompts of a template.
 QUANTILES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
@@ -101,7 +96,7 @@ def over_prompts(findings: Findings) -> Section:
         alt.Chart(data())
         .mark_bar(binSpacing=1)
         .encode(
-            x=alt.X("low:Q", bin="binned", title=SINGLE, axis=alt.Axis(format="~g")),
+            x=alt.X("low:Q", bin="binned", title=SINGLE),
             x2="high:Q",
             y=alt.Y("prompts:Q", title="prompts"),
             y2=alt.datum(0),
@@ -123,43 +118,6 @@ def over_prompts(findings: Findings) -> Section:
         RowHeight("template", 18),
     )
     return Section("prompts", "Over prompts and templates", _sampled(findings), (control,), (histogram, by_template))
-
-
-def settling(findings: Findings) -> Section:
-    """Ranks of the best components as prompts grow."""
-    tables = {key(index): _ranks(findings, group) for index, group in enumerate(findings.groups)}
-    base = alt.Chart(data()).encode(
-        x=alt.X(
-            "prompts:Q", title="prompts averaged over", scale=alt.Scale(type="log", base=2, nice=False, padding=40)
-        ),
-        y=alt.Y(
-            "rank:Q",
-            title="rank",
-            scale=alt.Scale(reverse=True, zero=False, nice=False, padding=10),
-            axis=alt.Axis(values=RANKS, format="d", grid=False),
-        ),
-        detail="component:N",
-    )
-    colour = alt.Color("component:N", legend=None)
-    lines = base.mark_line(strokeWidth=2).encode(color=colour)
-    points = base.mark_point(filled=True, size=50, opacity=1).encode(
-        color=colour,
-        # one shape less than colours, so that no two lines share both
-        shape=alt.Shape("component:N", scale=alt.Scale(range=SHAPES[:-1]), legend=None),
-        tooltip=["component:N", "prompts:Q", "rank:Q"],
-    )
-    names = base.transform_filter("datum.last").mark_text(align="left", dx=8).encode(text="component:N")
-    chart = Chart(
-        "settling",
-        f"Ranks of the {LINES} components that end highest, after the first 16, 32, 64 ... prompts, in the order in "
-        "which they were drawn.",
-        layered(lines, points, names, height=280),
-        tables,
-        (GROUP,),
-        {"prompts": "prompts", "component": "component", "rank": "rank"},
-    )
-    text = "Is the study large enough? Lines that still cross at the right say that it is not."
-    return Section("settling", "How soon the ranking settles", text, charts=(chart,))
 
 
 def _sampled(findings: Findings) -> str:
@@ -200,16 +158,3 @@ def _spread() -> alt.LayerChart:
             x=alt.X("p50:Q", title=SINGLE), tooltip=["template:N", "n:Q", "p05:Q", "p25:Q", "p50:Q", "p75:Q", "p95:Q"]
         ),
     )
-
-
-def _ranks(findings: Findings, group: Key) -> pl.DataFrame:
-    found = findings.prompts[group]
-    best = findings.nodes(group)["component"].head(LINES).to_list()
-    places = {name: found.names.index(name) for name in best}
-    rows = [
-        {"prompts": n, "component": name, "rank": 1 + int((means > means[place]).sum()), "last": n == found.n}
-        for n, means in found.means.items()
-        for name, place in places.items()
-    ]
-    schema = {"prompts": pl.Int64, "component": pl.String, "rank": pl.Int64, "last": pl.Boolean}
-    return pl.DataFrame(rows, schema=schema)

@@ -71,7 +71,7 @@ def theme(palette: Palette, font: str | None = None) -> dict[str, Any]:
     quiet_axis = {"titleFontWeight": "normal", "titlePadding": 10, "labelPadding": 6, "labelSeparation": 8}
     return {
         "background": palette.paper,
-        "padding": {"left": 0, "right": 14, "top": 6, "bottom": 2},
+        "padding": {"left": 2, "right": 14, "top": 6, "bottom": 4},
         "view": {"stroke": None},
         "range": {"category": list(palette.series)},
         "axis": {**text, **quiet_axis, "ticks": False, "domain": False, "gridColor": palette.line},
