@@ -13,7 +13,7 @@ from random_prompts import VOCAB, random_prompts
 from test_engine_oracle import check, compare
 from tiny_models import CONTEXT, FAMILIES, random_model, randomised, small_tokenizer
 from torch import nn
-from transformers import AutoModelForCausalLM, Phi3Config
+from transformers import AutoModelForCausalLM, Phi3Config, SmolLM3Config
 
 from gbcd import architectures
 from gbcd.architectures import gpt2
@@ -141,22 +141,29 @@ def test_keys_and_values_belong_to_groups_only_where_heads_share_them():
     assert sum(sizes.values()) == sum(weights)
 
 
-def test_the_architecture_that_the_developers_guide_adds_works(monkeypatch):
-    """The code of AGENTS.md, as it stands, makes a file for Phi-3, which the package does not know."""
-    guide = (Path(__file__).parent.parent / "AGENTS.md").read_text()
-    (code,) = re.findall(r"\*\*Add an architecture\*\*.*?```python\n(.*?)```", guide, re.DOTALL)
-    assert len(code.splitlines()) < 60
+@pytest.mark.parametrize(
+    ("page", "heading", "family", "shape"),
+    [
+        ("AGENTS.md", "**Add an architecture**", SmolLM3Config, {"no_rope_layers": [1, 0]}),
+        ("docs/architectures.md", "## Adding one", Phi3Config, {"original_max_position_embeddings": 64}),
+    ],
+    ids=["built like another", "built unlike any"],
+)
+def test_the_architecture_that_a_guide_adds_works(page, heading, family, shape, monkeypatch):
+    """The code of the page, as it stands, makes a file for a model that the package does not know."""
+    guide = (Path(__file__).parent.parent / page).read_text()
+    code = re.findall(r"```python\n(.*?)```", guide[guide.index(heading) :], re.DOTALL)[0]
     added: dict[str, Any] = {}
     exec(code, added)
-    config = Phi3Config(
+    config = family(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=40,
-        vocab_size=VOCAB, max_position_embeddings=64, original_max_position_embeddings=64, pad_token_id=None,
+        vocab_size=VOCAB, max_position_embeddings=64, bos_token_id=0, eos_token_id=0, pad_token_id=None, **shape,
     )  # fmt: skip
     model = randomised(AutoModelForCausalLM.from_config(config)).double()
-    with pytest.raises(BadInput, match="no architecture file knows Phi3ForCausalLM"):
+    with pytest.raises(BadInput, match=f"no architecture file knows {type(model).__name__}"):
         prepared("tiny", model, small_tokenizer())
-    phi3 = architectures.Architecture("phi3", added["matches"], added["sites"])
-    monkeypatch.setattr(architectures, "ARCHITECTURES", (*architectures.ARCHITECTURES, phi3))
+    new = architectures.Architecture("new", added["matches"], added["sites"])
+    monkeypatch.setattr(architectures, "ARCHITECTURES", (*architectures.ARCHITECTURES, new))
     loaded = prepared("tiny", model, small_tokenizer())
     compared = compare(
         loaded, HookedPass(model, loaded.sites), random_prompts((6, 4, 6), 1), "inverse_logits", calibration=None
