@@ -26,6 +26,7 @@ from gbcd.reduction.ranking import SCORES
 from gbcd.reduction.shard_values import Key
 from gbcd.report import findings as findings_module
 from gbcd.report.caveats import warnings
+from gbcd.report.charts import answers
 from gbcd.report.effects import marked
 from gbcd.report.figures import write_figures
 from gbcd.report.findings import read_findings
@@ -211,3 +212,18 @@ def test_scores_of_zero_are_not_called_high(out: Path) -> None:
     changed = findings_module.Findings(**{**found.__dict__, "summary": found.summary.with_columns(score=zero)})
     assert changed.strongest(found.groups[0], 5) == ["m1"]
     assert tuple(in_short(changed).tables[0].rows[1][:3]) == ("prompts", "foil", "m1")
+
+
+def test_large_sets_of_answers_are_cut_short() -> None:
+    assert answers("50|51|52|53|54") == "50, 51, 52 and 2 more"
+    assert answers("3 1 2") == "3 1 2"
+
+
+def test_parts_without_gradient_are_said_once_for_all_wrong_answers(out: Path) -> None:
+    found = read_findings(str(out))
+    silenced = found.summary.with_columns(
+        grad_norm_mean=pl.when(pl.col("component") == "m1.in").then(0.0).otherwise(pl.col("grad_norm_mean"))
+    )
+    said = warnings(findings_module.Findings(**{**found.__dict__, "summary": silenced}))
+    [about_gradients] = [warning for warning in said if "no gradient" in warning]
+    assert about_gradients.startswith("Every task and wrong answer: no gradient reaches m1.in.")

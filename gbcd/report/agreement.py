@@ -32,7 +32,7 @@ def section(findings: Findings) -> Section | None:
         tooltip=["one:N", "other:N", alt.Tooltip("spearman:Q", format=".3f")],
     )
     colour = alt.Color("spearman:Q", scale=alt.Scale(scheme=SCHEME, domain=[0, 1], clamp=True), legend=None)
-    ink = alt.when("datum.spearman > 0.55").then(alt.value("black")).otherwise(alt.value("white"))
+    ink = alt.when("datum.spearman > 0.48").then(alt.value("black")).otherwise(alt.value("white"))
     cells = base.mark_rect().encode(color=colour)
     numbers = base.mark_text(fontSize=12).encode(text=alt.Text("spearman:Q", format=".2f"), color=ink)
     chart = Chart(

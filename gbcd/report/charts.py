@@ -25,6 +25,9 @@ DIGITS = 4
 
 KINDS = ["attention", "MLP"]
 
+#: Answers that are shown of a set.
+ANSWERS = 3
+
 #: The control that chooses task and wrong answer; it is at the top of the page.
 GROUP = "group"
 
@@ -151,6 +154,12 @@ def by_kind(picture: alt.Chart) -> alt.Chart:
 def rounded(table: pl.DataFrame) -> pl.DataFrame:
     """Numbers to `DIGITS` digits, what is not a number as null."""
     return table.with_columns(cs.float().fill_nan(None).round_sig_figs(DIGITS))
+
+
+def answers(text: str) -> str:
+    """An answer as the table of prompts has it, `a|b|c` for a set; of a large set the first few."""
+    few = text.split("|")
+    return text if len(few) <= ANSWERS else f"{', '.join(few[:ANSWERS])} and {len(few) - ANSWERS} more"
 
 
 def key(*values: object) -> str:

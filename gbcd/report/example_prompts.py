@@ -11,7 +11,7 @@ from gbcd.architectures.models import load_tokenizer
 from gbcd.errors import BadInput
 from gbcd.job.results import prompts
 from gbcd.reduction.shard_values import Key
-from gbcd.report.charts import Section, Table, Tokens, key, plain
+from gbcd.report.charts import Section, Table, Tokens, answers, key, plain
 from gbcd.report.findings import Findings
 
 _HELP = (
@@ -58,7 +58,7 @@ def _line(
     end: str, response: float, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None
 ) -> list[str | Tokens]:
     text = row["prompt"] if tokenizer is None else _tokens(row["prompt"], tokenizer)
-    return [end, plain(response), text, row["answer"], row["template"], "yes" if row["correct"] else "no"]
+    return [end, plain(response), text, answers(row["answer"]), row["template"], "yes" if row["correct"] else "no"]
 
 
 def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> Tokens:

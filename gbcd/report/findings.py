@@ -21,7 +21,7 @@ from gbcd.reduction.shard_values import Key
 from gbcd.report.prompt_pass import PromptFindings, pass_over
 
 #: Components times groups that a page can carry within its size; groups beyond are left out, and the page says so.
-MAX_CELLS = 50_000
+MAX_CELLS = 40_000
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def _picture(findings: Findings, across: list[str]) -> alt.LayerChart:
     legend = alt.Legend(orient="bottom", gradientLength=200, gradientThickness=10, values=[0, 25, 50, 75, 100])
     scale = alt.Scale(scheme=SCHEME, domain=[0, 100])
     cells = base.mark_rect().encode(color=alt.Color("share:Q", title="% of the largest", scale=scale, legend=legend))
-    ink = alt.when("datum.share > 55").then(alt.value("black")).otherwise(alt.value("white"))
+    ink = alt.when("datum.share > 48").then(alt.value("black")).otherwise(alt.value("white"))
     numbers = base.mark_text().encode(text=alt.Text("share:Q", format=".0f"), color=ink)
     return layered(
         *([cells, numbers] if is_numbered else [cells]), height=n_layers * (ROW if is_numbered else ROW - 10)

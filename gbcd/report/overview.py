@@ -11,7 +11,7 @@ from gbcd import wrong_answers
 from gbcd.job.results import prompts
 from gbcd.printing import duration
 from gbcd.reduction.shard_values import Key
-from gbcd.report.charts import Section, Table
+from gbcd.report.charts import Section, Table, answers
 from gbcd.report.findings import Findings
 from gbcd.report.methods import of_group, truth_of
 from gbcd.wrong_answers import output_targets
@@ -108,8 +108,15 @@ def _tasks(findings: Findings) -> list[tuple[str, ...]]:
         counted = found.select(pl.len(), pl.col("correct").mean()).collect()
         n, right = counted.row(0)
         for prompt, answer in found.select("prompt", "answer").head(1).collect().iter_rows():
-            shown = (textwrap.shorten(text, EXAMPLE_WIDTH) for text in (prompt, answer))
-            rows.append((task, *shown, f"{n:,}", "-" if right is None else f"{right:.0%}"))
+            rows.append(
+                (
+                    task,
+                    textwrap.shorten(prompt, EXAMPLE_WIDTH),
+                    answers(answer),
+                    f"{n:,}",
+                    "-" if right is None else f"{right:.0%}",
+                )
+            )
     return rows
 
 
