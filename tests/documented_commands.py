@@ -30,7 +30,7 @@ ELSEWHERE = {
     "python benchmarks/": "takes minutes to hours",
     "pip install": "needs the network",
     "gbcd status s3://": "needs a bucket: test_s3.py has one",
-    "gbcd evaluate": "takes seconds: test_code_blocks.py evaluates once, by the block of docs/api.md",
+    "gbcd evaluate": "takes seconds: test_code_blocks.py evaluates once, by a block of docs/api.md",
     "gbcd compile-tracr": "needs the extra `tracr`; where that is installed test_tracr_compiling.py compiles programs",
     "export": "is a setting of the shell",
     "ray get-auth-token": "leaves a token in the home folder",
@@ -171,9 +171,10 @@ def embedding_model() -> str:
     return str(Path(str(found.origin)).parent / "model")
 
 
-def in_its_own_process(words: Sequence[str], folder: Path) -> None:
-    """Run one of our own commands as a user does."""
-    done = subprocess.run([sys.executable, "-m", *words], cwd=folder, capture_output=True, text=True)
+def in_its_own_process(words: Sequence[str], code: str, folder: Path) -> None:
+    """Run one of our own commands as a user does, without the checks of the tests, and then some Python."""
+    script = f"from gbcd.cli import app\n\napp({list(words[1:])!r}, standalone_mode=False)\n{code}"
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

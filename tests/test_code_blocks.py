@@ -10,7 +10,6 @@ text      a listing of a results folder, held against one
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 from fnmatch import fnmatch
@@ -45,16 +44,14 @@ SELDOM = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the README's results, on fewer prompts, and what commands of the documents read."""
+    """A folder with the README's results, on fewer prompts and evaluated, and what commands of the documents read."""
     where = tmp_path_factory.mktemp("documents")
-    in_its_own_process([*with_value(MAIN, "--prompts", "96"), "--workers", "0"], where)
+    in_its_own_process([*with_value(MAIN, "--prompts", "96"), "--workers", "0"], EVALUATES.code, where)
     for name in ("jobs", "cluster.yaml"):
         (where / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "gbcd" / "tracr" / "models" / "reverse", where / "models" / "mine")
     [prompts] = of_kind("jsonl")
     (where / "my_prompts.jsonl").write_text(prompts.code)
-    with contextlib.chdir(where):
-        execute(EVALUATES)
     return where
 
 
@@ -76,13 +73,9 @@ def test_every_block_is_of_a_kind_that_is_run() -> None:
     assert [f"{block} ({block.kind or 'says no kind'})" for block in BLOCKS if block.kind not in KINDS] == []
 
 
-def execute(block: Block) -> None:
-    exec(compile(block.code, str(block), "exec"), {"__name__": "__main__"})
-
-
 @pytest.mark.parametrize("block", [block for block in of_kind("python") if block != EVALUATES], ids=str)
 def test_python_runs(block: Block, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    execute(block)
+    exec(compile(block.code, str(block), "exec"), {"__name__": "__main__"})
     assert bool(capsys.readouterr().out) == ("print(" in block.code)
     for name in re.findall(r'^@task\("(\w+)"', block.code, re.MULTILINE):
         assert tasks.draw(name, load("reference", "cpu").tokenizer, 1, 0)
