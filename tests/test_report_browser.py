@@ -149,7 +149,9 @@ def test_controls_of_a_section_change_its_numbers(browser: Browser, report: Path
 
 
 def test_the_index_leads_to_the_report_of_each_model(browser: Browser, studies: Path) -> None:
-    page, said = opened(browser, studies / "report.html", 400, "dark")
+    page, said = opened(browser, studies / "report.html", 1600, "dark")
+    assert [right - left > 900 for left, right, _ in page.evaluate(BOXES, "main")] == [True]
+    page.set_viewport_size({"width": 400, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     links = page.locator("h2 a")
     assert links.all_inner_texts() == ["model", "tracr_reverse"]

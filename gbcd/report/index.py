@@ -59,5 +59,6 @@ def _part(folder: str) -> PartOfIndex:
         for group in findings.groups
     ]
     computed = sum(commit.n_prompts for commit in findings.commits)
-    said = f"{computed:,} of {findings.plan.n_prompts:,} prompts; model {findings.plan.study.model}."
+    model = findings.plan.study.model
+    said = f"{computed:,} of {findings.plan.n_prompts:,} prompts{'' if model == name else f'; model {model}'}."
     return PartOfIndex(name, said, f"{name}/{REPORT}", rows, warnings(findings))
