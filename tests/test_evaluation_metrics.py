@@ -65,6 +65,12 @@ def test_areas_by_hand():
     assert cpr(last) == pytest.approx(0.25)
 
 
+def test_without_a_gap_there_is_no_share_of_it():
+    nothing, everything = np.array([[1.0], [1.0], [3.0]]), np.array([[5.0], [1.0], [1.0]])
+    found = faithfulness(np.array([[2.0, 5.0]] * 3), nothing, everything)
+    np.testing.assert_array_equal(found, [[0.25, 1.0], [np.nan, np.nan], [0.5, -1.0]])
+
+
 def test_stability_by_hand():
     # circuits {0, 1}, {0, 1}, {1, 2}: Jaccard 1, 1/3, 1/3
     scores = np.array([[3.0, 2, 1, 0], [2, 3, 1, 0], [0, 2, 3, 1]])

@@ -68,7 +68,15 @@ def faithfulness(
     everything: Float[np.ndarray, "replicas 1"],
 ) -> Float[np.ndarray, "replicas sizes"]:
     """Share of the model's metric that circuits recover: (m(C) - m(0)) / (m(N) - m(0))."""
-    return (metric - nothing) / (everything - nothing)
+    return share_of_gap(metric - nothing, everything - nothing)
+
+
+def share_of_gap(
+    difference: Float[np.ndarray, "*replicas"], gap: Float[np.ndarray, "*#replicas"]
+) -> Float[np.ndarray, "*replicas"]:
+    """`difference / gap`; NaN where there is no gap, as in a replica that drew only prompts without one."""
+    gap = np.broadcast_to(gap, difference.shape)
+    return np.divide(difference, gap, out=np.full(difference.shape, np.nan), where=gap != 0)
 
 
 def cpr(faithful: Float[np.ndarray, "sizes"]) -> float:

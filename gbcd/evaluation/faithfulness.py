@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gbcd.architectures.models import LoadedModel
-from gbcd.evaluation.agreement import SIZES, cmd, cpr, faithfulness, largest
+from gbcd.evaluation.agreement import SIZES, cmd, cpr, faithfulness, largest, share_of_gap
 from gbcd.evaluation.interventions import circuit_metrics
 from gbcd.evaluation.metrics import Metric
 from gbcd.evaluation.pairs import Pairs
@@ -117,8 +117,8 @@ def dissection(runner: CircuitRunner, score: Score, seed: int) -> dict[str, Floa
     nothing, everything, whole = found[:3]
     gap, rest = everything - nothing, np.stack(found[3:])
     return {
-        "completeness": np.abs(rest[:N_HALVES] - rest[N_HALVES : 2 * N_HALVES]).mean(axis=0) / gap,
-        "minimality": np.abs(whole - rest[2 * N_HALVES :]).min(axis=0) / gap,
+        "completeness": share_of_gap(np.abs(rest[:N_HALVES] - rest[N_HALVES : 2 * N_HALVES]).mean(axis=0), gap),
+        "minimality": share_of_gap(np.abs(whole - rest[2 * N_HALVES :]).min(axis=0), gap),
     }
 
 
