@@ -227,7 +227,7 @@ _LASTING = (
 
 
 def _remote(location: str) -> ObjectStore:
-    """Credentials and endpoint come from the environment, as AWS's and Google's own tools read them."""
+    """Credentials and endpoint come from variables of the environment or the machine's role; profiles are not read."""
     try:
         return from_url(
             location,
