@@ -5,6 +5,7 @@ import gzip
 import html
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,14 @@ def test_figures_are_drawn(out: Path, tmp_path: Path) -> None:
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"plan\.json"):
         write_report(str(tmp_path))
+
+
+def test_an_evaluation_by_an_older_version_is_refused(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    file = tmp_path / "out" / "effects.parquet"
+    pl.read_parquet(file).drop("wrong_answer").write_parquet(file)
+    with pytest.raises(BadInput, match=r"lacks the columns wrong_answer.*Run `gbcd evaluate` again"):
+        read_findings(str(tmp_path / "out"))
 
 
 def test_parts_without_gradient_are_named(out: Path) -> None:

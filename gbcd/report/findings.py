@@ -10,7 +10,7 @@ import polars as pl
 
 from gbcd.component import Component
 from gbcd.errors import BadInput
-from gbcd.evaluation.tables import EFFECTS_FILE, EVALUATION_FILE, FAITHFULNESS_FILE
+from gbcd.evaluation.tables import EFFECTS, EFFECTS_FILE, EVALUATION_FILE, FAITHFULNESS_FILE
 from gbcd.job.commits import Commit, read_commits
 from gbcd.job.quarantine import Quarantine, quarantined
 from gbcd.job.results import SUMMARY_FILE, read_components
@@ -114,7 +114,7 @@ def read_findings(out: str) -> Findings:
     """Read a results folder.
 
     Raises:
-        BadInput: there is no study in it, or it was not reduced.
+        BadInput: there is no study in it, it was not reduced, or an older version evaluated it.
     """
     store = Store(out)
     plan = read_plan(store)
@@ -123,6 +123,11 @@ def read_findings(out: str) -> Findings:
     measured = None
     if store.exists(EVALUATION_FILE):
         measured = Measured(*(_table(store, path) for path in (EVALUATION_FILE, EFFECTS_FILE, FAITHFULNESS_FILE)))
+        if missing := set(EFFECTS) - set(measured.effects.columns):
+            raise BadInput(
+                f"{EFFECTS_FILE!r} in {store.location!r} lacks the columns {', '.join(sorted(missing))}: an older "
+                "version wrote it. Run `gbcd evaluate` again."
+            )
     return Findings(
         store=store,
         plan=plan,
