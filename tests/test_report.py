@@ -107,6 +107,17 @@ def test_the_heat_map_shows_the_summary(out: Path, text: str) -> None:
         assert mean == pytest.approx(means[name], rel=1e-3)
 
 
+def test_the_heat_map_shows_what_ablation_finds_in_the_same_places(out: Path, text: str) -> None:
+    tables = embedded(text)["charts"]["heatmap"]["tables"]
+    shown = pl.DataFrame(tables["0|effect|node"]).sort("component")
+    measured = pl.read_parquet(out / "effects.parquet").filter(pl.col("method") == "resample").sort("component")
+    assert shown["component"].to_list() == measured["component"].to_list()
+    share = 100 * (measured["value"] / measured["gap"]).abs()
+    assert shown["mean"].to_list() == pytest.approx(share.to_list(), rel=1e-3)
+    assert shown.select((pl.col("low") <= pl.col("mean")) & (pl.col("mean") <= pl.col("high"))).to_series().all()
+    assert tables["0|effect|q"]["component"] == []
+
+
 def test_ranks_after_all_prompts_are_those_of_the_summary(out: Path, text: str) -> None:
     settled = pl.DataFrame(embedded(text)["charts"]["settling"]["tables"]["0"]).filter(pl.col("last"))
     ranked = read_findings(str(out)).nodes(Key("prompts", "logit_difference"))

@@ -6,7 +6,8 @@ import altair as alt
 import polars as pl
 
 from gbcd.report.charts import GROUP, Chart, Control, Section, data, key, layered
-from gbcd.report.findings import Findings
+from gbcd.report.findings import Findings, Measured
+from gbcd.report.methods import truth_of
 from gbcd.report.theme import SCHEME
 from gbcd.report.words import by_method
 
@@ -15,6 +16,9 @@ MAX_NUMBERED = 16
 
 #: Column between heads and MLPs, empty.
 GAP, MLP = " ", "MLP"
+
+#: The choice of measure that shows what ablation finds.
+EFFECT = "effect"
 
 #: Of the picture of a model with few heads, in pixels.
 MIN_WIDTH = 400
@@ -29,11 +33,18 @@ _HELP = (
     "large for any task."
 )
 
+_MEASURED = (
+    " The measured effect, among the measures, is what ablation finds in the same places: its size in per cent of the "
+    "gap. It was measured of whole components."
+)
+
 
 def section(findings: Findings) -> Section:
     """The section."""
     levels = _levels(findings)
     statistics = by_method(findings.statistics)
+    if findings.measured is not None:
+        statistics |= {EFFECT: "measured effect"}
     across = _across(findings)
     tables = {
         key(index, statistic, level): _cells(findings, index, statistic, level)
@@ -51,7 +62,8 @@ def section(findings: Findings) -> Section:
         max_width=max(MIN_WIDTH, COLUMN * len(across)),
     )
     controls = (Control("statistic", "Measure", statistics), Control("level", "Of", levels))
-    return Section("where", "Where the behaviour lies", _HELP, controls, (chart,))
+    text = _HELP if findings.measured is None else _HELP + _MEASURED
+    return Section("where", "Where the behaviour lies", text, controls, (chart,))
 
 
 def _levels(findings: Findings) -> dict[str, str]:
@@ -62,7 +74,10 @@ def _levels(findings: Findings) -> dict[str, str]:
 
 def _cells(findings: Findings, index: int, statistic: str, level: str) -> pl.DataFrame:
     group = findings.groups[index]
-    rows = findings.nodes(group) if level == "node" else findings.parts(group).filter(pl.col("part") == level)
+    if statistic == EFFECT and findings.measured is not None:
+        rows = _effects(findings.measured, group.task, level)
+    else:
+        rows = findings.nodes(group) if level == "node" else findings.parts(group).filter(pl.col("part") == level)
     return (
         rows.filter(pl.col(f"{statistic}_mean").is_finite())
         .select(
@@ -75,6 +90,24 @@ def _cells(findings: Findings, index: int, statistic: str, level: str) -> pl.Dat
         )
         .with_columns(rank=pl.col("mean").rank("ordinal", descending=True))
         .sort("rank")
+    )
+
+
+def _effects(measured: Measured, task: str, level: str) -> pl.DataFrame:
+    """Sizes of effects in per cent of the gap, with bounds; none where none of that level were measured."""
+    rows = measured.effects.filter(pl.col("task") == task, pl.col("component").eq(pl.col("node")) == (level == "node"))
+    if rows.is_empty():
+        return rows.with_columns(
+            pl.lit(None, pl.Float64).alias(f"{EFFECT}_{name}") for name in ("mean", "ci_low", "ci_high")
+        )
+    of_level = rows.filter(pl.col("method") == truth_of(measured, task), (pl.col("part") == level) | (level == "node"))
+    per_cent = 100 * pl.col("value").sign() / pl.col("gap").abs()
+    ends = (pl.col(end) * per_cent for end in ("ci_low", "ci_high"))
+    bounds = pl.concat_list(*ends)
+    return of_level.with_columns(
+        (pl.col("value") * per_cent).alias(f"{EFFECT}_mean"),
+        bounds.list.min().alias(f"{EFFECT}_ci_low"),
+        bounds.list.max().alias(f"{EFFECT}_ci_high"),
     )
 
 
