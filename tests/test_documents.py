@@ -34,6 +34,14 @@ def test_a_public_name_is_documented_and_shown_in_use(name: str) -> None:
     )
 
 
+def test_the_annotated_tree_names_every_module() -> None:
+    guide = (ROOT / "AGENTS.md").read_text()
+    named = set(re.findall(r"\w+", guide[guide.index("\ndatasets/") : guide.index("\nImports point")]))
+    modules = [path for path in (ROOT / "gbcd").rglob("*.py") if not path.stem.startswith("__")]
+    in_words = {"commands", "tasks"}  # a file a command, a file a task
+    assert [str(path) for path in modules if path.stem not in named and path.parent.name not in in_words] == []
+
+
 def test_imports_point_one_way() -> None:
     done = subprocess.run([BIN / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
