@@ -1,6 +1,7 @@
 """Every code block of README and docs is run as it stands, each kind in its own way; of another kind it fails.
 
-python    executed beside `results/ioi`, which the README's own command has made
+python    executed beside `results/ioi`, which the README's own command has made; if it begins with the name of a
+          file, commands find it there
 sh        every command run there, on fewer prompts (`documented_commands.py` says what cannot run here, and why)
 console   likewise, and what it prints is what the page shows
 toml      read as a study
@@ -22,8 +23,10 @@ from documented_commands import ELSEWHERE, checked, in_its_own_process, invoked,
 from gbcd import tasks, wrong_answers
 from gbcd.architectures.models import load
 from gbcd.evaluation import baselines
+from gbcd.evaluation.pairs import pair_up
 from gbcd.job.study import read_study
 from gbcd.prompting import prompt_files
+from gbcd.prompting.tokens import encode
 from gbcd.tasks import _registry
 
 KINDS = {"python", "sh", "console", "toml", "jsonl", "text"}
@@ -52,6 +55,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "gbcd" / "tracr" / "models" / "reverse", where / "models" / "mine")
     [prompts] = of_kind("jsonl")
     (where / "my_prompts.jsonl").write_text(prompts.code)
+    for block in of_kind("python"):
+        if named := re.match(r"# (\w+\.py)\n", block.code):
+            (where / named[1]).write_text(block.code)
     return where
 
 
@@ -78,7 +84,8 @@ def test_python_runs(block: Block, folder: Path, capsys: pytest.CaptureFixture[s
     exec(compile(block.code, str(block), "exec"), {"__name__": "__main__"})
     assert bool(capsys.readouterr().out) == ("print(" in block.code)
     for name in re.findall(r'^@task\("(\w+)"', block.code, re.MULTILINE):
-        assert tasks.draw(name, load("reference", "cpu").tokenizer, 1, 0)
+        tokenizer = load("reference", "cpu").tokenizer
+        assert pair_up(encode(tasks.draw(name, tokenizer, 4, 0), tokenizer), 4).refused == ()  # can be evaluated
     for name in re.findall(r'^@wrong_answer\("(\w+)"', block.code, re.MULTILINE):
         assert wrong_answers.get(name).summary
     for name in re.findall(r'^@baseline\("(\w+)"', block.code, re.MULTILINE):

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from gbcd import wrong_answers
+from gbcd.architectures.models import load
+from gbcd.evaluation.pairs import pair_up
+from gbcd.prompting.tokens import encode
 from gbcd.tasks import _registry
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
@@ -15,6 +18,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(_registry.names())
     monkeypatch.setattr(_registry, "_tasks", {name: _registry.get(name) for name in _registry.names()})
     monkeypatch.setattr(wrong_answers, "_REGISTRY", dict(wrong_answers._REGISTRY))
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -24,6 +28,9 @@ def test_a_notebook_runs(notebook: Path, capsys: pytest.CaptureFixture[str], mon
             assert cell["outputs"] == []
             exec(compile("".join(cell["source"]), f"{notebook.name}:{cell['id']}", "exec"), names)
             assert capsys.readouterr().out or cell is not cells[-1]
+    own = [_registry.get(name) for name in set(_registry.names()) - before]
+    tokenizer = load("reference", "cpu").tokenizer
+    assert all(pair_up(encode(one.draw(tokenizer, 4, 0), tokenizer), 4).refused == () for one in own)
 
 
 def test_there_is_one_for_each_way_of_use() -> None:
