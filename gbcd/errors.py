@@ -6,7 +6,10 @@ work was done, is kept, and that the same command goes on with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 DONE = 0
 BAD_INPUT = 2
@@ -23,6 +26,26 @@ class BadInput(ValueError):
 
 class Incomplete(RuntimeError):
     """A run ended with work left over; the message says what is missing and how to go on."""
+
+
+@contextmanager
+def own_code(what: str, function: Callable[..., Any]) -> Generator[None]:
+    """Say what went wrong in a researcher's own `function`, with file and line; faults of gbcd's own stay as they are.
+
+    Raises:
+        BadInput: names `what`, the file, the line and the fault.
+    """
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        if function.__module__.split(".")[0] == "gbcd":
+            raise
+        file = function.__code__.co_filename
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        where = f"{file}, line {lines[-1]}" if lines else file
+        raise BadInput(f"{what} ({where}): {type(error).__name__}: {error}") from error
 
 
 def listed(problems: Sequence[str], limit: int = MAX_LISTED) -> str:

@@ -108,7 +108,7 @@ def test_a_plan_names_the_prompts_that_calibration_will_not_reach(folder: Path, 
     assert status == 0
     assert "Compute      on cpu, in batches of 4" in said
     assert "centred by position" in said
-    assert "ioi: 12 of 12 prompts will have no centred norm, since fewer than 8 of the 4 calibration prompts" in said
+    assert "ioi: 12 of 12 prompts will have no centred norm. It takes 8 prompts of their length" in said
 
 
 def test_status_and_verify_speak_of_a_finished_run(folder: Path) -> None:

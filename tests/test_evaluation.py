@@ -269,15 +269,32 @@ def test_scores_of_the_weights_by_hand(case):
     assert found["layer_index"].tolist() == [node.layer for node in nodes]
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (lambda asked: np.zeros(2), r"score 'own' gives values of shape \(2,\); wanted are 6, one for each component"),
+        (lambda asked: asked.nowhere, r"score 'own' \(.*test_evaluation.py, line \d+\): AttributeError"),
+    ],
+)
+def test_a_score_of_one_s_own_that_fails_is_named(case, monkeypatch, values, said):
+    loaded, pairs, places, _ = case
+    monkeypatch.setattr(baselines, "_BASELINES", {})
+    baselines.baseline("own")(values)
+    asked = Asked(loaded, pairs, places, np.random.default_rng(0))  # pyright: ignore
+    with pytest.raises(BadInput, match=said):
+        baseline_scores(asked, np.ones((1, len(pairs.encoded))))
+
+
 def test_a_score_of_one_s_own_is_a_mean_over_prompts_with_replicas(case, monkeypatch):
     loaded, pairs = case[0], case[1]
     monkeypatch.setattr(baselines, "_BASELINES", {})
+    nodes = NodeMap.of(loaded.components).nodes
     values = np.random.default_rng(1).random((len(pairs.encoded), 3))
     baselines.baseline("own", cost=2.0)(lambda asked: values)
     with pytest.raises(ValueError, match="a baseline 'own' already"):
         baselines.baseline("own")(lambda asked: values)
     weights = poisson_weights(len(pairs.encoded), np.random.default_rng(2))
-    [found] = baseline_scores(Asked(loaded, pairs, [], np.random.default_rng(0)), weights)
+    [found] = baseline_scores(Asked(loaded, pairs, nodes[:3], np.random.default_rng(0)), weights)
     assert (found.method, found.wrong_answer, found.cost) == ("own", None, 2.0)
     np.testing.assert_allclose(found.replicas[0], values.mean(axis=0))
     np.testing.assert_allclose(found.replicas[7], np.average(values, axis=0, weights=weights[7]))
@@ -304,7 +321,7 @@ def test_what_cannot_be_evaluated_is_refused(study, tmp_path):
 @pytest.mark.parametrize(
     ("n_prompts", "counterfactual", "problem"),
     [
-        (3, None, "3 prompts cannot be patched:\nprompts/000001: no counterfactual"),
+        (3, None, "3 prompts cannot be patched, the first is prompts/000001: no counterfactual"),
         (1, "Andrew gave a drink to", "prompts: not evaluated, since it takes 2 prompts"),
     ],
 )
@@ -351,7 +368,7 @@ def test_prompts_that_cannot_be_patched_are_named(study, tmp_path, monkeypatch):
     found = evaluation.evaluate(str(shutil.copytree(study, tmp_path / "copy")), n_pairs=8)
     assert set(found.figures["task"]) == {"ioi"}
     assert found.effects["n_unpatched"].unique().to_list() == [3]
-    assert found.notes[0].startswith("ioi: 3 prompts cannot be patched:\nioi/")
+    assert found.notes[0].startswith("ioi: 3 prompts cannot be patched, the first is ioi/")
     assert found.notes[-1].startswith(
         "induction: not evaluated, since it takes 2 prompts that can be patched, and there"
     )

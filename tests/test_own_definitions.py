@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from tiny_models import saved_tiny_gpt2
 from gbcd import tasks, wrong_answers
 from gbcd.errors import BadInput
 from gbcd.evaluation import baselines
-from gbcd.job.own_definitions import import_definitions, read_definitions, with_definitions
+from gbcd.job.own_definitions import changed_since, import_definitions, read_definitions, with_definitions
+from gbcd.job.shards import read_plan
+from gbcd.job.store import Store
 from gbcd.job.workers import build_engine
+from gbcd.tasks._registry import refuse_unknown_metric
 from gbcd.wrong_answers import Scene, wrong_answer
 from gbcd.wrong_answers.losses import TowardsTokens
 
@@ -62,13 +66,15 @@ def test_a_file_goes_through_every_command(tmp_path: Path) -> None:
     assert "--definitions FILE.py adds your own" in refused
     assert "Who saw the table." in gbcd("list", "tasks", *given)[1]
     assert "fixed" in gbcd("show", "things", "-n", "1", "--model", model, *given)[1]
-    status, _, refused = gbcd("run", *asked, *given)
+    status, said, refused = gbcd("run", *asked, *given)
     assert status == 0, refused
+    assert f"gbcd evaluate {out} --definitions {FILE} " in said
     (tmp_path / "out" / "commits" / "00000.json").write_text("{")
     assert gbcd("verify", out, "--repair", "--workers", "0", *given)[0] == 0
     status, said, refused = gbcd("evaluate", out, "--pairs", "4", *given)
     assert status == 0, refused
     assert "earliness" in said
+    assert "has changed" not in said
 
 
 def test_another_file_of_that_name_is_another_study(tmp_path: Path) -> None:
@@ -80,6 +86,8 @@ def test_another_file_of_that_name_is_another_study(tmp_path: Path) -> None:
     del sys.modules[tasks.task.__module__]._tasks["things"]
     with pytest.raises(BadInput, match=r"hashes.definitions:own_definitions.py: \w+ -> \w+"):
         finished(study.model_copy(update={"definitions": (str(changed),)}))
+    assert changed_since(read_definitions([str(changed)]), read_plan(Store(study.out))) == [str(changed)]
+    assert changed_since(read_definitions([str(FILE)]), read_plan(Store(study.out))) == []
 
 
 @pytest.mark.slow
@@ -104,6 +112,40 @@ def test_a_file_that_fails_is_refused_with_its_line(tmp_path: Path, text: str, s
     file.write_text(text)
     with pytest.raises(BadInput, match=f"mine.py, {said}"):
         import_definitions(read_definitions([str(file)]))
+
+
+FAILING = {
+    "wrong answer 'mine' (FILE, line 10): AttributeError": "return scene.tokens",
+    "wrong answer 'mine' (FILE): RuntimeError": "return TowardsTokens([(10**6,)] * len(scene.answers))",
+}
+
+
+@pytest.mark.parametrize(("said", "body"), FAILING.items())
+def test_a_wrong_answer_that_fails_is_named_before_work_starts(tmp_path: Path, said: str, body: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from gbcd.wrong_answers import wrong_answer\n"
+        "from gbcd.wrong_answers.losses import TowardsTokens\n\n\n"
+        f'@wrong_answer("mine")\ndef mine(scene):\n    """Fails."""\n\n\n    {body}\n'
+    )
+    study = small_study(tmp_path, wrong_answers=("mine",), definitions=(str(file),))
+    with pytest.raises(BadInput, match=re.escape(said.replace("FILE", str(file)))):
+        finished(study)
+    assert not (tmp_path / "out" / "plan.json").exists()
+
+
+def test_a_task_that_fails_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(FILE.read_text().replace('words["b"]', 'words["c"]').replace('"things"', '"others"'))
+    line = next(number for number, text in enumerate(file.read_text().splitlines(), 1) if 'words["c"]' in text)
+    study = small_study(tmp_path, tasks=("others",), prompts_per_task=6, definitions=(str(file),))
+    with pytest.raises(BadInput, match=rf"task 'others' \(.*mine.py, line {line}\): KeyError: 'c'"):
+        finished(study)
+
+
+def test_a_task_of_no_known_metric_is_refused() -> None:
+    with pytest.raises(BadInput, match="'own' is measured by 'logit diff'; the metrics are logit_difference, "):
+        refuse_unknown_metric("own", "logit diff")
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

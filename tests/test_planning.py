@@ -65,13 +65,13 @@ def test_the_prompts_named_are_those_that_get_no_centred_norm() -> None:
     said = reach.shortfall()
     assert said is not None
     assert said.startswith("p: 2 of 11 prompts will have no centred norm")
-    assert "9 tokens: 2 prompts (means reach 6 tokens)" in said
+    assert "9 tokens: 2 prompts (enough up to 6 tokens)" in said
     enough = CalibrationReach("p", MIN_PROMPTS, "position")
     enough.add(named[:MIN_PROMPTS])
     assert enough.shortfall() is None
     by_template = CalibrationReach("p", MIN_PROMPTS, "template")
     by_template.add(named[:MIN_PROMPTS])
-    assert "template 't0', 6 tokens: 4 prompts (there are no means)" in str(by_template.shortfall())
+    assert "template 't0', 6 tokens: 4 prompts (too few of any length)" in str(by_template.shortfall())
 
 
 def test_a_study_centred_by_template_is_the_engine_so_centred(tmp_path: Path) -> None:

@@ -176,6 +176,8 @@ def _unavailable(name: str, error: Exception) -> BadInput:
     reason = str(error).splitlines()[0]
     if Path(name).is_dir() or name in SHIPPED:
         return BadInput(f"model directory {name!r} cannot be loaded: {reason}")
+    if name.startswith(("/", "./", "../", "~")):
+        return BadInput(f"model {name!r}: there is no such directory")
     return BadInput(
         f"model {name!r} is neither a directory here nor to be had from the model hub: {reason}\n"
         "Ways out: check the spelling; go online; or download it elsewhere (hf download NAME --local-dir DIR) and pass "

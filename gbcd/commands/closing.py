@@ -9,6 +9,10 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
+from gbcd.job.inputs import Inputs
+from gbcd.job.results import prompts
+from gbcd.job.store import Store
+from gbcd.job.study import Study
 from gbcd.printing import counted, duration, fact, heading, line, table
 from gbcd.reduction.ranking import score_statistic
 from gbcd.reduction.shard_values import SUMMARISED
@@ -16,6 +20,9 @@ from gbcd.run import Run
 
 #: Nodes listed per task and wrong answer.
 TOP = 10
+
+#: Prompts of a task that are looked at for a counterfactual.
+SAMPLE = 64
 
 #: Beyond as many tasks and wrong answers, each has a line instead of a table.
 MAX_TABLES = 8
@@ -40,9 +47,23 @@ def closing_summary(runs: Sequence[Run], console: Console) -> None:
     fact(console, "Names", "a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; both count from 0")
 
 
-def next_step(out: str, console: Console) -> None:
-    """Print the command that comes after a run."""
-    fact(console, "Next", f"gbcd evaluate {out}   (what ablation says of it)")
+def next_step(study: Study, runs: Sequence[Run], console: Console) -> None:
+    """Print the command that comes after a run; nothing where nothing was computed."""
+    if not any(run.summary is not None for run in runs):
+        return
+    if not any(_can_be_evaluated(run, task) for run in runs for task in run.plan.study.tasks):
+        fact(console, "Next", "open the report. Effects cannot be measured: no prompt has a counterfactual")
+        return
+    own = "".join(f" --definitions {file}" for file in study.definitions)
+    fact(console, "Next", f"gbcd evaluate {study.out}{own}   (what ablation says of it)")
+
+
+def _can_be_evaluated(run: Run, task: str) -> bool:
+    """True if its prompts have what effects are measured by: counterfactuals, or an output at every position."""
+    store = Store(run.out)
+    sample = Inputs(store, run.plan).sample(task, SAMPLE)
+    found = prompts(run.out).filter(pl.col("task") == task).select(pl.col("answer_logit").is_null().all())
+    return any(prompt.counterfactual is not None for prompt in sample) or bool(found.collect().item())
 
 
 def _computed(runs: Sequence[Run]) -> str:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from gbcd import tasks, wrong_answers
 from gbcd.architectures import models
 from gbcd.architectures.models import LoadedModel
-from gbcd.errors import BadInput
+from gbcd.errors import BadInput, own_code
 from gbcd.gradients.engine import pass_for, scene_of
 from gbcd.gradients.gram import widened
 from gbcd.printing import counted
@@ -151,7 +151,8 @@ def _pull(name: str, encoded: EncodedPrompt, scene: Scene, tokenizer: PreTrained
         wrong_answers.refuse_undefined(definition, [encoded])
     except BadInput as error:
         return _words("shown with --embedding-model" if definition.needs_meaning else f"undefined: {error}")
-    target: Target = definition.define(scene)
+    with own_code(f"wrong answer {name!r}", definition.define):
+        target: Target = definition.define(scene)
     predicted = torch.softmax(scene.logits[0], 0)
     if target.tokens is not None:
         return _shares(target.tokens[0], predicted, tokenizer)

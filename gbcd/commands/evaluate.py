@@ -28,10 +28,15 @@ def evaluate(out: options.Results, pairs: options.Pairs = 128, definitions: opti
     with exit_status():
         hush_libraries()
         from gbcd.evaluation.evaluate import evaluate as measure
-        from gbcd.job.own_definitions import import_definitions, read_definitions
+        from gbcd.job.own_definitions import changed_since, import_definitions, read_definitions
+        from gbcd.job.shards import read_plan
+        from gbcd.job.store import Store
 
-        import_definitions(read_definitions(definitions or ()))
+        files = read_definitions(definitions or ())
+        import_definitions(files)
         for folder in folders(out):
+            for file in changed_since(files, read_plan(Store(folder))):
+                fact(console, "Beware", f"{file} has changed since the study was planned")
             with StepDisplay(console) as display:
                 found = measure(folder, pairs, watch=display.show)
             show_evaluation(found, folder, console)

@@ -50,6 +50,6 @@ def run(
         closing_summary(runs, console)
         if any(one.summary is not None for one in runs):
             write_report(asked.out)
-        next_step(asked.out, console)
+        next_step(asked, runs, console)
         if left := unfinished(runs):
             raise Incomplete(left)

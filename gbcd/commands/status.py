@@ -41,6 +41,6 @@ def show(standing: FolderStanding, console: Console) -> None:
         fact(console, "Last commit", f"{duration((datetime.now(UTC) - standing.last).total_seconds())} ago")
     if standing.rate and standing.shards < len(plan.shards):
         left = (plan.n_prompts - standing.prompts) / standing.rate
-        fact(console, "Rate", f"{standing.rate:,.0f} prompts/s; {duration(left)} left while it runs at that rate")
+        fact(console, "Rate", f"{standing.rate:,.0f} prompts/s at last; at that rate {duration(left)} left")
     for record in standing.quarantined:
         fact(console, "Quarantined", record.in_words)

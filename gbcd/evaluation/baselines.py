@@ -12,6 +12,7 @@ from jaxtyping import Float
 from gbcd.architectures import parameter
 from gbcd.architectures.models import LoadedModel
 from gbcd.component import Component
+from gbcd.errors import BadInput, own_code
 from gbcd.evaluation.attribution import Attribution
 from gbcd.evaluation.contrast import COST, contrast_norms
 from gbcd.evaluation.pairs import Pairs
@@ -89,10 +90,22 @@ def baseline_scores(asked: Asked, weights: Float[np.ndarray, "replicas prompts"]
     """All that are registered, with replicas: means over prompts, or all alike where there is one value for all."""
     found: list[Score] = []
     for name, (definition, cost) in _BASELINES.items():
-        values = np.asarray(definition(asked), dtype=np.float64)
+        values = _computed(name, definition, asked)
         replicas = np.tile(values, (len(weights), 1)) if values.ndim == 1 else means(weights, values)
         found.append(Score(name, None, replicas, cost))
     return found
+
+
+def _computed(name: str, definition: Definition, asked: Asked) -> Values:
+    with own_code(f"score {name!r}", definition):
+        values = np.asarray(definition(asked), dtype=np.float64)
+    n_prompts, n_components = len(asked.pairs.encoded), len(asked.components)
+    if values.shape not in ((n_components,), (n_prompts, n_components)):
+        raise BadInput(
+            f"score {name!r} gives values of shape {values.shape}; wanted are {n_components}, one for each component, "
+            f"or {n_prompts} x {n_components}, one for each prompt and component"
+        )
+    return values
 
 
 @baseline("weight_norm")

@@ -11,6 +11,7 @@ prompts have no counterfactuals, are measured by mean and zero ablation, and hav
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ from gbcd.job.results import encoded as as_parquet
 from gbcd.job.results import shard_tables
 from gbcd.job.shards import Plan, read_plan
 from gbcd.job.store import Store
+from gbcd.printing import counted
 from gbcd.prompting.tokens import encode
 from gbcd.reduction.nodes import NodeMap
 from gbcd.reduction.shard_values import Key
@@ -98,9 +100,7 @@ def evaluate(
         batched = alone if loaded.sites.reads_every_token else pair_up
         pairs[task] = batched(encode(inputs.sample(task, n_pairs), loaded.tokenizer, loaded.context), batch_size)
         if pairs[task].refused:
-            notes.append(
-                f"{task}: {len(pairs[task].refused)} prompts cannot be patched:\n{listed(pairs[task].refused)}"
-            )
+            notes.append(_refusals(task, pairs[task].refused))
     usable = [task for task in plan.study.tasks if len(pairs[task].encoded) >= 2]
     notes += [
         f"{task}: not evaluated, since it takes 2 prompts that can be patched, and there are {len(some.encoded)}"
@@ -108,8 +108,12 @@ def evaluate(
         if task not in usable
     ]
     if not usable:
-        raise BadInput("no task has two prompts with a counterfactual of equal length:\n" + "\n".join(notes))
-    watch("scores of the study", 0, 1)
+        raise BadInput(
+            "no task has two prompts with a counterfactual of equal length, which effects are measured by:\n"
+            + "\n".join(notes)
+            + "\nGive prompts one: `counterfactual` in Filled or in a line of a prompt file."
+        )
+    watch("reading the scores of the study", 0, 1)
     cases = _cases(store, plan, loaded, {task: pairs[task] for task in usable}, level)
     measured = [evaluate_task(loaded, case, level, plan.study.seed, watch) for case in cases]
     evaluation = _tables(measured, notes)
@@ -120,6 +124,15 @@ def evaluate(
     for path, picture in draw_effect_plots(evaluation.effects, _default_scores(cases)).items():
         store.write(path, picture)
     return evaluation
+
+
+def _refusals(task: str, refused: Sequence[str]) -> str:
+    """Who cannot be patched, and why: one line where all have the same reason."""
+    reasons = Counter(text.partition(": ")[2] for text in refused)
+    if len(reasons) == 1:
+        first = refused[0] if len(refused) == 1 else f"the first is {refused[0]}"
+        return f"{task}: {counted(len(refused), 'prompt')} cannot be patched, {first}"
+    return f"{task}: {counted(len(refused), 'prompt')} cannot be patched:\n{listed(refused)}"
 
 
 def _refuse_incomplete(store: Store, plan: Plan) -> None:

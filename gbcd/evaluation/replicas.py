@@ -80,7 +80,8 @@ def score_replicas(
             for name, values, where, _ in finite_values(rows, nodes):
                 group[name] = group.get(name, 0.0) + weights[:, where] @ values[chosen].T
                 total[name] = total.get(name, 0.0) + weights[:, where].sum(axis=1, keepdims=True)
-    found = {key: {name: group[name] / totals[key][name] for name in group} for key, group in sums.items()}
+    with np.errstate(invalid="ignore"):  # no prompt may have a value, or a replica may have drawn none that has
+        found = {key: {name: group[name] / totals[key][name] for name in group} for key, group in sums.items()}
     return {key: {name: _size(name, mean) for name, mean in group.items()} for key, group in found.items()}
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from gbcd.errors import listed
 from gbcd.gradients.calibration import MIN_PROMPTS, Centering
+from gbcd.printing import counted
 from gbcd.prompting.tokens import EncodedPrompt
 
 #: Share of prompts without a centred norm above which `auto` does not centre by template.
@@ -58,9 +59,11 @@ class CalibrationReach:
             return None
         n_sample = min(self._sample_size, self._n_seen)
         why = sorted(_reason(group, length, reach.get(group, 0), count) for (group, length), count in missed.items())
+        alike = "length and template" if self._centering == "template" else "length"
         return (
-            f"{self._task}: {sum(missed.values()):,} of {self._n_seen:,} prompts will have no centred norm, since "
-            f"fewer than {MIN_PROMPTS} of the {n_sample:,} calibration prompts are like them:\n{listed(why)}"
+            f"{self._task}: {sum(missed.values()):,} of {counted(self._n_seen, 'prompt')} will have no centred norm. "
+            f"It takes {MIN_PROMPTS} prompts of their {alike}, or longer, among the {n_sample:,} calibration prompts:\n"
+            f"{listed(why)}"
         )
 
     def _reach(self) -> dict[str, int]:
@@ -78,5 +81,5 @@ def _reach(lengths: Sequence[int]) -> int:
 
 def _reason(template: str, length: int, reach: int, count: int) -> str:
     whose = f"template {template!r}, " if template else ""
-    limit = f"means reach {reach} tokens" if reach else "there are no means"
-    return f"{whose}{length} tokens: {count:,} prompts ({limit})"
+    limit = f"enough up to {reach} tokens" if reach else "too few of any length"
+    return f"{whose}{length} tokens: {counted(count, 'prompt')} ({limit})"

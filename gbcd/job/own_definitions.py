@@ -17,10 +17,13 @@ from typing import NamedTuple
 
 from gbcd import wrong_answers
 from gbcd.architectures.models import LoadedModel
-from gbcd.errors import BadInput
+from gbcd.errors import BadInput, own_code
 from gbcd.gradients.calibration import Calibration
+from gbcd.gradients.engine import loss_gradient, pass_for, scene_of
 from gbcd.job.shards import Plan
 from gbcd.job.workers import EngineBuilder, ShardEngine
+from gbcd.prompting.outputs import space_of
+from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import WrongAnswer
 
 
@@ -64,6 +67,12 @@ def import_definitions(files: Sequence[DefinitionFile]) -> None:
             _import(file)
 
 
+def changed_since(files: Sequence[DefinitionFile], plan: Plan) -> list[str]:
+    """Those of `files` that `plan` knows by name, with another text."""
+    known = plan.identity.hashes
+    return [file.path for file in files if known.get(f"definitions:{Path(file.path).name}", file.sha256) != file.sha256]
+
+
 def _import(file: DefinitionFile) -> None:
     module = ModuleType(file.module)
     module.__file__ = file.path
@@ -76,6 +85,28 @@ def _import(file: DefinitionFile) -> None:
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         where = file.path if line is None else f"{file.path}, line {line}"
         raise BadInput(f"definitions in {where}: {type(error).__name__}: {error}") from error
+
+
+def try_definitions(names: Sequence[str], prompts: Sequence[EncodedPrompt], loaded: LoadedModel) -> None:
+    """Let those of the definitions `names` that are not gbcd's own choose once, before workers start.
+
+    Raises:
+        BadInput: the code of one fails; names it, the file and the line.
+    """
+    own = [definition for definition in map(wrong_answers.get, names) if not _is_gbcds(definition)]
+    if not own or space_of(loaded.tokenizer) is not None:
+        return
+    forward = pass_for(loaded).forward([(prompt.ids,) for prompt in prompts])
+    scene = scene_of(prompts, forward.logits[:, 0], loaded)
+    for definition in own:
+        with own_code(f"wrong answer {definition.name!r}", definition.define):
+            target = definition.define(scene)
+            if not definition.reads_twin:
+                loss_gradient(target, forward.logits)
+
+
+def _is_gbcds(definition: WrongAnswer) -> bool:
+    return definition.define.__module__.split(".")[0] == "gbcd"
 
 
 class WithDefinitions(NamedTuple):
@@ -112,7 +143,7 @@ def with_definitions(build: EngineBuilder, names: Sequence[str], files: Sequence
         BadInput: a name is not known, or a file cannot be read.
     """
     read = read_definitions(files)
-    brought = {"gbcd", *(file.module for file in read)}
+    modules = {file.module for file in read}
     found = [wrong_answers.get(name) for name in names]
-    own = tuple(one for one in found if one.define.__module__.split(".")[0] not in brought)
+    own = tuple(one for one in found if not _is_gbcds(one) and one.define.__module__ not in modules)
     return WithDefinitions(build, read, own) if read or own else build

@@ -24,7 +24,7 @@ from gbcd.gradients.calibration import Centering
 from gbcd.job.batch_size import fitting
 from gbcd.job.calibration_reach import CalibrationReach, settled
 from gbcd.job.inputs import InputsWriter
-from gbcd.job.own_definitions import import_definitions, read_definitions
+from gbcd.job.own_definitions import import_definitions, read_definitions, try_definitions
 from gbcd.job.parts import Part, folder_of, record_parts, refuse_other_parts
 from gbcd.job.shards import PLAN, Identity, Plan, Settings, Shard, cut, read_plan
 from gbcd.job.sources import fingerprints, needs_meaning, refuse_unknown, sources
@@ -35,6 +35,9 @@ from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt_lines import TASK
 from gbcd.prompting.tokens import encode
 from gbcd.versions import versions
+
+#: Prompts that definitions of one's own are tried on.
+TRIED = 2
 
 
 class Planned(NamedTuple):
@@ -200,6 +203,8 @@ def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -
             encoded = encode(rows, loaded.tokenizer, loaded.context)
             for definition in study.wrong_answers:
                 wrong_answers.refuse_undefined(wrong_answers.get(definition), encoded, space_of(loaded.tokenizer))
+            if not shards:
+                try_definitions(study.wrong_answers, encoded[:TRIED], loaded)
             n_tokens = max(n_tokens, *(len(one.ids) + len(one.twin_ids or ()) for one in encoded))
             n_sequences = max(n_sequences, *(1 + (one.twin_ids is not None) for one in encoded))
             for some in reaches.values():

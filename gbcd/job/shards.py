@@ -143,7 +143,7 @@ def read_plan(store: Store) -> Plan:
         raw = store.read(PLAN)
     except FileNotFoundError:
         raise BadInput(
-            f"{store.location!r} holds no {PLAN}: it is not a results folder, or nothing was planned"
+            f"{store.location!r} holds no {PLAN}: it is not a results folder, or nothing is planned there yet"
         ) from None
     try:
         return Plan.model_validate_json(raw)

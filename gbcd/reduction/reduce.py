@@ -59,6 +59,7 @@ SUMMARY = pa.schema(
 )
 """One row per task, wrong answer, level (`part`, `node`) and component. `taylor_mean` and its like are of the absolute
 value, `taylor_signed_mean` of the signed one; `cv` is standard deviation over mean of the statistic that is the score.
+Intervals of these sizes end at 0.
 `part` of a node is `head`, `mlp` or, where it has one part, that part's. `rank_ci_low`, `rank_ci_high` bound the rank
 on 95 % of other draws of templates (null with one template); `_p05`, `_p50`, `_p95` are quantiles over prompts."""
 
@@ -214,7 +215,8 @@ def _numbers(group: _Group, n_columns: int) -> dict[str, Float[np.ndarray, "colu
         if statistic == SIGNED:
             numbers["taylor_signed_mean"] = estimate.mean
         else:
-            numbers |= {f"{statistic}_{name}": values for name, values in estimate._asdict().items()}
+            above = estimate._replace(ci_low=np.maximum(estimate.ci_low, 0.0))
+            numbers |= {f"{statistic}_{name}": values for name, values in above._asdict().items()}
             histogram = group.histograms[statistic]
             numbers |= {f"{statistic}_{name}": histogram.quantile(level) for name, level in QUANTILES.items()}
     numbers["score"] = numbers[f"{group.ranked_by}_mean"]

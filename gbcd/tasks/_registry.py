@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from gbcd.errors import BadInput
+from gbcd.errors import BadInput, own_code
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.vocabulary import Vocabulary
 from gbcd.tasks._families import Family
@@ -73,18 +73,20 @@ class Task:
         """
         if n < 1:
             raise BadInput(f"{n} prompts of task '{self.name}' were asked for; ask for at least 1.")
-        families = list(self.families(Vocabulary(tokenizer)))
+        with own_code(f"task '{self.name}'", self.families):
+            families = list(self.families(Vocabulary(tokenizer)))
         capacity = sum(family.size for family in families)
         if n > capacity:
             raise BadInput(
                 f"{n} distinct prompts of task '{self.name}' were asked for, and its templates and words can give "
-                f"{capacity} with this tokenizer. Ask for fewer, or add templates or words under datasets/."
+                f"{capacity} with this tokenizer. Ask for fewer, or give it more templates or words."
             )
         chosen = _choose(families, n, Random(f"{self.name}/{seed}"))
-        prompts = [
-            Prompt(f"{self.name}/{number:06d}", self.name, family.template, *family.at(index))
-            for number, (family, index) in enumerate(chosen)
-        ]
+        with own_code(f"task '{self.name}'", self.families):
+            prompts = [
+                Prompt(f"{self.name}/{number:06d}", self.name, family.template, *family.at(index))
+                for number, (family, index) in enumerate(chosen)
+            ]
         _refuse_repeated(prompts)
         return prompts
 
@@ -102,18 +104,29 @@ def task(
         is_finite: the prompts are all inputs of that model.
 
     Raises:
-        BadInput: another task has this name.
+        BadInput: another task has this name, or there is no such metric.
     """
 
     def register(families: Families) -> Task:
         if name in _tasks:
             raise BadInput(f"There is a task '{name}' already. Choose another name.")
+        refuse_unknown_metric(name, metric)
         circuit_of_task = published_circuit(circuit) if circuit else None
         description = (families.__doc__ or "").strip()
         _tasks[name] = Task(name, metric, description, circuit_of_task, families, model, is_finite)
         return _tasks[name]
 
     return register
+
+
+def refuse_unknown_metric(name: str, metric: str) -> None:
+    """Check that the task `name` can be measured by `metric`.
+
+    Raises:
+        BadInput: there is no such metric.
+    """
+    if metric not in get_args(Metric):
+        raise BadInput(f"Task '{name}' is measured by '{metric}'; the metrics are {', '.join(get_args(Metric))}.")
 
 
 def names() -> list[str]:
