@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,15 @@ from gbcd.evaluation.recovery import MEMBER_SHARE
 from gbcd.evaluation.tables import edges_file
 from gbcd.job.results import summary
 from gbcd.reduction.circuits import Circuit, ends
-from gbcd.reduction.ranking import SCORES
+from gbcd.reduction.ranking import CIRCUIT_SHARE, SCORES
 from gbcd.reduction.shard_values import Key
+from gbcd.report import circuit_graph, in_short
 from gbcd.report import findings as findings_module
 from gbcd.report.caveats import warnings
 from gbcd.report.charts import answers
 from gbcd.report.effects import marked
 from gbcd.report.figures import write_figures
-from gbcd.report.findings import read_findings
-from gbcd.report.overview import in_short
+from gbcd.report.findings import Findings, read_findings
 from gbcd.report.page import page, sections, write_report
 from gbcd.report.prompt_pass import PromptFindings
 
@@ -231,7 +232,67 @@ def test_scores_of_zero_are_not_called_high(out: Path) -> None:
     zero = pl.when(pl.col("component") == "m1").then(pl.col("score")).otherwise(0.0)
     changed = findings_module.Findings(**{**found.__dict__, "summary": found.summary.with_columns(score=zero)})
     assert changed.strongest(found.groups[0], 5) == ["m1"]
-    assert tuple(in_short(changed).tables[0].rows[1][:3]) == ("prompts", "foil", "m1")
+    task, answer, highest = in_short.section(changed).tables[0].rows[1][:3]
+    assert (task, answer) == ("prompts", "foil")
+    assert re.fullmatch(r"m1 -?\d+ %", str(highest))
+
+
+def changed_effects(found: Findings, shares: dict[str, float]) -> Findings:
+    """The findings with these effects, in shares of the gap, and none of other components."""
+    assert found.measured is not None
+    share = pl.col("component").replace_strict(shares, default=0.0)
+    effects = found.measured.effects.with_columns(value=share * pl.col("gap"))
+    return replace(found, measured=replace(found.measured, effects=effects))
+
+
+def test_high_scores_stand_beside_their_measured_effects(out: Path) -> None:
+    found = read_findings(str(out))
+    first, second, third, *_ = found.strongest(found.groups[0], 5)
+    scores, circuits = in_short.section(changed_effects(found, {first: -0.003, second: 0.482, third: -0.2})).tables
+    assert str(scores.rows[0][2]).startswith(f"{first} 0 %, {second} 48 %, {third} -20 %, ")
+    assert float(str(scores.rows[0][3])) <= 1
+    [(task, circuit)] = circuits.rows
+    assert task == "prompts"
+    assert circuit == (
+        "2 of 6 components carry at least 10 % of the gap, 1 of them against the behaviour: "
+        f"{second} 48 %, {third} -20 %"
+    )
+
+
+def test_a_measured_circuit_is_cut_to_its_largest_members_and_may_be_empty(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_short, "MEMBERS", 1)
+    found = read_findings(str(out))
+    several = changed_effects(found, {"m0": 0.2, "m1": 0.65})
+    assert str(in_short.section(several).tables[1].rows[0][1]).endswith(": m1 65 % and 1 more")
+    idle = in_short.section(changed_effects(found, {})).tables[1].rows[0][1]
+    assert idle == "none of 6 components carries at least 10 % of the gap"
+
+
+def test_before_an_evaluation_scores_are_said_to_be_no_proof(out: Path) -> None:
+    found = replace(read_findings(str(out)), measured=None)
+    section = in_short.section(found)
+    assert "not proof" in section.text
+    assert f"gbcd evaluate {out} measures what matters" in section.text
+    assert "%" not in str(section.tables)
+    circuit = circuit_graph.section(found)
+    assert circuit is not None
+    assert circuit.text_by_group == {}
+
+
+def test_the_circuit_begins_with_what_it_keeps_alone(out: Path, text: str) -> None:
+    rows = pl.read_parquet(out / "faithfulness.parquet").filter(
+        pl.col("size") == CIRCUIT_SHARE,
+        (pl.col("wrong_answer") == "foil") | pl.col("wrong_answer").is_null(),
+    )
+    kept = {row["method"]: round(100 * row["faithfulness"]) for row in rows.iter_rows(named=True)}
+    section = circuit_graph.section(read_findings(str(out)))
+    assert section is not None
+    said = section.text_by_group["1"]
+    assert said.startswith(f"Alone, the best component by score keeps {kept[SCORES[0]]} % of the gap [")
+    assert f"by attribution patching keeps {kept['attribution_patching']} % of the gap [" in said
+    assert text.index(html.escape(said)) < text.index("The best 20%")
 
 
 def test_large_sets_of_answers_are_cut_short() -> None:

@@ -115,7 +115,7 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of the page; `text` is plain, `tables_by_group` are shown with their group."""
+    """A part of the page; `text` is plain; `text_by_group`, above it, and `tables_by_group` show with their group."""
 
     id: str
     title: str
@@ -124,6 +124,7 @@ class Section(NamedTuple):
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
     tables_by_group: Mapping[str, Table] = MappingProxyType({})
+    text_by_group: Mapping[str, str] = MappingProxyType({})
 
 
 def data() -> alt.NamedData:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import altair as alt
+import numpy as np
 import polars as pl
 
 from gbcd.evaluation.tables import edges_file
@@ -15,7 +16,9 @@ from gbcd.reduction.stored_circuits import read_circuits
 from gbcd.report.charts import GROUP, KINDS, Chart, Section, by_kind, data, key, layered
 from gbcd.report.findings import Findings
 from gbcd.report.layers_and_heads import COLUMN, MIN_WIDTH
+from gbcd.report.methods import of_group
 from gbcd.report.theme import EDGE, INSIDE
+from gbcd.report.words import method
 
 #: Edges that are drawn, highest scores first; in a circuit of whole heads every node is joined to every later one.
 DRAWN = 60
@@ -26,6 +29,9 @@ _HELP = (
 )
 _SCORED = "scored by edge attribution; an edge that harms is dashed."
 _NOT_SCORED = "with the smaller of their ends' scores; gbcd evaluate gives them scores of their own."
+
+#: The estimate that the circuit is held against.
+BESIDE = "attribution_patching"
 
 #: Pixels for a layer, and of the whole picture.
 LAYER, LEAST, MOST = 72, 320, 1400
@@ -59,7 +65,33 @@ def section(findings: Findings) -> Section | None:
         {"name": "node or edge", "kind": "kind", "score": "score"},
         max_width=max(MIN_WIDTH, COLUMN * (cfg.n_heads + 2)),
     )
-    return Section("circuit", "The circuit", _HELP + (_SCORED if scored else _NOT_SCORED), charts=(chart,))
+    kept = {name: said for name in found if (said := _kept(findings, findings.groups[int(name)]))}
+    text = _HELP + (_SCORED if scored else _NOT_SCORED)
+    return Section("circuit", "The circuit", text, charts=(chart,), text_by_group=kept)
+
+
+def _kept(findings: Findings, group: Key) -> str | None:
+    """How much of the gap the best components keep when all others are replaced; None where that was not measured."""
+    if findings.measured is None or not findings.measured.has_nodes(group.task):
+        return None
+    sized = of_group(findings.measured.faithfulness, group).filter(
+        pl.col("size") == CIRCUIT_SHARE, pl.col("faithfulness").is_finite()
+    )
+    rows = {row["method"]: row for row in sized.iter_rows(named=True)}
+    if (score := rows.get(findings.ranked_by[group])) is None:
+        return None
+    n = score["n_components"]
+    best = "component by score keeps" if n == 1 else f"{n} components by score keep"
+    beside = rows.get(BESIDE)
+    compared = f"; the same number by {method(BESIDE)} keeps {_share(beside)}" if beside else ""
+    return f"Alone, the best {best} {_share(score)}{compared}."
+
+
+def _share(row: dict[str, Any]) -> str:
+    low, high = row["ci_low"], row["ci_high"]
+    is_bounded = low is not None and np.isfinite([low, high]).all()
+    bounds = f" [{round(100 * low)}, {round(100 * high)}]" if is_bounded else ""
+    return f"{round(100 * row['faithfulness'])} % of the gap{bounds}"
 
 
 def _with_scored_edges(findings: Findings) -> dict[Key, Circuit]:

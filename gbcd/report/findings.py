@@ -32,6 +32,11 @@ class Measured:
     effects: pl.DataFrame
     faithfulness: pl.DataFrame
 
+    def has_nodes(self, task: str) -> bool:
+        """Whether heads and MLPs of the task were ablated, and not their parts."""
+        rows = self.effects.filter(pl.col("task") == task)
+        return rows.height > 0 and (rows["component"] == rows["node"]).all()
+
 
 @dataclass(frozen=True)
 class Findings:

@@ -1,4 +1,4 @@
-"""Sections that open and close the page: what was found in short, what was asked, and how it was computed."""
+"""The head of the page and the sections about the study itself: what was asked, and how it was computed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,12 @@ import polars as pl
 from gbcd import wrong_answers
 from gbcd.job.results import prompts
 from gbcd.printing import duration
-from gbcd.reduction.shard_values import Key
 from gbcd.report.charts import Section, Table, answers
 from gbcd.report.findings import Findings
-from gbcd.report.methods import of_group, truth_of
 from gbcd.wrong_answers import output_targets
 
 #: Letters of an example.
 EXAMPLE_WIDTH = 240
-
-#: Components that are named for a task and wrong answer.
-NAMED = 5
 
 
 def title(findings: Findings) -> str:
@@ -55,40 +50,6 @@ def standing(findings: Findings) -> str:
     return (
         f"Gradients are a first hint; here they are held against what ablation of up to {n_pairs} prompts a task shows."
     )
-
-
-def in_short(findings: Findings) -> Section:
-    """The strongest components of every task and wrong answer, and how well they agree with what was measured."""
-    measured = findings.measured is not None
-    header = ("task", "wrong answer", "highest scores") + (("Spearman with effects",) if measured else ())
-    rows = [
-        (
-            group.task,
-            group.wrong_answer,
-            ", ".join(findings.strongest(group, NAMED)) or "none above zero",
-            *((_correlation(findings, group),) if measured else ()),
-        )
-        for group in findings.groups
-    ]
-    text = (
-        "The heads and MLPs with the highest scores, best first. a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; "
-        "both count from 0, the input's side first."
-    )
-    return Section("short", "In short", text, tables=(Table("", header, rows, (3,)),))
-
-
-def _correlation(findings: Findings, group: Key) -> str:
-    measured = findings.measured
-    if measured is None or group.task not in measured.effects["task"].to_list():
-        return "-"
-    figures = of_group(measured.figures, group).filter(
-        pl.col("figure") == "spearman",
-        pl.col("group") == "all",
-        pl.col("truth") == truth_of(measured, group.task),
-        pl.col("method") == findings.ranked_by[group],
-    )
-    value = figures["value"].first()
-    return "-" if value is None or value != value else f"{value:.2f}"
 
 
 def what_was_run(findings: Findings) -> Section:

@@ -22,6 +22,7 @@ from gbcd.report import (
     circuit_graph,
     effects,
     example_prompts,
+    in_short,
     layers_and_heads,
     overview,
     settling,
@@ -57,7 +58,7 @@ def write_report(out: str) -> Written:
 def sections(findings: Findings) -> list[Section]:
     """What there is to say, in the order of the page."""
     every = [
-        overview.in_short(findings),
+        in_short.section(findings),
         overview.what_was_run(findings),
         layers_and_heads.section(findings),
         strongest.top_components(findings),
