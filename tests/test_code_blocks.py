@@ -16,6 +16,7 @@ import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
 import pytest
 from code_blocks import BLOCKS, ROOT, Block, commands, mentioned, of_kind
 from documented_commands import ELSEWHERE, checked, in_its_own_process, invoked, ran, with_value
@@ -27,6 +28,7 @@ from gbcd.evaluation.pairs import pair_up
 from gbcd.job.study import read_study
 from gbcd.prompting import prompt_files
 from gbcd.prompting.tokens import encode
+from gbcd.reduction.nodes import NodeMap
 from gbcd.tasks import _registry
 
 KINDS = {"python", "sh", "console", "toml", "jsonl", "text"}
@@ -89,7 +91,15 @@ def test_python_runs(block: Block, folder: Path, capsys: pytest.CaptureFixture[s
     for name in re.findall(r'^@wrong_answer\("(\w+)"', block.code, re.MULTILINE):
         assert wrong_answers.get(name).summary
     for name in re.findall(r'^@baseline\("(\w+)"', block.code, re.MULTILINE):
-        assert name in baselines._BASELINES
+        assert np.isfinite(baselines._BASELINES[name][0](_asked())).all()
+
+
+def _asked() -> baselines.Asked:
+    """What a score is given when the shipped model is evaluated."""
+    loaded = load("reference", "cpu")
+    encoded = encode(tasks.draw("ioi", loaded.tokenizer, 4, 0), loaded.tokenizer)
+    nodes = [node for node in NodeMap.of(loaded.components).nodes if node.is_circuit_part]
+    return baselines.Asked(loaded, pair_up(encoded, 4), nodes, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("block", of_kind("sh"), ids=str)
