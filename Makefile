@@ -24,6 +24,7 @@ types: $(VENV)/installed-dev
 # The documentation as a site, in site/; a warning is an error.
 docs: $(VENV)/installed-dev
 	$(BIN)/mkdocs build --strict
+	@echo "The documentation is in site/index.html"
 
 coverage: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered
