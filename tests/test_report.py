@@ -18,6 +18,7 @@ from report_study import HOSTILE, reported_study
 from sklearn.metrics import roc_curve
 from small_runs import finished, small_study
 
+from gbcd.commands.report import write as report
 from gbcd.component import Component
 from gbcd.errors import BadInput
 from gbcd.evaluation.recovery import MEMBER_SHARE
@@ -148,6 +149,29 @@ def test_warnings_name_wrong_prompts_and_missing_shards(tmp_path: Path) -> None:
     assert "1 of 5 shards are missing" in said
     assert re.search(r"gets \d+% of the 32 prompts of ioi wrong", said)
     assert "no gradient" not in said
+
+
+def test_few_templates_are_warned_of_by_the_name_of_the_file(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report(str(out))
+    said = capsys.readouterr()
+    told = " ".join((said.out + said.err).split())
+    assert "Beware Intervals of prompts.jsonl rest on 2 templates and say little." in told
+    assert re.search(r"Beware The model gets \d+% of the 40 prompts of prompts.jsonl wrong", told)
+    found = read_findings(str(out))
+    for n, expected in ((1, "All prompts of prompts.jsonl are of one template: intervals"), (5, None)):
+        counted = replace(found, summary=found.summary.with_columns(n_templates=pl.lit(n)))
+        about = [warning.partition(" say")[0] for warning in warnings(counted) if "ntervals" in warning]
+        assert about == [expected] * (n < 5)
+
+
+def test_a_ranking_by_the_weaker_score_is_warned_of(out: Path) -> None:
+    found = read_findings(str(out))
+    assert "weaker score" not in "\n".join(warnings(found))
+    of_one = pl.when(pl.col("wrong_answer") == "foil").then(None).otherwise(pl.col(f"{SCORES[0]}_mean"))
+    summary = found.summary.with_columns(of_one.alias(f"{SCORES[0]}_mean"))
+    [said] = [warning for warning in warnings(replace(found, summary=summary)) if "weaker score" in warning]
+    assert said.startswith(f"prompts, foil: ranked by {SCORES[1]}, ")
+    assert "give at least 8 of each" in said
 
 
 def test_a_study_too_large_for_the_page_says_what_is_left_out(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from gbcd.gradients.calibration import MIN_PROMPTS
 from gbcd.gradients.tables import FAILED, NON_FINITE, OK, UNCALIBRATED
 from gbcd.job.results import prompts
+from gbcd.reduction.ranking import SCORES
 from gbcd.reduction.shard_values import Key
 from gbcd.report.findings import Findings
 
@@ -16,6 +18,9 @@ TOLERATED_WRONG = 0.1
 
 #: A part counts as without gradient when its mean norm is below this share of the largest part's.
 SILENT_SHARE = 1e-6
+
+#: A task with fewer templates is warned of.
+FEW_TEMPLATES = 5
 
 #: Parts, and pairs of task and wrong answer, that a warning names.
 NAMED = 8
@@ -31,7 +36,15 @@ STATUSES = {
 
 def warnings(findings: Findings) -> list[str]:
     """One sentence or two each."""
-    return [*_missing(findings), *_statuses(findings), *_wrong(findings), *_silent(findings), *_left_out(findings)]
+    return [
+        *_missing(findings),
+        *_statuses(findings),
+        *_wrong(findings),
+        *_ranked(findings),
+        *_templates(findings),
+        *_silent(findings),
+        *_left_out(findings),
+    ]
 
 
 def _missing(findings: Findings) -> list[str]:
@@ -58,10 +71,35 @@ def _wrong(findings: Findings) -> list[str]:
     rows = prompts(findings.store.location).filter(pl.col("wrong_answer") == first)
     shares = rows.group_by("task").agg(pl.col("correct").mean(), pl.len()).sort("task").collect()
     return [
-        f"The model gets {1 - right:.0%} of the {n:,} prompts of {task} wrong: its gradients there say little about a "
-        "circuit that solves the task."
+        f"The model gets {1 - right:.0%} of the {n:,} prompts of {findings.source(task)} wrong: its gradients there say "
+        "little about a circuit that solves the task."
         for task, right, n in shares.iter_rows()
         if right is not None and 1 - right > TOLERATED_WRONG
+    ]
+
+
+def _ranked(findings: Findings) -> list[str]:
+    """Groups that the first choice of score does not rank."""
+    groups: dict[str, list[Key]] = {}
+    for group, statistic in findings.ranked_by.items():
+        if statistic != SCORES[0]:
+            groups.setdefault(statistic, []).append(group)
+    return [
+        f"{_where(findings, found)}: ranked by {statistic}, the weaker score. Too few prompts share a template and a "
+        f"length for centring; give at least {MIN_PROMPTS} of each."
+        for statistic, found in groups.items()
+    ]
+
+
+def _templates(findings: Findings) -> list[str]:
+    """Tasks with so few templates that intervals, which take them for clusters, mean little."""
+    counts = findings.summary.group_by("task", maintain_order=True).agg(pl.col("n_templates").max())
+    return [
+        f"Intervals of {findings.source(task)} rest on {n} templates and say little."
+        if n > 1
+        else f"All prompts of {findings.source(task)} are of one template: intervals say nothing of others."
+        for task, n in counts.iter_rows()
+        if n < FEW_TEMPLATES
     ]
 
 

@@ -93,6 +93,11 @@ class Findings:
         """What single prompts say, by group."""
         return pass_over(self.store, self.components, self.ranked_by)
 
+    def source(self, task: str) -> str:
+        """What prompts come from, as people call it: a task, or the name of the file."""
+        file = self.plan.study.prompts
+        return task if file is None else last(file)
+
     def nodes(self, group: Key) -> pl.DataFrame:
         """The heads and MLPs of a group, best first."""
         return self._rows(group).filter(pl.col("level") == "node").sort("rank")
@@ -142,6 +147,11 @@ def read_findings(out: str) -> Findings:
         summary=_table(store, SUMMARY_FILE),
         measured=measured,
     )
+
+
+def last(path: str) -> str:
+    """The last name of a path."""
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def _table(store: Store, path: str) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from gbcd import wrong_answers
 from gbcd.job.results import prompts
 from gbcd.printing import duration
 from gbcd.report.charts import Section, Table, answers
-from gbcd.report.findings import Findings
+from gbcd.report.findings import Findings, last
 from gbcd.wrong_answers import output_targets
 
 #: Letters of an example.
@@ -21,13 +21,9 @@ EXAMPLE_WIDTH = 240
 def title(findings: Findings) -> str:
     """Tasks, or the file of prompts, and the model; what is the same is said once."""
     study = findings.plan.study
-    tasks = ", ".join(study.tasks) if study.prompts is None else _last(study.prompts)
-    model = _last(study.model)
+    tasks = ", ".join(study.tasks) if study.prompts is None else last(study.prompts)
+    model = last(study.model)
     return tasks if tasks == model else f"{tasks} in {model}"
-
-
-def _last(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2]
 
 
 def facts(findings: Findings) -> list[str]:
