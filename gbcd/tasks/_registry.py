@@ -6,9 +6,11 @@ package are the modules beside this file; one from outside registers itself when
     @task("colours", metric="logit_difference")
     def colours(vocabulary):
         '''The sky is blue: the colour of a thing.'''
-        things = vocabulary.single(["sky", "sea"], "things")
-        yield Family("is", [Slot("thing", things)],
-                     lambda words, rng: Filled(f"The colour of the {words['thing']} is", (" blue",), (" red",)))
+        def fill(words, rng):
+            return Filled("The colour of the {thing} is".format(**words), (" blue",), (" green",),
+                          counterfactual="The colour of the grass is")
+
+        yield Family("is", [Slot("thing", vocabulary.single(["sky", "sea"], "things"))], fill)
 
 Prompts are drawn from the families in turn, so that each template has its share whatever its size, and within a
 family by index without repetition. A draw of n prompts is the beginning of any longer draw with the same seed.
