@@ -31,9 +31,10 @@ from gbcd.report import circuit_graph, in_short
 from gbcd.report import findings as findings_module
 from gbcd.report.caveats import warnings
 from gbcd.report.charts import answers
-from gbcd.report.effects import marked
+from gbcd.report.effects import BY_SCORE, NAMED, marked
 from gbcd.report.figures import write_figures
 from gbcd.report.findings import Findings, read_findings
+from gbcd.report.in_short import NBSP
 from gbcd.report.page import page, sections, write_report
 from gbcd.report.prompt_pass import PromptFindings
 
@@ -126,6 +127,21 @@ def test_ranks_after_all_prompts_are_those_of_the_summary(out: Path, text: str) 
     assert dict(settled.select("component", "rank").iter_rows()) == dict(ranked.select("component", "rank").iter_rows())
 
 
+def test_the_axis_of_prompts_ends_at_their_number(text: str) -> None:
+    chart = embedded(text)["charts"]["settling"]
+    assert sorted(set(chart["tables"]["0"]["prompts"])) == [16, 32, 35]
+    for layer in chart["specification"]["layer"]:
+        assert layer["encoding"]["x"]["type"] == "ordinal"
+        assert "shape" not in layer["encoding"]
+
+
+def test_intervals_of_an_evaluation_say_what_they_are_over(text: str) -> None:
+    said = r"are over prompts,? (and )?not over templates or components"
+    assert len(re.findall(f"<caption>[^<]*{said}", text)) == 2
+    assert len(re.findall(f"<figcaption>[^<]*{said}", text)) == 1
+    assert len(re.findall(f'<th scope="row">95 %</th><td[^>]*>[^<]*{said}', text)) == 1
+
+
 def test_prompts_at_either_end_are_kept_however_they_arrive() -> None:
     values = np.random.default_rng(0).random((3, 100))
     found = PromptFindings(["a", "b", "c"])
@@ -187,6 +203,8 @@ def test_figures_are_drawn(out: Path, tmp_path: Path) -> None:
     files = write_figures(str(out), tmp_path / "figures")
     names = {file.name for file in files}
     assert {"heatmap_prompts_logit_difference.png", "roc_prompts_foil.png", "circuit_prompts_foil.png"} <= names
+    assert [name for name in names if name.startswith("agreement")] == ["agreement_prompts.png"]
+    assert len(names) == len(files)
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
 
 
@@ -242,13 +260,35 @@ def test_edges_of_the_circuit_have_the_scores_of_the_evaluation(out: Path, text:
 def test_names_beside_dots_lie_on_nothing() -> None:
     rows = pl.DataFrame(
         {
-            "component": ["large", "beside it", "high", "covered", "covers"],
-            "effect": [90.0, 88.0, 0.0, 40.0, 42.0],
-            "score": [5.0, 5.0, 9.0, 4.0, 4.1],
+            "component": ["large", "left of it", "high", "between", "right of it", "on both"],
+            "effect": [90.0, 88.0, 0.0, 40.0, 42.0, 41.0],
+            "score": [5.0, 5.0, 9.0, 4.0, 4.0, 4.0],
         }
     )
-    named = marked(rows).filter("named")["component"].to_list()
-    assert named == ["large", "high", "covers"]
+    sides = dict(marked(rows).select("component", "side").iter_rows())
+    assert sides == {
+        "large": "right",
+        "left of it": "left",
+        "high": "right",
+        "between": "left",
+        "right of it": "right",
+        "on both": None,
+    }
+
+
+def test_high_scores_without_effect_are_named_before_large_effects() -> None:
+    n = 2 * NAMED
+    rows = pl.DataFrame(
+        {
+            "component": [*(f"misleads {i}" for i in range(BY_SCORE)), *(f"carries {i}" for i in range(n))],
+            "effect": [0.0] * BY_SCORE + [float(i) for i in range(n)],
+            "score": [3.0 - i / 10 for i in range(BY_SCORE)] + [1.5 - i / 20 for i in range(n)],
+        }
+    )
+    named = set(marked(rows).filter(pl.col("side").is_not_null())["component"])
+    assert len(named) == NAMED
+    assert {f"misleads {i}" for i in range(BY_SCORE)} | {f"carries {n - 1}"} < named
+    assert "carries 0" not in named
 
 
 def test_scores_of_zero_are_not_called_high(out: Path) -> None:
@@ -258,7 +298,7 @@ def test_scores_of_zero_are_not_called_high(out: Path) -> None:
     assert changed.strongest(found.groups[0], 5) == ["m1"]
     task, answer, highest = in_short.section(changed).tables[0].rows[1][:3]
     assert (task, answer) == ("prompts", "foil")
-    assert re.fullmatch(r"m1 -?\d+ %", str(highest))
+    assert re.fullmatch(rf"m1{NBSP}-?\d+{NBSP}%", str(highest))
 
 
 def changed_effects(found: Findings, shares: dict[str, float]) -> Findings:
@@ -273,11 +313,11 @@ def test_high_scores_stand_beside_their_measured_effects(out: Path) -> None:
     found = read_findings(str(out))
     first, second, third, *_ = found.strongest(found.groups[0], 5)
     scores, circuits = in_short.section(changed_effects(found, {first: -0.003, second: 0.482, third: -0.2})).tables
-    assert str(scores.rows[0][2]).startswith(f"{first} 0 %, {second} 48 %, {third} -20 %, ")
+    assert str(scores.rows[0][2]).replace(NBSP, " ").startswith(f"{first} 0 %, {second} 48 %, {third} -20 %, ")
     assert float(str(scores.rows[0][3])) <= 1
     [(task, circuit)] = circuits.rows
     assert task == "prompts"
-    assert circuit == (
+    assert str(circuit).replace(NBSP, " ") == (
         "2 of 6 components carry at least 10 % of the gap, 1 of them against the behaviour: "
         f"{second} 48 %, {third} -20 %"
     )
@@ -289,7 +329,7 @@ def test_a_measured_circuit_is_cut_to_its_largest_members_and_may_be_empty(
     monkeypatch.setattr(in_short, "MEMBERS", 1)
     found = read_findings(str(out))
     several = changed_effects(found, {"m0": 0.2, "m1": 0.65})
-    assert str(in_short.section(several).tables[1].rows[0][1]).endswith(": m1 65 % and 1 more")
+    assert str(in_short.section(several).tables[1].rows[0][1]).endswith(f": m1{NBSP}65{NBSP}% and 1 more")
     idle = in_short.section(changed_effects(found, {})).tables[1].rows[0][1]
     assert idle == "none of 6 components carries at least 10 % of the gap"
 

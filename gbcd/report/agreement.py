@@ -44,6 +44,7 @@ def section(findings: Findings) -> Section | None:
         {"one": "wrong answer", "other": "wrong answer", "spearman": "Spearman"},
         RowHeight("other", ROW),
         NAMES + COLUMN * max(table["one"].n_unique() for table in by_task.values()),
+        is_of_task=True,
     )
     return Section("agreement", "Agreement between wrong answers", _HELP, charts=(chart,))
 

@@ -71,8 +71,8 @@ def _wrong(findings: Findings) -> list[str]:
     rows = prompts(findings.store.location).filter(pl.col("wrong_answer") == first)
     shares = rows.group_by("task").agg(pl.col("correct").mean(), pl.len()).sort("task").collect()
     return [
-        f"The model gets {1 - right:.0%} of the {n:,} prompts of {findings.source(task)} wrong: its gradients there say "
-        "little about a circuit that solves the task."
+        f"The model gets {1 - right:.0%} of the {n:,} prompts of {findings.source(task)} wrong: its gradients there "
+        "say little about a circuit that solves the task."
         for task, right, n in shares.iter_rows()
         if right is not None and 1 - right > TOLERATED_WRONG
     ]

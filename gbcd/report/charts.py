@@ -68,6 +68,7 @@ class Chart(NamedTuple):
         row_height: for pictures that grow with their table.
         max_width: in pixels, beyond which the picture would only get emptier.
         is_half: stands beside its neighbour where there is room.
+        is_of_task: shows the same for all wrong answers of a task.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Chart(NamedTuple):
     row_height: RowHeight | None = None
     max_width: int | None = None
     is_half: bool = False
+    is_of_task: bool = False
 
     def specification(self) -> dict[str, Any]:
         """The picture as Vega-Lite, as wide as its place on the page, without data; see `height`."""

@@ -36,7 +36,8 @@ def roc(findings: Findings, groups: dict[str, Key], measured: Measured) -> Chart
     return Chart(
         "roc",
         "Taking components in order of score: the closer a line runs to the upper left corner, the better the score "
-        "finds the measured circuit. The diagonal is chance.",
+        "finds the measured circuit. The diagonal is chance. Intervals of the areas, in the table, are over prompts, "
+        "not over templates or components.",
         layered(chance, _by_method(picture, findings, measured), height=HEIGHT),
         {name: _roc_rows(measured, group, _scores(findings, measured, group)) for name, group in groups.items()},
         (GROUP,),

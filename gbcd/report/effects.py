@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import altair as alt
 import polars as pl
 
@@ -27,11 +30,11 @@ _REPLACED = {
     "zero": "zero",
 }
 
-#: Components that are named beside their dot.
-NAMED = 10
+#: Components that are named beside their dot, and how many of them for their scores.
+NAMED, BY_SCORE = 14, 10
 
-#: Width and height of a name, as shares of the picture's.
-NAME = (0.07, 0.04)
+#: Width and height of a name, half those of a dot, and how far a name stands above its dot, as shares of the picture's.
+NAME, DOT, LIFT = (0.07, 0.03), (0.007, 0.012), 0.012
 
 
 def section(findings: Findings) -> Section | None:
@@ -82,7 +85,12 @@ def _scatter(findings: Findings, groups: dict[str, Key], measured: Measured, aga
             *(alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("rank", "score", "effect", "low", "high")),
         ]
     )
-    names = base.transform_filter("datum.named").mark_text(align="left", dx=7, dy=-4).encode(text="component:N")
+    names = [
+        base.transform_filter(f"datum.side === '{side}'")
+        .mark_text(align=align, dx=away, dy=-4)
+        .encode(text="component:N")
+        for side, align, away in (("right", "left", 7), ("left", "right", -7))
+    ]
     bounds = (
         alt.Chart(data())
         .transform_aggregate(n="count()")
@@ -94,9 +102,9 @@ def _scatter(findings: Findings, groups: dict[str, Key], measured: Measured, aga
     return Chart(
         "effects",
         "Does a large score mean that a component matters? Dashed lines bound the measured circuit, to their left and "
-        "right; the largest effects and scores are named. Negative effects are of components that work against the "
-        "behaviour.",
-        layered(bounds, by_kind(points), names, height=340),
+        "right; the highest scores and the largest effects are named. Negative effects are of components that work "
+        "against the behaviour.",
+        layered(bounds, by_kind(points), *names, height=340),
         tables,
         (GROUP, "against"),
         {
@@ -125,14 +133,46 @@ def _effects(findings: Findings, group: Key, measured: Measured, method: str) ->
 
 
 def marked(rows: pl.DataFrame) -> pl.DataFrame:
-    """Mark the components with the largest effects or scores as `named`, but for names that would lie on something."""
-    largest = pl.col("effect").abs().max(), pl.col("score").max()
-    places = rows.select("component", x=pl.col("effect") / largest[0], y=pl.col("score") / largest[1])
-    order = places.sort(pl.max_horizontal(pl.col("x").abs(), "y"), descending=True).rows()
-    named: list[tuple[str, float, float]] = []
-    for name, x, y in order:
-        beside_name = any(abs(x - u) < NAME[0] and abs(y - v) < NAME[1] for _, u, v in named)
-        below_dot = any(0 < u - x < NAME[0] and abs(y - v) < NAME[1] for _, u, v in order)
-        if not beside_name and not below_dot and len(named) < NAMED:
-            named.append((name, x, y))
-    return rows.with_columns(named=pl.col("component").is_in([name for name, _, _ in named]))
+    """Where the names of some components stand, as `side`: right or left of the dot, null for those without.
+
+    Those with the highest scores come first, since a high score without effect is what misleads most, then those with
+    the largest effects. A name that would lie on a dot or on another name is left out.
+    """
+    x, y = pl.col("effect") / pl.col("effect").abs().max(), pl.col("score") / pl.col("score").max()
+    places = rows.select("component", x=x, y=y)
+    by_score = places.sort("y", descending=True).head(BY_SCORE)
+    by_effect = places.sort(pl.col("x").abs(), descending=True)
+    dots = [_Box(x - DOT[0], x + DOT[0], y - DOT[1], y + DOT[1]) for _, x, y in places.iter_rows()]
+    bound = -100 * MEMBER_SHARE / max(map(abs, rows["effect"]), default=1.0)
+    outside = _Box(-math.inf, min([bound, *places["x"]]), -math.inf, math.inf)
+    named: dict[str, tuple[str, _Box]] = {}
+    for name, x, y in pl.concat([by_score, by_effect]).unique(maintain_order=True).iter_rows():
+        taken = [outside, *dots, *(box for _, box in named.values())]
+        for side, box in _beside(x, y).items():
+            if name not in named and len(named) < NAMED and not any(box.meets(other) for other in taken):
+                named[name] = side, box
+    sides = {name: side for name, (side, _) in named.items()}
+    return rows.with_columns(side=pl.col("component").replace_strict(sides, default=None, return_dtype=pl.String))
+
+
+class _Box(NamedTuple):
+    """A rectangle, in shares of the largest effect and score."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+
+    def meets(self, other: _Box) -> bool:
+        """Whether they overlap."""
+        across = self.left < other.right and other.left < self.right
+        return across and self.low < other.high and other.low < self.high
+
+
+def _beside(x: float, y: float) -> dict[str, _Box]:
+    """Where the name of a dot may stand, the better place first."""
+    low, high = y + LIFT - NAME[1] / 2, y + LIFT + NAME[1] / 2
+    return {
+        "right": _Box(x + DOT[0], x + DOT[0] + NAME[0], low, high),
+        "left": _Box(x - DOT[0] - NAME[0], x - DOT[0], low, high),
+    }

@@ -1,5 +1,7 @@
 """The charts of the report as PNG files for a paper, one per chart, task and wrong answer, at 300 dots per inch.
 
+What is the same for all wrong answers of a task is drawn once for the task.
+
 Controls stand where they stand when the page is opened.
 """
 
@@ -47,10 +49,15 @@ def write_figures(out: str, folder: Path) -> list[Path]:
 def _filled(findings: Findings) -> Iterator[tuple[str, dict[str, Any]]]:
     for section in sections(findings):
         for chart in section.charts:
-            for index, group in enumerate(findings.groups):
-                name = _opening_key(chart, section.controls, index)
+            files = {
+                f"{chart.name}_{group.task}" + ("" if chart.is_of_task else f"_{group.wrong_answer}"): _opening_key(
+                    chart, section.controls, index
+                )
+                for index, group in enumerate(findings.groups)
+            }
+            for file, name in files.items():
                 if name in chart.tables and chart.tables[name].height:
-                    yield f"{chart.name}_{group.task}_{group.wrong_answer}", _specification(chart, name)
+                    yield file, _specification(chart, name)
 
 
 def _opening_key(chart: Chart, controls: tuple[Control, ...], group: int) -> str:

@@ -17,6 +17,8 @@ from gbcd.report.methods import of_group, truth_of
 #: Components that are named for a task and wrong answer, and of a measured circuit.
 NAMED, MEMBERS = 5, 8
 
+NBSP = "\N{NO-BREAK SPACE}"
+
 _NAMES = "a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; both count from 0, the input's side first."
 
 
@@ -73,8 +75,8 @@ def _circuit(effects: dict[str, float]) -> str:
 
 
 def _named(names: list[str], effects: dict[str, float]) -> str:
-    """Components with their effects, as far as these were measured."""
-    return ", ".join(f"{name} {round(100 * effects[name])} %" if name in effects else name for name in names)
+    """Components with their effects, as far as these were measured; lines break between them only."""
+    return ", ".join(f"{name}{NBSP}{round(100 * effects[name])}{NBSP}%" if name in effects else name for name in names)
 
 
 def _effects(measured: Measured, task: str) -> dict[str, float]:

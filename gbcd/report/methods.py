@@ -59,7 +59,7 @@ def methods(measured: Measured, group: Key, score: str) -> Table:
     first = of_truth.row(0, named=True)
     caption = (
         f"{group.task}: scores of {group.wrong_answer} and baselines, on {first['n_pairs']} prompts; "
-        "95 % intervals in brackets, ◀ the score that ranks"
+        "95 % intervals in brackets are over prompts, not over templates or components; ◀ the score that ranks"
     )
     columns = ("method", *FIGURES.values(), "passes")
     return Table(caption, columns, lines, tuple(range(1, len(columns))))

@@ -8,11 +8,9 @@ import polars as pl
 from gbcd.reduction.shard_values import Key
 from gbcd.report.charts import GROUP, Chart, Section, data, key, layered
 from gbcd.report.findings import Findings
-from gbcd.report.prompt_pass import CHECKPOINTS
-from gbcd.report.theme import SHAPES
 
-#: Components with a line each.
-LINES = 8
+#: Components with a line each, as many as there are colours.
+LINES = 6
 
 #: Places of numbers on the axis of ranks, of which those in its range are shown.
 RANKS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000]
@@ -23,10 +21,10 @@ def section(findings: Findings) -> Section:
     tables = {key(index): _ranks(findings, group) for index, group in enumerate(findings.groups)}
     base = alt.Chart(data()).encode(
         x=alt.X(
-            "prompts:Q",
+            "prompts:O",
             title="prompts averaged over",
-            scale=alt.Scale(type="log", base=2, nice=False, padding=40),
-            axis=alt.Axis(values=list(CHECKPOINTS), format=",d"),
+            scale=alt.Scale(padding=1),
+            axis=alt.Axis(labelExpr="format(datum.value, ',d')", labelAngle=0, labelOverlap="greedy"),
         ),
         y=alt.Y("rank:Q", title="rank", axis=alt.Axis(values=RANKS, format="d", grid=False)),
         detail="component:N",
@@ -39,21 +37,22 @@ def section(findings: Findings) -> Section:
     lines = base.mark_line(strokeWidth=2).encode(color=colour, y=alt.Y("rank:Q", scale=scale))
     points = base.mark_point(filled=True, size=50, opacity=1).encode(
         color=colour,
-        # one shape less than colours, so that no two lines share both
-        shape=alt.Shape("component:N", scale=alt.Scale(range=SHAPES[:-1]), legend=None),
         tooltip=["component:N", "prompts:Q", "rank:Q"],
     )
     names = base.transform_filter("datum.last").mark_text(align="left", dx=8).encode(text="component:N")
     chart = Chart(
         "settling",
         f"Ranks of the components that end highest, {LINES} at most, after the first 16, 32, 64 ... prompts, in the "
-        "order in which they were drawn.",
+        "order in which they were drawn, up to all of them.",
         layered(lines, points, names, height=280),
         tables,
         (GROUP,),
         {"prompts": "prompts", "component": "component", "rank": "rank"},
     )
-    text = "Is the study large enough? Lines that still cross at the right say that it is not."
+    text = (
+        "Is the study large enough? Then ranks no longer change at the right, except that neighbours whose intervals "
+        "overlap may change places for ever."
+    )
     return Section("settling", "How soon the ranking settles", text, charts=(chart,))
 
 

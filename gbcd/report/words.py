@@ -43,8 +43,9 @@ _WORDS = {
     "attribution patching": "First-order estimate of the effect of resampling; IG averages the gradient over five "
     "steps from counterfactual to prompt.",
     "head importance": "Activation times gradient, absolute (HISP).",
-    "95 %": "Interval of a mean if other templates of the same kind had been drawn; templates are clusters. One "
-    "template gives no interval.",
+    "95 %": "Interval of a mean if other templates of the same kind had been drawn; templates are clusters. With "
+    "one template it is over its prompts alone. Intervals of an evaluation are over prompts, not over templates or "
+    "components.",
     "effect": "Drop of the task's metric when a component is replaced by its value on a counterfactual prompt "
     "(resampling), by its mean, or by zero; in per cent of the gap.",
     "gap": "The metric on the prompts less that on their counterfactuals.",
