@@ -108,7 +108,7 @@ def _silent(findings: Findings) -> list[str]:
     groups: dict[tuple[str, ...], list[Key]] = {}
     for group in findings.groups:
         parts = findings.parts(group)
-        floor = SILENT_SHARE * float(parts["grad_norm_mean"].to_numpy().max())
+        floor = SILENT_SHARE * pl.col("grad_norm_mean").max()
         silent = parts.filter(pl.col("grad_norm_mean") <= floor)["component"].sort().to_list()
         if silent:
             groups.setdefault(tuple(silent), []).append(group)

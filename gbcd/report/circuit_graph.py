@@ -89,8 +89,9 @@ def _kept(findings: Findings, group: Key) -> str | None:
 
 def _share(row: dict[str, Any]) -> str:
     low, high = row["ci_low"], row["ci_high"]
-    is_bounded = low is not None and np.isfinite([low, high]).all()
-    bounds = f" [{round(100 * low)}, {round(100 * high)}]" if is_bounded else ""
+    bounds = ""
+    if low is not None and high is not None and np.isfinite([low, high]).all():
+        bounds = f" [{round(100 * low)}, {round(100 * high)}]"
     return f"{round(100 * row['faithfulness'])} % of the gap{bounds}"
 
 

@@ -85,12 +85,11 @@ def _scatter(findings: Findings, groups: dict[str, Key], measured: Measured, aga
             *(alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("rank", "score", "effect", "low", "high")),
         ]
     )
-    names = [
-        base.transform_filter(f"datum.side === '{side}'")
-        .mark_text(align=align, dx=away, dy=-4)
-        .encode(text="component:N")
-        for side, align, away in (("right", "left", 7), ("left", "right", -7))
-    ]
+    is_left = "datum.side === 'left'"
+    align, away = alt.ExprRef(f"{is_left} ? 'right' : 'left'"), alt.ExprRef(f"{is_left} ? -7 : 7")
+    names = (
+        base.transform_filter("datum.side !== null").mark_text(align=align, dx=away, dy=-4).encode(text="component:N")
+    )
     bounds = (
         alt.Chart(data())
         .transform_aggregate(n="count()")
@@ -104,7 +103,7 @@ def _scatter(findings: Findings, groups: dict[str, Key], measured: Measured, aga
         "Does a large score mean that a component matters? Dashed lines bound the measured circuit, to their left and "
         "right; the highest scores and the largest effects are named. Negative effects are of components that work "
         "against the behaviour.",
-        layered(bounds, by_kind(points), *names, height=340),
+        layered(bounds, by_kind(points), names, height=340),
         tables,
         (GROUP, "against"),
         {
