@@ -23,6 +23,7 @@ from documented_commands import ELSEWHERE, checked, in_its_own_process, invoked,
 
 from gbcd import tasks, wrong_answers
 from gbcd.architectures.models import load
+from gbcd.commands.terminal import console
 from gbcd.evaluation import baselines
 from gbcd.evaluation.pairs import pair_up
 from gbcd.job.study import read_study
@@ -69,7 +70,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     where = tmp_path / "folder"
     shutil.copytree(made, where, symlinks=True)
     monkeypatch.chdir(where)
-    monkeypatch.setenv("COLUMNS", "92")  # as wide as a block of the site
+    monkeypatch.setattr(console, "width", 92)  # as wide as a block of the site
     monkeypatch.setattr(_registry, "_tasks", {name: tasks.get(name) for name in tasks.names()})
     monkeypatch.setattr(wrong_answers, "_REGISTRY", dict(wrong_answers._REGISTRY))
     monkeypatch.setattr(baselines, "_BASELINES", dict(baselines._BASELINES))

@@ -160,7 +160,7 @@ def test_a_submitted_job_runs_resumes_and_fails_with_its_status(head: str, tmp_p
     assert same(tables(out), tables(study.out))
     status, log = submitted(head, str(file), "--out", out)
     assert status == 0, log
-    assert f"resuming: {N_SHARDS} of {N_SHARDS} shards are committed" in log
+    assert f"resuming, {N_SHARDS} of them committed before" in log
     status, log = submitted(head, str(file), "--out", out, "--seed", "1")
     assert status != 0
     assert "holds another study" in log
