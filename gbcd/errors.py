@@ -6,6 +6,7 @@ work was done, is kept, and that the same command goes on with it.
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ def own_code(what: str, function: Callable[..., Any]) -> Generator[None]:
     except Exception as error:
         if function.__module__.split(".")[0] == "gbcd":
             raise
-        file = function.__code__.co_filename
+        file = inspect.getsourcefile(inspect.unwrap(function)) or function.__module__
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
         where = f"{file}, line {lines[-1]}" if lines else file
         raise BadInput(f"{what} ({where}): {type(error).__name__}: {error}") from error

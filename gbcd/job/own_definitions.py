@@ -78,7 +78,7 @@ def _import(file: DefinitionFile) -> None:
     module.__file__ = file.path
     sys.modules[file.module] = module
     try:
-        exec(compile(file.text, file.path, "exec"), module.__dict__)
+        exec(compile(file.text, file.path, "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         del sys.modules[file.module]
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file.path]
