@@ -89,7 +89,7 @@ def run_study(study: Study, console: Console | None = None, build: EngineBuilder
                 display.say(_announcement(one, len(before), len(planned)))
             for number, one in enumerate(planned):
                 display.beside(_done([other for other in planned if other is not one]))
-                builder = with_definitions(build, one.part.wrong_answers, study.definitions)
+                builder = with_definitions(build, one.part.wrong_answers, one.own)
                 _drive(study, one, device, display, builder)
                 runs.append(_concluded(one, len(found[number]), started))
                 started = time.monotonic()

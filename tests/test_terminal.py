@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from gbcd import cli
 from gbcd.commands import compact, evaluate, reduce, status, verify
-from gbcd.commands.step_display import StepDisplay
+from gbcd.commands.step_display import shown_steps
 from gbcd.job import parts
 from gbcd.job.progress import ProgressDisplay, Standing
 from gbcd.printing import counted, duration, fact, heading, table
@@ -74,10 +74,10 @@ def test_a_step_is_a_line_in_a_log_and_a_bar_on_a_terminal() -> None:
     said: dict[bool, str] = {}
     for terminal in (False, True):
         file = io.StringIO()
-        with StepDisplay(Console(file=file, force_terminal=terminal, width=100)) as display:
-            display.show("ioi: attributions", 0, 1)
+        with shown_steps(Console(file=file, force_terminal=terminal, width=100)) as show:
+            show("ioi: attributions", 0, 1)
             for done in (1, 2):
-                display.show("ioi: effects", done, 2)
+                show("ioi: effects", done, 2)
         said[terminal] = file.getvalue()
     assert said[False] == "ioi: attributions\nioi: effects\n"
     assert "━" in said[True]

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gbcd.commands import options
 from gbcd.commands.report import write as write_report
-from gbcd.commands.step_display import StepDisplay
+from gbcd.commands.step_display import shown_steps
 from gbcd.commands.terminal import console, exit_status, hush_libraries
 from gbcd.job.parts import folders
 from gbcd.printing import counted, fact, heading, line, table
@@ -37,8 +37,8 @@ def evaluate(out: options.Results, pairs: options.Pairs = 128, definitions: opti
         for folder in folders(out):
             for file in changed_since(files, read_plan(Store(folder))):
                 fact(console, "Beware", f"{file} has changed since the study was planned")
-            with StepDisplay(console) as display:
-                found = measure(folder, pairs, watch=display.show)
+            with shown_steps(console) as watch:
+                found = measure(folder, pairs, watch=watch)
             show_evaluation(found, folder, console)
         write_report(out)
         fact(console, "Next", f"gbcd.load_circuit({folders(out)[0]!r}) in Python is the circuit, for other tools")

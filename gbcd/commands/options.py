@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gbcd.job.study import Study, make_study, read_study
+from gbcd.job.study import Compute, Study, make_study, read_study
 
 StudyFile = Annotated[Path | None, typer.Argument(metavar="STUDY.toml", help="A study file; flags win over it.")]
 Tasks = Annotated[
@@ -48,20 +49,21 @@ Pairs = Annotated[
 Results = Annotated[str, typer.Argument(metavar="OUT", help="Where a run keeps its results.")]
 
 
-def asked_study(file: Path | None, **flags: Any) -> Study:
-    """The study that a file, flags, or both describe. Flags that were not given are None.
+#: Flags of which several make a tuple, by field.
+_REPEATED = {"task": "tasks", "wrong_answer": "wrong_answers"}
+
+
+def asked_study(flags: Mapping[str, Any]) -> Study:
+    """The study that `study`, a file, the other flags, or both describe. Flags that were not given are None.
 
     Raises:
         BadInput: it cannot be meant.
     """
-    prompts = flags.pop("prompts")
+    given = {_REPEATED.get(name, name): value for name, value in flags.items() if value is not None}
+    file, prompts = given.pop("study", None), given.pop("prompts", None)
     if prompts is not None:
         is_number = prompts.removeprefix("-").isdigit()
-        flags |= {"prompts_per_task": int(prompts)} if is_number else {"prompts": prompts}
-    compute = _given({name: flags.pop(name) for name in ("workers", "device", "dtype", "shard_size", "batch_size")})
-    fields = _given(flags) | ({"compute": compute} if compute else {})
-    return read_study(file, fields) if file else make_study(fields)
-
-
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+        given |= {"prompts_per_task": int(prompts)} if is_number else {"prompts": prompts}
+    if compute := {name: given.pop(name) for name in Compute.model_fields if name in given}:
+        given["compute"] = compute
+    return read_study(file, given) if file else make_study(given)

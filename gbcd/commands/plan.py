@@ -23,23 +23,9 @@ def plan(
     batch_size: options.BatchSize = None,
 ) -> None:
     """Draw and check the prompts of a study and store its plan, without computing."""
+    flags = locals()
     with exit_status(resumes=True):
-        asked = options.asked_study(
-            study,
-            tasks=task,
-            model=model,
-            prompts=prompts,
-            wrong_answers=wrong_answer,
-            definitions=definitions,
-            embedding_model=embedding_model,
-            seed=seed,
-            out=out,
-            workers=None,
-            device=device,
-            dtype=dtype,
-            shard_size=shard_size,
-            batch_size=batch_size,
-        )
+        asked = options.asked_study(flags)
         hush_libraries()
         from gbcd.job.planning import open_plans
         from gbcd.run import device_of

@@ -25,23 +25,9 @@ def run(
     batch_size: options.BatchSize = None,
 ) -> None:
     """Run a study, or go on with one that was interrupted."""
+    flags = locals()
     with exit_status(resumes=True):
-        asked = options.asked_study(
-            study,
-            tasks=task,
-            model=model,
-            prompts=prompts,
-            wrong_answers=wrong_answer,
-            definitions=definitions,
-            embedding_model=embedding_model,
-            seed=seed,
-            out=out,
-            workers=workers,
-            device=device,
-            dtype=dtype,
-            shard_size=shard_size,
-            batch_size=batch_size,
-        )
+        asked = options.asked_study(flags)
         hush_libraries()
         from gbcd.commands.closing import closing_summary, next_step, unfinished
         from gbcd.run import run_study

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 from gbcd import wrong_answers
 from gbcd.architectures.models import LoadedModel
-from gbcd.errors import BadInput, own_code
+from gbcd.errors import BadInput, own_code, place
 from gbcd.gradients.calibration import Calibration
 from gbcd.gradients.engine import loss_gradient, pass_for, scene_of
 from gbcd.job.shards import Plan
@@ -81,10 +80,7 @@ def _import(file: DefinitionFile) -> None:
         exec(compile(file.text, file.path, "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         del sys.modules[file.module]
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file.path]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        where = file.path if line is None else f"{file.path}, line {line}"
-        raise BadInput(f"definitions in {where}: {type(error).__name__}: {error}") from error
+        raise BadInput(f"definitions in {place(error, file.path)}: {type(error).__name__}: {error}") from error
 
 
 def try_definitions(names: Sequence[str], prompts: Sequence[EncodedPrompt], loaded: LoadedModel) -> None:
@@ -136,14 +132,13 @@ class WithDefinitions(NamedTuple):
         return self.build(loaded, plan, batch_size, calibration)
 
 
-def with_definitions(build: EngineBuilder, names: Sequence[str], files: Sequence[str] = ()) -> EngineBuilder:
+def with_definitions(build: EngineBuilder, names: Sequence[str], files: Sequence[DefinitionFile] = ()) -> EngineBuilder:
     """`build`, which takes along `files` and those of the definitions `names` that gbcd itself does not bring.
 
     Raises:
-        BadInput: a name is not known, or a file cannot be read.
+        BadInput: a name is not known.
     """
-    read = read_definitions(files)
-    modules = {file.module for file in read}
+    modules = {file.module for file in files}
     found = [wrong_answers.get(name) for name in names]
     own = tuple(one for one in found if not _is_gbcds(one) and one.define.__module__ not in modules)
-    return WithDefinitions(build, read, own) if read or own else build
+    return WithDefinitions(build, tuple(files), own) if files or own else build

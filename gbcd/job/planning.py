@@ -24,7 +24,7 @@ from gbcd.gradients.calibration import Centering
 from gbcd.job.batch_size import fitting
 from gbcd.job.calibration_reach import CalibrationReach, settled
 from gbcd.job.inputs import InputsWriter
-from gbcd.job.own_definitions import import_definitions, read_definitions, try_definitions
+from gbcd.job.own_definitions import DefinitionFile, import_definitions, read_definitions, try_definitions
 from gbcd.job.parts import Part, folder_of, record_parts, refuse_other_parts
 from gbcd.job.shards import PLAN, Identity, Plan, Settings, Shard, cut, read_plan
 from gbcd.job.sources import fingerprints, needs_meaning, refuse_unknown, sources
@@ -49,6 +49,7 @@ class Planned(NamedTuple):
         plan: what is planned there.
         resumed: True if it was there before.
         shortfalls: of a new plan, which prompts the calibration sample does not reach, one text a task.
+        own: files of definitions, as they were read.
     """
 
     part: Part
@@ -56,6 +57,7 @@ class Planned(NamedTuple):
     plan: Plan
     resumed: bool
     shortfalls: tuple[str, ...] = ()
+    own: tuple[DefinitionFile, ...] = ()
 
 
 def open_plans(study: Study, device: str) -> tuple[Planned, ...]:
@@ -69,15 +71,16 @@ def open_plans(study: Study, device: str) -> tuple[Planned, ...]:
         BadInput: the study cannot be run, or the folder holds another; nothing was written.
         StorageError: the bucket does not answer now.
     """
-    import_definitions(read_definitions(study.definitions))
+    own = read_definitions(study.definitions)
+    import_definitions(own)
     refuse_unknown(study)
     parts = split(study)
     store = Store(study.out)
     try:
         _refuse_other_layout(store, parts)
         with ExitStack() as drafts:
-            ready = [drafts.enter_context(_drafted(study, part, device)) for part in parts]
-            planned = tuple(store_plan() for store_plan in ready)
+            ready = [drafts.enter_context(_drafted(study, part, device, own)) for part in parts]
+            planned = tuple(store_plan()._replace(own=own) for store_plan in ready)
         if len(parts) > 1:
             record_parts(store, parts)
     except StorageError as error:
@@ -106,7 +109,9 @@ class _Settled(NamedTuple):
     centering: Centering
 
 
-def _identity(study: Study, device: str, loaded: LoadedModel, auto: _Settled) -> Identity:
+def _identity(
+    study: Study, device: str, loaded: LoadedModel, auto: _Settled, own: tuple[DefinitionFile, ...]
+) -> Identity:
     shared = study.model_dump(exclude={"out", "compute", "definitions"}) | study.compute.model_dump(
         exclude={"workers", "gpus_per_worker"}
     )
@@ -123,13 +128,15 @@ def _identity(study: Study, device: str, loaded: LoadedModel, auto: _Settled) ->
             "model": loaded.sha256,
             "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
             **fingerprints(study, loaded.tokenizer),
-            **{f"definitions:{Path(file.path).name}": file.sha256 for file in read_definitions(study.definitions)},
+            **{f"definitions:{Path(file.path).name}": file.sha256 for file in own},
         },
     )
 
 
 @contextmanager
-def _drafted(study: Study, part: Part, device: str) -> Generator[Callable[[], Planned]]:
+def _drafted(
+    study: Study, part: Part, device: str, own: tuple[DefinitionFile, ...]
+) -> Generator[Callable[[], Planned]]:
     """The plan of one part, found, or drawn and checked; what is yielded stores it."""
     store = Store(folder_of(study.out, part))
     loaded = models.load(part.model, "cpu", study.compute.dtype)
@@ -138,18 +145,18 @@ def _drafted(study: Study, part: Part, device: str) -> Generator[Callable[[], Pl
     if store.exists(PLAN):
         # another machine may have other memory, and what was decided stands
         before = read_plan(store).study
-        plan = _resumed(store, _identity(study, device, loaded, _Settled(before.batch_size, before.centering)))
+        plan = _resumed(store, _identity(study, device, loaded, _Settled(before.batch_size, before.centering), own))
         yield lambda: Planned(part, store, plan, resumed=True)
         return
     with InputsWriter() as writer:
-        settings = _identity(study, device, loaded, _Settled(1, "position")).study
+        settings = _identity(study, device, loaded, _Settled(1, "position"), own).study
         drawn = _write_prompts(writer, settings, loaded)
         size = fitting(loaded, drawn.n_tokens, drawn.n_sequences, device, study.compute.shard_size)
         missed: dict[Centering, int] = {
             name: sum(map(CalibrationReach.missed, some)) for name, some in drawn.reaches.items()
         }
         centering = settled(study.centering, missed, writer.rows)
-        identity = _identity(study, device, loaded, _Settled(size, centering))
+        identity = _identity(study, device, loaded, _Settled(size, centering), own)
         yield lambda: _created(part, store, identity, writer, drawn)
 
 

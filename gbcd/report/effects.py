@@ -13,7 +13,7 @@ from gbcd.reduction.shard_values import Key
 from gbcd.report.charts import GROUP, Chart, Control, Section, by_kind, data, key, kind, layered
 from gbcd.report.curves import faithfulness, roc
 from gbcd.report.findings import Findings, Measured
-from gbcd.report.methods import methods, of_group, truth_of
+from gbcd.report.methods import effects_of, methods, truth_of
 
 #: Effects that a score is drawn against, and what they are called.
 AGAINST = {
@@ -119,16 +119,8 @@ def _scatter(findings: Findings, groups: dict[str, Key], measured: Measured, aga
 
 def _effects(findings: Findings, group: Key, measured: Measured, method: str) -> pl.DataFrame:
     scores = findings.nodes_and_parts(group).select("component", "score", "rank")
-    rows = of_group(measured.effects, group).filter(pl.col("method") == method).join(scores, on="component")
-    return rows.select(
-        "component",
-        "score",
-        "rank",
-        effect=100 * pl.col("value") / pl.col("gap"),
-        low=100 * pl.col("ci_low") / pl.col("gap"),
-        high=100 * pl.col("ci_high") / pl.col("gap"),
-        kind=kind(),
-    ).pipe(marked)
+    rows = effects_of(measured, group.task, method).join(scores, on="component")
+    return rows.select("component", "score", "rank", "effect", "low", "high", kind=kind()).pipe(marked)
 
 
 def marked(rows: pl.DataFrame) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from gbcd.evaluation.recovery import MEMBER_SHARE
 from gbcd.reduction.shard_values import Key
 from gbcd.report.charts import Section, Table
 from gbcd.report.findings import Findings, Measured
-from gbcd.report.methods import of_group, truth_of
+from gbcd.report.methods import effects_of, of_group, truth_of
 
 #: Components that are named for a task and wrong answer, and of a measured circuit.
 NAMED, MEMBERS = 5, 8
@@ -83,9 +83,8 @@ def _effects(measured: Measured, task: str) -> dict[str, float]:
     """Effects as shares of the gap by component; empty for a task that was not evaluated or has no gap."""
     if task not in measured.effects["task"]:
         return {}
-    rows = measured.effects.filter(pl.col("task") == task, pl.col("method") == truth_of(measured, task))
-    shares = rows.select("component", share=pl.col("value") / pl.col("gap")).filter(pl.col("share").is_finite())
-    return dict(shares.iter_rows())
+    rows = effects_of(measured, task, truth_of(measured, task)).filter(pl.col("effect").is_finite())
+    return dict(rows.select("component", pl.col("effect") / 100).iter_rows())
 
 
 def _correlation(findings: Findings, measured: Measured, group: Key) -> str:

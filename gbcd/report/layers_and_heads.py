@@ -7,7 +7,7 @@ import polars as pl
 
 from gbcd.report.charts import GROUP, Chart, Control, Section, data, key, layered
 from gbcd.report.findings import Findings, Measured
-from gbcd.report.methods import truth_of
+from gbcd.report.methods import effects_of, truth_of
 from gbcd.report.theme import SCHEME
 from gbcd.report.words import by_method
 
@@ -95,19 +95,16 @@ def _cells(findings: Findings, index: int, statistic: str, level: str) -> pl.Dat
 
 def _effects(measured: Measured, task: str, level: str) -> pl.DataFrame:
     """Sizes of effects in per cent of the gap, with bounds; none where none of that level were measured."""
-    rows = measured.effects.filter(pl.col("task") == task, pl.col("component").eq(pl.col("node")) == (level == "node"))
-    if rows.is_empty():
-        return rows.with_columns(
-            pl.lit(None, pl.Float64).alias(f"{EFFECT}_{name}") for name in ("mean", "ci_low", "ci_high")
-        )
-    of_level = rows.filter(pl.col("method") == truth_of(measured, task), (pl.col("part") == level) | (level == "node"))
-    per_cent = 100 * pl.col("value").sign() / pl.col("gap").abs()
-    ends = (pl.col(end) * per_cent for end in ("ci_low", "ci_high"))
-    bounds = pl.concat_list(*ends)
-    return of_level.with_columns(
-        (pl.col("value") * per_cent).alias(f"{EFFECT}_mean"),
-        bounds.list.min().alias(f"{EFFECT}_ci_low"),
-        bounds.list.max().alias(f"{EFFECT}_ci_high"),
+    of_level = pl.col("component") == pl.col("node") if level == "node" else pl.col("part") == level
+    is_measured = task in measured.effects["task"]
+    rows = effects_of(measured, task, truth_of(measured, task) if is_measured else "").filter(of_level)
+    low, high = (pl.col(end) * pl.col("effect").sign() for end in ("low", "high"))
+    return rows.select(
+        "component",
+        "layer",
+        pl.col("effect").abs().alias(f"{EFFECT}_mean"),
+        pl.min_horizontal(low, high).alias(f"{EFFECT}_ci_low"),
+        pl.max_horizontal(low, high).alias(f"{EFFECT}_ci_high"),
     )
 
 

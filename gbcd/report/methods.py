@@ -36,6 +36,16 @@ def truth_of(measured: Measured, task: str) -> str:
     return next(name for name in TRUTHS if name in found)
 
 
+def effects_of(measured: Measured, task: str, method: str) -> pl.DataFrame:
+    """Rows of one kind of effect on a task, with `effect`, `low` and `high` in per cent of the gap."""
+    low, high = (100 * pl.col(end) / pl.col("gap") for end in ("ci_low", "ci_high"))
+    return measured.effects.filter(pl.col("task") == task, pl.col("method") == method).with_columns(
+        effect=100 * pl.col("value") / pl.col("gap"),
+        low=pl.min_horizontal(low, high),
+        high=pl.max_horizontal(low, high),
+    )
+
+
 def of_group(table: pl.DataFrame, group: Key) -> pl.DataFrame:
     """Rows of the group's gradient scores, and of what depends on the task alone."""
     of_either = (pl.col("wrong_answer") == group.wrong_answer) | pl.col("wrong_answer").is_null()

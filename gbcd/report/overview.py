@@ -9,7 +9,7 @@ import polars as pl
 
 from gbcd import wrong_answers
 from gbcd.job.results import prompts
-from gbcd.printing import duration
+from gbcd.printing import counted, duration
 from gbcd.report.charts import Section, Table, answers
 from gbcd.report.findings import Findings, last
 from gbcd.wrong_answers import output_targets
@@ -34,7 +34,7 @@ def facts(findings: Findings) -> list[str]:
         (len({group.task for group in findings.all_groups}), "task"),
         (len({group.wrong_answer for group in findings.all_groups}), "wrong answer"),
     )
-    said = [f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts]
+    said = [counted(count, name) for count, name in counts]
     return [*said, f"{nodes.height:,} heads and MLPs in {nodes['layer'].n_unique()} layers"]
 
 
@@ -62,8 +62,7 @@ def _tasks(findings: Findings) -> list[tuple[str, ...]]:
     for task in dict.fromkeys(group.task for group in findings.groups):
         first = findings.plan.study.wrong_answers[0]
         found = prompts(findings.store.location).filter(pl.col("task") == task, pl.col("wrong_answer") == first)
-        counted = found.select(pl.len(), pl.col("correct").mean()).collect()
-        n, right = counted.row(0)
+        n, right = found.select(pl.len(), pl.col("correct").mean()).collect().row(0)
         for prompt, answer in found.select("prompt", "answer").head(1).collect().iter_rows():
             rows.append(
                 (
