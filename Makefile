@@ -31,7 +31,7 @@ coverage: $(VENV)/installed-dev
 
 # Trains the shipped model anew, in under an hour on two cores (half an hour if they have nothing else to do).
 reference-model: $(VENV)/installed
-	$(BIN)/python -m gbcd.reference.train --seed 0 --out gbcd/reference/model
+	$(BIN)/python -m training.train --seed 0 --out gbcd/reference/model
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -45,13 +45,13 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from gbcd import tasks, wrong_answers
-from gbcd.architectures import models
-from gbcd.architectures.models import LoadedModel
+from gbcd.engine.calibration import TaskMeans
+from gbcd.engine.engine import Engine, loss_gradient, scene_of, target_of
 from gbcd.evaluation.pairs import alone
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import means, poisson_weights
-from gbcd.gradients.calibration import TaskMeans
-from gbcd.gradients.engine import Engine, loss_gradient, scene_of, target_of
+from gbcd.models import load as models
+from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt, encode
 from gbcd.versions import versions
 

@@ -19,13 +19,13 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gbcd import tasks
-from gbcd.architectures.gpt2_pass import Gpt2Pass
-from gbcd.architectures.models import prepared
-from gbcd.architectures.units import Sequences, pack
 from gbcd.component import Component
-from gbcd.gradients.part_norms import circuit_norms
+from gbcd.engine.part_norms import circuit_norms
+from gbcd.models.gpt2_pass import Gpt2Pass
+from gbcd.models.load import prepared
+from gbcd.models.units import Sequences, pack
 from gbcd.prompting.tokens import encode
-from gbcd.reference.tokenizer import build_tokenizer
+from training.tokenizer import build_tokenizer
 
 
 def norms(model_pass: Gpt2Pass, units: Sequence[Sequences], components: list[Component]) -> None:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, GPT2LMHeadModel, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from gbcd.architectures.gpt2_pass import Gpt2Pass
-from gbcd.architectures.hooked_pass import HookedPass
-from gbcd.architectures.models import LoadedModel, prepared
-from gbcd.architectures.taps import ModelPass
-from gbcd.gradients.calibration import Calibration
-from gbcd.gradients.engine import Engine, loss_gradient
-from gbcd.gradients.mean_inputs import MeanInputs
-from gbcd.gradients.part_norms import BatchMeans, all_statistics, circuit_norms
+from gbcd.engine.calibration import Calibration
+from gbcd.engine.engine import Engine, loss_gradient
+from gbcd.engine.mean_inputs import MeanInputs
+from gbcd.engine.part_norms import BatchMeans, all_statistics, circuit_norms
+from gbcd.models.gpt2_pass import Gpt2Pass
+from gbcd.models.hooked_pass import HookedPass
+from gbcd.models.load import LoadedModel, prepared
+from gbcd.models.taps import ModelPass
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.reference.tokenizer import build_tokenizer
 from gbcd.wrong_answers.losses import SquaredLogitDifference
+from training.tokenizer import build_tokenizer
 
 #: The slow loops are timed on so many prompts and scaled to the batch.
 LOOP_PROMPTS = 4

@@ -19,16 +19,16 @@ from collections.abc import Callable
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gbcd.architectures.models import prepared
+from gbcd.engine.engine import Engine
 from gbcd.evaluation.attribution import attribute
 from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.points import points
-from gbcd.gradients.engine import Engine
+from gbcd.models.load import prepared
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.reference.tokenizer import build_tokenizer
+from training.tokenizer import build_tokenizer
 
 
 def random_pairs(n: int, length: int, vocab: int) -> list[EncodedPrompt]:

@@ -27,7 +27,7 @@ import transformers
 from contenders import Setting, configuration, contenders, setting
 from transformers import AutoModelForCausalLM
 
-from gbcd.architectures.models import DTYPES
+from gbcd.models.load import DTYPES
 
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -33,12 +33,12 @@ from ray import cloudpickle
 from small_runs import N_PROMPTS, N_SHARDS, as_toml, finished, same, small_study, tables
 
 from gbcd.errors import Incomplete
-from gbcd.job import compaction, failpoints, merged, patience
-from gbcd.job.study import Study
-from gbcd.job.verification import forget, verify
+from gbcd.run import compaction, failpoints, merged, patience
+from gbcd.run.verification import forget, verify
+from gbcd.study import Study
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["small_runs", "gbcd.job.compaction", "fault_engines"])
+processes.set_forkserver_preload(["small_runs", "gbcd.run.compaction", "fault_engines"])
 
 #: Seconds within which a small run is over; a signal comes at a moment drawn from them.
 RUN_SECONDS = 1.0
@@ -240,7 +240,7 @@ def faulty_bucket(study: Study, rng: random.Random) -> None:
 
 
 def objects(location: str) -> Iterator[tuple[str, bytes]]:
-    from gbcd.job.store import Store
+    from gbcd.run.store import Store
 
     store = Store(location)
     for entry in store.list(""):

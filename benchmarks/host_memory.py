@@ -21,9 +21,9 @@ from pathlib import Path
 
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gbcd.architectures import models
 from gbcd.commands.terminal import hush_libraries
-from gbcd.reference.tokenizer import build_tokenizer
+from gbcd.models import load as models
+from training.tokenizer import build_tokenizer
 
 
 def main() -> None:

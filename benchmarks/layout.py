@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from gbcd.gradients.tables import STATISTICS
-from gbcd.job.results import components, shard_tables, unfold
-from gbcd.job.store import Store
-from gbcd.job.study import Compute, Study
-from gbcd.run import run_study
+from gbcd.engine.tables import STATISTICS
+from gbcd.pipeline import run_study
+from gbcd.run.results import components, shard_tables, unfold
+from gbcd.run.store import Store
+from gbcd.study import Compute, Study
 
 COMPUTED = 2048
 

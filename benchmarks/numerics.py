@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from gbcd import tasks, wrong_answers
-from gbcd.architectures import models
-from gbcd.architectures.models import LoadedModel
 from gbcd.component import Component
-from gbcd.gradients import gram
-from gbcd.gradients.engine import Engine, loss_gradient, pass_for, scene_of
-from gbcd.gradients.mean_inputs import MeanInputs
-from gbcd.gradients.oracle import Oracle
-from gbcd.gradients.part_norms import BatchMeans, all_statistics
+from gbcd.engine import gram
+from gbcd.engine.engine import Engine, loss_gradient, pass_for, scene_of
+from gbcd.engine.mean_inputs import MeanInputs
+from gbcd.engine.oracle import Oracle
+from gbcd.engine.part_norms import BatchMeans, all_statistics
+from gbcd.models import load as models
+from gbcd.models.load import LoadedModel
 from gbcd.prompting import tokens
 from gbcd.prompting.tokens import EncodedPrompt
 

@@ -30,23 +30,23 @@ import polars as pl
 import pyarrow as pa
 from rich.console import Console
 
-from gbcd.gradients.tables import ShardTables
-from gbcd.job.commits import Conditions, publish, read_commits
-from gbcd.job.compaction import compact
-from gbcd.job.driver import Driver
-from gbcd.job.inputs import Inputs
-from gbcd.job.planning import open_plans
-from gbcd.job.progress import ProgressDisplay
-from gbcd.job.results import read_components, scan, shard_tables
-from gbcd.job.shard_files import Expected, ShardFiles, encode
-from gbcd.job.shards import Plan, Shard, read_plan
-from gbcd.job.standing import folder_standing
-from gbcd.job.store import Store
-from gbcd.job.study import Compute, Study
-from gbcd.job.verification import verify
-from gbcd.job.workers import CALIBRATION_FILE, Committed, Job, Outcome, Worker
-from gbcd.reduction.reduce import reduce
-from gbcd.run import run_study
+from gbcd.analysis.reduce import reduce
+from gbcd.engine.tables import ShardTables
+from gbcd.pipeline import run_study
+from gbcd.run.commits import Conditions, publish, read_commits
+from gbcd.run.compaction import compact
+from gbcd.run.driver import Driver
+from gbcd.run.inputs import Inputs
+from gbcd.run.planning import open_plans
+from gbcd.run.progress import ProgressDisplay
+from gbcd.run.results import read_components, scan, shard_tables
+from gbcd.run.shard_files import Expected, ShardFiles, encode
+from gbcd.run.shards import Plan, Shard, read_plan
+from gbcd.run.standing import folder_standing
+from gbcd.run.store import Store
+from gbcd.run.verification import verify
+from gbcd.run.workers import CALIBRATION_FILE, Committed, Job, Outcome, Worker
+from gbcd.study import Compute, Study
 
 QUIET = Console(file=io.StringIO())
 

@@ -18,14 +18,14 @@ from transformers import PreTrainedTokenizerBase
 
 import gbcd
 from gbcd import tasks
-from gbcd.architectures import models
-from gbcd.architectures.models import LoadedModel
+from gbcd.engine.engine import pass_for
 from gbcd.evaluation.metrics import metric_for
-from gbcd.gradients.engine import pass_for
-from gbcd.job.parts import folders
+from gbcd.models import load as models
+from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt, encode
 from gbcd.prompting.vocabulary import Vocabulary
+from gbcd.run.parts import folders
 from gbcd.wrong_answers.output_targets import output_scene, readings, right_answer
 
 BATCH = 50

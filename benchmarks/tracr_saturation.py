@@ -21,10 +21,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gbcd import tasks, wrong_answers
-from gbcd.architectures import models
-from gbcd.architectures.models import LoadedModel
-from gbcd.gradients.engine import loss_gradient, pass_for, target_of
-from gbcd.gradients.part_norms import all_statistics
+from gbcd.engine.engine import loss_gradient, pass_for, target_of
+from gbcd.engine.part_norms import all_statistics
+from gbcd.models import load as models
+from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import OutputSpace, space_of
 from gbcd.prompting.tokens import EncodedPrompt, encode
 from gbcd.wrong_answers.output_targets import CLOSE, OutputScene, output_scene

@@ -25,18 +25,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gbcd.component import Component
-from gbcd.job.results import components, prompts, scan, summary
-from gbcd.job.study import Compute, Study
 from gbcd.prompting.prompt import Prompt
+from gbcd.run.results import components, prompts, scan, summary
+from gbcd.study import Compute, Study
 
 if TYPE_CHECKING:
-    from gbcd.architectures.models import load as load_model
+    from gbcd.analysis.factors import factors
+    from gbcd.analysis.specificity import specificity
+    from gbcd.analysis.stored_circuits import load_circuit
     from gbcd.evaluation.evaluate import evaluate
     from gbcd.in_memory import gradient_norms
-    from gbcd.reduction.factors import factors
-    from gbcd.reduction.specificity import specificity
-    from gbcd.reduction.stored_circuits import load_circuit
-    from gbcd.run import run_study
+    from gbcd.models.load import load as load_model
+    from gbcd.pipeline import run_study
     from gbcd.tasks import draw
 
 __all__ = [
@@ -62,12 +62,12 @@ __all__ = [
 _LATE = {
     "draw": ("gbcd.tasks", "draw"),
     "evaluate": ("gbcd.evaluation.evaluate", "evaluate"),
-    "factors": ("gbcd.reduction.factors", "factors"),
+    "factors": ("gbcd.analysis.factors", "factors"),
     "gradient_norms": ("gbcd.in_memory", "gradient_norms"),
-    "load_circuit": ("gbcd.reduction.stored_circuits", "load_circuit"),
-    "load_model": ("gbcd.architectures.models", "load"),
-    "run_study": ("gbcd.run", "run_study"),
-    "specificity": ("gbcd.reduction.specificity", "specificity"),
+    "load_circuit": ("gbcd.analysis.stored_circuits", "load_circuit"),
+    "load_model": ("gbcd.models.load", "load"),
+    "run_study": ("gbcd.pipeline", "run_study"),
+    "specificity": ("gbcd.analysis.specificity", "specificity"),
 }
 
 

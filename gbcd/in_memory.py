@@ -8,12 +8,12 @@ from typing import cast
 import polars as pl
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gbcd.architectures import models
+from gbcd.engine.engine import Engine
 from gbcd.errors import BadInput
-from gbcd.gradients.engine import Engine
-from gbcd.job.results import component_table, unfold
+from gbcd.models import load as models
 from gbcd.prompting import tokens
 from gbcd.prompting.prompt import Prompt
+from gbcd.run.results import component_table, unfold
 
 
 def gradient_norms(

@@ -19,7 +19,7 @@ from code_blocks import ROOT, commands
 from typer.testing import CliRunner
 
 from gbcd.cli import app
-from gbcd.job.study import Study, read_study
+from gbcd.study import Study, read_study
 
 #: What does not run here, and why.
 ELSEWHERE = {

@@ -6,13 +6,13 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 
-from gbcd.architectures.models import LoadedModel
 from gbcd.component import Component
-from gbcd.gradients.calibration import Calibration, Centering
-from gbcd.gradients.tables import ShardTables
-from gbcd.job.shards import Plan
-from gbcd.job.workers import EngineBuilder, ShardEngine, build_engine
+from gbcd.engine.calibration import Calibration, Centering
+from gbcd.engine.tables import ShardTables
+from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.run.shards import Plan
+from gbcd.run.workers import EngineBuilder, ShardEngine, build_engine
 
 Act = Callable[[Sequence[EncodedPrompt], int], None]
 

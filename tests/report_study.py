@@ -10,10 +10,10 @@ from tiny_models import saved_tiny_gpt2, small_tokenizer
 
 from gbcd import tasks
 from gbcd.evaluation.evaluate import evaluate
-from gbcd.job.parts import folders
-from gbcd.job.study import Compute, Study
 from gbcd.report.index import write_index
 from gbcd.report.page import write_report
+from gbcd.run.parts import folders
+from gbcd.study import Compute, Study
 
 HOSTILE = "</script><img src=x onerror=document.title='taken'><b>bold</b>"
 

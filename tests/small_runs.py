@@ -12,10 +12,10 @@ import polars as pl
 from rich.console import Console
 from tiny_models import saved_tiny_gpt2
 
-from gbcd.job.results import coherence, prompts, scan
-from gbcd.job.study import Compute, Study
-from gbcd.job.workers import EngineBuilder, build_engine
-from gbcd.run import Run, run_study
+from gbcd.pipeline import Run, run_study
+from gbcd.run.results import coherence, prompts, scan
+from gbcd.run.workers import EngineBuilder, build_engine
+from gbcd.study import Compute, Study
 
 N_PROMPTS = 40
 SHARD_SIZE = 8

@@ -15,14 +15,14 @@ from tiny_models import CONTEXT, FAMILIES, random_model, randomised, small_token
 from torch import nn
 from transformers import AutoModelForCausalLM, Phi3Config, SmolLM3Config
 
-from gbcd import architectures
-from gbcd.architectures import gpt2
-from gbcd.architectures.hooked_pass import HookedPass
-from gbcd.architectures.models import LoadedModel, prepared
+from gbcd import models as architectures
+from gbcd.engine.engine import Engine
+from gbcd.engine.oracle import Oracle
 from gbcd.errors import BadInput
 from gbcd.evaluation.edges import can_score_edges
-from gbcd.gradients.engine import Engine
-from gbcd.gradients.oracle import Oracle
+from gbcd.models import gpt2
+from gbcd.models.hooked_pass import HookedPass
+from gbcd.models.load import LoadedModel, prepared
 
 
 def loaded_model(family: str, dtype: torch.dtype = torch.float64, **config: object) -> LoadedModel:

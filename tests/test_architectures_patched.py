@@ -11,12 +11,12 @@ from random_prompts import VOCAB
 from tiny_models import FAMILIES, random_model, small_tokenizer
 from torch import nn
 
-from gbcd.architectures.models import prepared
 from gbcd.evaluation.attribution import attribute
 from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.points import points
+from gbcd.models.load import prepared
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
 

@@ -16,11 +16,11 @@ from backward_variants import ANSWERS, VARIANTS, WRITING, forward, per_prompt
 from discovery_steps.gradient_scores import RANDOM, part_values, random_token
 
 from gbcd import tasks, wrong_answers
-from gbcd.architectures import models
-from gbcd.gradients.engine import Engine
+from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.shard_values import Key
+from gbcd.engine.engine import Engine
+from gbcd.models import load as models
 from gbcd.prompting.tokens import encode
-from gbcd.reduction.nodes import NodeMap
-from gbcd.reduction.shard_values import Key
 
 # a control of the benchmark, and no definition that other tests should find
 wrong_answers._REGISTRY.pop(RANDOM, None)

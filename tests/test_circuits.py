@@ -11,10 +11,10 @@ from small_runs import finished, small_study
 from tiny_models import random_model, small_tokenizer
 
 import gbcd
+from gbcd.analysis.circuits import Circuit, Config, Node, circuit_files, circuit_of, edge_names, ends, node_names
 from gbcd.component import Component
+from gbcd.engine.tables import COMPONENTS
 from gbcd.errors import BadInput
-from gbcd.gradients.tables import COMPONENTS
-from gbcd.reduction.circuits import Circuit, Config, Node, circuit_files, circuit_of, edge_names, ends, node_names
 
 CFG = Config(n_layers=2, n_heads=2, parallel_attn_mlp=False, d_model=8)
 SCORES = {"a0.h0": 4.0, "a0.h1": 1.0, "m0": 3.0, "a1.h0": 2.0, "a1.h1": 0.5, "m1": 5.0}

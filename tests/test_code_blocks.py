@@ -22,14 +22,14 @@ from code_blocks import BLOCKS, ROOT, Block, commands, mentioned, of_kind
 from documented_commands import ELSEWHERE, checked, in_its_own_process, invoked, ran, with_value
 
 from gbcd import tasks, wrong_answers
-from gbcd.architectures.models import load
+from gbcd.analysis.nodes import NodeMap
 from gbcd.commands.terminal import console
 from gbcd.evaluation import baselines
 from gbcd.evaluation.pairs import pair_up
-from gbcd.job.study import read_study
+from gbcd.models.load import load
 from gbcd.prompting import prompt_files
 from gbcd.prompting.tokens import encode
-from gbcd.reduction.nodes import NodeMap
+from gbcd.study import read_study
 from gbcd.tasks import _registry
 
 KINDS = {"python", "sh", "console", "toml", "jsonl", "text"}

@@ -14,17 +14,17 @@ import pytest
 from fault_engines import poisoned_by
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
-from gbcd.job import compaction, failpoints, merged
-from gbcd.job.commits import commit_path, committed_ids
-from gbcd.job.compaction import Compaction, compact
-from gbcd.job.inputs import Inputs
-from gbcd.job.planning import study_of
-from gbcd.job.results import coherence, prompts, scan, summary
-from gbcd.job.shards import read_plan
-from gbcd.job.standing import folder_standing
-from gbcd.job.store import StorageError, Store
-from gbcd.job.verification import forget, verify
-from gbcd.reduction.reduce import reduce
+from gbcd.analysis.reduce import reduce
+from gbcd.run import compaction, failpoints, merged
+from gbcd.run.commits import commit_path, committed_ids
+from gbcd.run.compaction import Compaction, compact
+from gbcd.run.inputs import Inputs
+from gbcd.run.planning import study_of
+from gbcd.run.results import coherence, prompts, scan, summary
+from gbcd.run.shards import read_plan
+from gbcd.run.standing import folder_standing
+from gbcd.run.store import StorageError, Store
+from gbcd.run.verification import forget, verify
 
 KINDS = ("prompts", "norms", "coherence")
 
@@ -51,7 +51,7 @@ def n_files(out: str) -> int:
 def killed_at(failpoint: str, out: str) -> int:
     """Status of `gbcd compact`, with the groups and the grace of these tests, that dies there."""
     program = (
-        "import sys; from datetime import timedelta; from gbcd.job import compaction, merged; "
+        "import sys; from datetime import timedelta; from gbcd.run import compaction, merged; "
         "merged.GROUP_PROMPTS = 16; compaction.GRACE = timedelta(0); compaction.compact(sys.argv[1])"
     )
     environment = {**os.environ, failpoints.VARIABLE: failpoint}

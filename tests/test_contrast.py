@@ -5,13 +5,13 @@ from random_prompts import VOCAB, random_prompts
 from tiny_models import random_gpt2
 
 from gbcd import wrong_answers
-from gbcd.architectures.models import prepared
+from gbcd.analysis.nodes import NodeMap
+from gbcd.engine.engine import scene_of, target_of
+from gbcd.engine.oracle import Oracle
 from gbcd.evaluation.contrast import contrast_norms
 from gbcd.evaluation.pairs import pair_up
-from gbcd.gradients.engine import scene_of, target_of
-from gbcd.gradients.oracle import Oracle
+from gbcd.models.load import prepared
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.reduction.nodes import NodeMap
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gbcd.job.driver import MAX_FAILURES, Retry, retry
-from gbcd.job.workers import Failed, FailureKind, Job
+from gbcd.run.driver import MAX_FAILURES, Retry, retry
+from gbcd.run.workers import Failed, FailureKind, Job
 
 KINDS: tuple[FailureKind, ...] = ("error", "out_of_memory", "worker_lost", "node_lost", "returned")
 

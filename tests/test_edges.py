@@ -7,12 +7,12 @@ import torch
 from random_prompts import VOCAB, random_prompts
 from tiny_models import random_model, small_tokenizer
 
-from gbcd.architectures.models import prepared
+from gbcd.analysis.circuits import Config
 from gbcd.evaluation.edges import can_score_edges, edge_attribution
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import pair_up
+from gbcd.models.load import prepared
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.reduction.circuits import Config
 
 
 def loaded_of(family):

@@ -13,13 +13,13 @@ import torch
 from random_prompts import VOCAB, random_prompts
 from tiny_models import random_gpt2
 
-from gbcd.architectures.gpt2_pass import Gpt2Pass
-from gbcd.architectures.hooked_pass import HookedPass
-from gbcd.architectures.models import LoadedModel, prepared
+from gbcd.engine.calibration import MIN_PROMPTS, Calibration
+from gbcd.engine.engine import Engine
+from gbcd.engine.tables import ShardTables
 from gbcd.errors import BadInput
-from gbcd.gradients.calibration import MIN_PROMPTS, Calibration
-from gbcd.gradients.engine import Engine
-from gbcd.gradients.tables import ShardTables
+from gbcd.models.gpt2_pass import Gpt2Pass
+from gbcd.models.hooked_pass import HookedPass
+from gbcd.models.load import LoadedModel, prepared
 from gbcd.prompting.tokens import EncodedPrompt
 
 NAMES = ["logit_difference", "foil", "inverse_logits"]

@@ -14,15 +14,15 @@ from random_prompts import VOCAB, random_prompts
 from tiny_models import random_gpt2
 
 from gbcd import wrong_answers
-from gbcd.architectures.gpt2_pass import Gpt2Pass
-from gbcd.architectures.hooked_pass import HookedPass
-from gbcd.architectures.models import LoadedModel, prepared
-from gbcd.architectures.taps import ModelPass
-from gbcd.gradients.calibration import Calibration
-from gbcd.gradients.engine import Engine, loss_gradient, scene_of
-from gbcd.gradients.mean_inputs import MeanInputs
-from gbcd.gradients.oracle import Oracle
-from gbcd.gradients.part_norms import BatchMeans, PartNorms, all_statistics
+from gbcd.engine.calibration import Calibration
+from gbcd.engine.engine import Engine, loss_gradient, scene_of
+from gbcd.engine.mean_inputs import MeanInputs
+from gbcd.engine.oracle import Oracle
+from gbcd.engine.part_norms import BatchMeans, PartNorms, all_statistics
+from gbcd.models.gpt2_pass import Gpt2Pass
+from gbcd.models.hooked_pass import HookedPass
+from gbcd.models.load import LoadedModel, prepared
+from gbcd.models.taps import ModelPass
 from gbcd.prompting.tokens import EncodedPrompt
 
 

@@ -10,7 +10,9 @@ import torch
 from rich.console import Console
 from tiny_models import saved_tiny_gpt2
 
-from gbcd.architectures import models
+from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.shard_values import Key
+from gbcd.analysis.stored_circuits import load_circuit
 from gbcd.commands.evaluate import show_evaluation
 from gbcd.errors import BadInput
 from gbcd.evaluation import baselines
@@ -28,17 +30,15 @@ from gbcd.evaluation.points import points
 from gbcd.evaluation.recovery import Score, measured_truth, recovery_rows
 from gbcd.evaluation.replicas import interval, means, poisson_weights, score_replicas
 from gbcd.evaluation.tables import AGGREGATION, EFFECTS, EVALUATION, FAITHFULNESS
-from gbcd.job.commits import commit_path
-from gbcd.job.inputs import Inputs
-from gbcd.job.results import read_components, shard_tables
-from gbcd.job.shards import read_plan
-from gbcd.job.store import Store
-from gbcd.job.study import make_study
+from gbcd.models import load as models
+from gbcd.pipeline import run_study
 from gbcd.prompting.tokens import encode
-from gbcd.reduction.nodes import NodeMap
-from gbcd.reduction.shard_values import Key
-from gbcd.reduction.stored_circuits import load_circuit
-from gbcd.run import run_study
+from gbcd.run.commits import commit_path
+from gbcd.run.inputs import Inputs
+from gbcd.run.results import read_components, shard_tables
+from gbcd.run.shards import read_plan
+from gbcd.run.store import Store
+from gbcd.study import make_study
 
 N_PAIRS = 12
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gbcd import wrong_answers
-from gbcd.architectures.models import load
 from gbcd.evaluation.pairs import pair_up
+from gbcd.models.load import load
 from gbcd.prompting.tokens import encode
 from gbcd.tasks import _registry
 

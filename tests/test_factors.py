@@ -3,9 +3,9 @@ import polars as pl
 import pytest
 from small_runs import finished, small_study
 
+from gbcd.analysis.factors import PromptRows, factorise, factors
 from gbcd.component import Component
 from gbcd.errors import BadInput
-from gbcd.reduction.factors import PromptRows, factorise, factors
 
 NODES = [Component(f"a0.h{head}", f"a0.h{head}", 0, head, "head", 8) for head in range(6)]
 ONE, TWO = np.array([5.0, 4, 0, 0, 1, 0]), np.array([0.0, 0, 3, 3, 1, 0])

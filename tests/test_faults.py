@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
-from gbcd.job import failpoints
-from gbcd.job.commits import committed_ids
-from gbcd.job.store import Store
-from gbcd.job.verification import verify
-from gbcd.job.workers import Committed, Job, Worker
+from gbcd.run import failpoints
+from gbcd.run.commits import committed_ids
+from gbcd.run.store import Store
+from gbcd.run.verification import verify
+from gbcd.run.workers import Committed, Job, Worker
 
 
 @pytest.fixture(scope="module")

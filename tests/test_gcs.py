@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from gbcd.errors import BadInput
-from gbcd.job.store import StorageError, Store
+from gbcd.run.store import StorageError, Store
 
 OBJECTS: dict[str, bytes] = {}
 DATE = "Sun, 22 Nov 2026 10:00:00 GMT"
@@ -98,7 +98,7 @@ def test_objects_are_created_once_and_found_under_their_prefix(credentials: Path
 def test_a_bucket_that_does_not_answer_is_said_without_secrets(
     credentials: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gbcd.job.store.BACKOFF", (0.0,))
+    monkeypatch.setattr("gbcd.run.store.BACKOFF", (0.0,))
     monkeypatch.setattr(Bucket, "do_HEAD", lambda request: request.answer(403))
     with pytest.raises(StorageError, match=r"gs://bucket/study/plan\.json") as refused:
         Store("gs://bucket/study").exists("plan.json")

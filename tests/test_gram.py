@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbcd.gradients import gram
+from gbcd.engine import gram
 
 sizes = st.integers(1, 9)
 

@@ -17,8 +17,8 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from small_runs import finished, same, small_study, tables, wait_for
 
-from gbcd.job.commits import read_commits
-from gbcd.job.store import Store
+from gbcd.run.commits import read_commits
+from gbcd.run.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

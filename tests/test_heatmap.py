@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 from matplotlib.image import imread
 
-from gbcd.reduction.heatmap import draw_heatmaps, heatmap, score_grids
+from gbcd.analysis.heatmap import draw_heatmaps, heatmap, score_grids
 
 
 def summary(layers, heads, wrong="foil"):

@@ -7,7 +7,7 @@ import pytest
 from typer import Exit
 
 from gbcd.commands.init import STUDY, init
-from gbcd.job.study import Compute, Study, read_study
+from gbcd.study import Compute, Study, read_study
 
 
 def test_the_first_study_is_a_study(tmp_path: Path) -> None:

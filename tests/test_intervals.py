@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gbcd.reduction.intervals import MAX_CLUSTERS, ClusteredMoments
+from gbcd.analysis.intervals import MAX_CLUSTERS, ClusteredMoments
 
 
 def moments_of(values, templates, split=None):

@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_gpt2
 
-from gbcd.architectures.models import prepared
 from gbcd.errors import BadInput
 from gbcd.evaluation.attribution import attribute
 from gbcd.evaluation.interventions import circuit_metrics, measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.points import points
+from gbcd.models.load import prepared
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
 

@@ -21,10 +21,10 @@ import yaml
 from small_runs import N_SHARDS, as_toml, finished, same, small_study, tables, wait_for
 
 from gbcd import tasks, versions, wrong_answers
-from gbcd.job.commits import committed_ids
-from gbcd.job.store import Store
-from gbcd.job.study import read_study
-from gbcd.job.verification import verify
+from gbcd.run.commits import committed_ids
+from gbcd.run.store import Store
+from gbcd.run.verification import verify
+from gbcd.study import read_study
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "jobs" / "studies").glob("*.toml"))

@@ -11,9 +11,9 @@ import torch
 from random_prompts import VOCAB, random_prompts
 from tiny_models import random_model, small_tokenizer
 
-from gbcd.architectures import models
-from gbcd.architectures.models import LoadedModel
-from gbcd.gradients.engine import Engine
+from gbcd.engine.engine import Engine
+from gbcd.models import load as models
+from gbcd.models.load import LoadedModel
 
 SMAPS = Path("/proc/self/smaps")
 

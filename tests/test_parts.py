@@ -15,12 +15,12 @@ from test_cli import gbcd
 from tiny_models import saved_tiny_gpt2
 
 import gbcd as package
+from gbcd import study as studies
 from gbcd.errors import BadInput
-from gbcd.job import study as studies
-from gbcd.job.parts import folders
-from gbcd.job.splitting import split
-from gbcd.job.study import Compute, Study
-from gbcd.run import Run, run_study
+from gbcd.pipeline import Run, run_study
+from gbcd.run.parts import folders
+from gbcd.run.splitting import split
+from gbcd.study import Compute, Study
 from gbcd.wrong_answers import names
 
 ALL_TASKS = ("ioi", "greater_than", "docstring", "induction", "tracr_xproportion", "tracr_reverse")

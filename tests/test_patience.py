@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gbcd.job.patience import FLOOR, UNMEASURED, Patience
-from gbcd.job.workers import Job
+from gbcd.run.patience import FLOOR, UNMEASURED, Patience
+from gbcd.run.workers import Job
 
 
 def job(batch_size: int = 8) -> Job:

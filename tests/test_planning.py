@@ -15,14 +15,14 @@ from small_runs import finished, small_study
 from tiny_models import small_tokenizer, tiny_gpt2
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gbcd.architectures.models import prepared
-from gbcd.gradients.calibration import MIN_PROMPTS, Calibration
-from gbcd.job import batch_size
-from gbcd.job.calibration_reach import CalibrationReach, settled
-from gbcd.job.planning import open_plans
-from gbcd.job.results import prompts, scan
-from gbcd.job.study import Compute
-from gbcd.job.workers import CALIBRATION_FILE
+from gbcd.engine.calibration import MIN_PROMPTS, Calibration
+from gbcd.models.load import prepared
+from gbcd.run import batch_size
+from gbcd.run.calibration_reach import CalibrationReach, settled
+from gbcd.run.planning import open_plans
+from gbcd.run.results import prompts, scan
+from gbcd.run.workers import CALIBRATION_FILE
+from gbcd.study import Compute
 
 
 def test_a_batch_size_found_from_memory_is_settled_by_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gbcd.architectures.products import by_used_rows, linear
+from gbcd.models.products import by_used_rows, linear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

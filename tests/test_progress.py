@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from gbcd.job import progress
-from gbcd.job.progress import ProgressDisplay, Standing, describe
+from gbcd.run import progress
+from gbcd.run.progress import ProgressDisplay, Standing, describe
 
 
 def standing(prompts_done: int, **changes: int) -> Standing:

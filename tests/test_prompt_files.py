@@ -15,12 +15,12 @@ from test_cli import gbcd
 from tiny_models import CONTEXT, saved_tiny_gpt2, small_tokenizer
 
 import gbcd as package
-from gbcd.architectures import models
 from gbcd.errors import MAX_LISTED, BadInput
-from gbcd.job.study import Study
+from gbcd.models import load as models
 from gbcd.prompting import datasets, prompt_files
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.prompt_lines import MAX_LINE
+from gbcd.study import Study
 
 TEXT, OTHER = "Aaron gave a drink to", "Andrew gave a drink to"
 GOOD = {"prompt": TEXT, "answer": "Andrew", "wrong_answer": "Aaron", "counterfactual": OTHER}

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gbcd.reduction.quantiles import LogHistogram
+from gbcd.analysis.quantiles import LogHistogram
 
 
 @given(st.integers(1, 200), st.floats(-12, 4), st.integers(0, 1000), st.sampled_from([0.05, 0.5, 0.95]))

@@ -20,13 +20,13 @@ from ray import cloudpickle
 from rich.console import Console
 from small_runs import as_toml, finished, same, small_study, tables, wait_for
 
-from gbcd.job import patience, ray_pool
-from gbcd.job.commits import committed_ids, read_commits
-from gbcd.job.results import summary
-from gbcd.job.shards import read_plan
-from gbcd.job.store import Store
-from gbcd.job.verification import verify
-from gbcd.run import run_study
+from gbcd.pipeline import run_study
+from gbcd.run import patience, ray_pool
+from gbcd.run.commits import committed_ids, read_commits
+from gbcd.run.results import summary
+from gbcd.run.shards import read_plan
+from gbcd.run.store import Store
+from gbcd.run.verification import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

@@ -3,9 +3,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from gbcd.analysis.reduce import SUMMARY, summarise
 from gbcd.component import Component
-from gbcd.gradients.tables import COHERENCE, PROMPTS, STATISTICS, ShardTables, norms_schema
-from gbcd.reduction.reduce import SUMMARY, summarise
+from gbcd.engine.tables import COHERENCE, PROMPTS, STATISTICS, ShardTables, norms_schema
 
 COMPONENTS = [
     *(Component(f"a0.h{head}.{part}", f"a0.h{head}", 0, head, part, 8) for head in range(2) for part in "qkvo"),

@@ -13,8 +13,8 @@ from tiny_models import tiny_gpt2
 from gbcd import tasks
 from gbcd.prompting import datasets
 from gbcd.prompting.prompt import Prompt
-from gbcd.reference import corpus, held_out, train
-from gbcd.reference.tokenizer import END_OF_TEXT, build_tokenizer
+from training import corpus, held_out, train
+from training.tokenizer import END_OF_TEXT, build_tokenizer
 
 TOKENIZER = build_tokenizer(256)
 

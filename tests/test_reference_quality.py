@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from gbcd import reference, tasks
+from gbcd import tasks
+from gbcd.models.load import REFERENCE_DIRECTORY
 from gbcd.prompting.prompt import Prompt
-from gbcd.reference import held_out, quality
-from gbcd.reference.tokenizer import build_tokenizer
+from training import held_out, quality
+from training.tokenizer import build_tokenizer
 
-SHIPPED = Path(reference.__file__).parent / "model"
+SHIPPED = REFERENCE_DIRECTORY
 TOKENIZER = build_tokenizer(256)
 
 

@@ -18,15 +18,14 @@ from report_study import HOSTILE, reported_study
 from sklearn.metrics import roc_curve
 from small_runs import finished, small_study
 
+from gbcd.analysis.circuits import Circuit, ends
+from gbcd.analysis.ranking import CIRCUIT_SHARE, SCORES
+from gbcd.analysis.shard_values import Key
 from gbcd.commands.report import write as report
 from gbcd.component import Component
 from gbcd.errors import BadInput
 from gbcd.evaluation.recovery import MEMBER_SHARE
 from gbcd.evaluation.tables import edges_file
-from gbcd.job.results import summary
-from gbcd.reduction.circuits import Circuit, ends
-from gbcd.reduction.ranking import CIRCUIT_SHARE, SCORES
-from gbcd.reduction.shard_values import Key
 from gbcd.report import circuit_graph, in_short
 from gbcd.report import findings as findings_module
 from gbcd.report.caveats import warnings
@@ -37,6 +36,7 @@ from gbcd.report.findings import Findings, read_findings
 from gbcd.report.in_short import NBSP
 from gbcd.report.page import page, sections, write_report
 from gbcd.report.prompt_pass import PromptFindings
+from gbcd.run.results import summary
 
 SECTIONS = ["short", "study", "where", "top", "effects", "circuit", "agreement", "prompts", "settling", "examples"]
 SECTIONS += ["computed", "words"]

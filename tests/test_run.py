@@ -22,16 +22,16 @@ from gbcd import tasks
 from gbcd.commands.closing import unfinished
 from gbcd.commands.status import show
 from gbcd.errors import BadInput, Incomplete
-from gbcd.job.commits import read_commits
-from gbcd.job.inputs import Inputs
-from gbcd.job.results import components, summary
-from gbcd.job.shards import read_plan
-from gbcd.job.standing import folder_standing
-from gbcd.job.store import Store
-from gbcd.job.verification import verify
+from gbcd.pipeline import device_of
 from gbcd.report.caveats import warnings
 from gbcd.report.findings import read_findings
-from gbcd.run import device_of
+from gbcd.run.commits import read_commits
+from gbcd.run.inputs import Inputs
+from gbcd.run.results import components, summary
+from gbcd.run.shards import read_plan
+from gbcd.run.standing import folder_standing
+from gbcd.run.store import Store
+from gbcd.run.verification import verify
 
 KEYS = ["prompt_id", "wrong_answer"]
 

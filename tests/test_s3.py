@@ -12,9 +12,9 @@ import pytest
 from faulty_s3 import LATE, Fault, FaultyS3
 from small_runs import finished, same, small_study, tables
 
-from gbcd.job.compaction import compact
-from gbcd.job.store import StorageError, Store
-from gbcd.job.verification import verify
+from gbcd.run.compaction import compact
+from gbcd.run.store import StorageError, Store
+from gbcd.run.verification import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the server's own
 
@@ -55,7 +55,7 @@ def test_a_create_survives_one_fault_of_each_kind(s3: FaultyS3, fault: Fault) ->
 
 def test_a_create_whose_answer_comes_too_late_has_still_won(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request is accepted, the client gives up waiting, and its second try finds its own object."""
-    monkeypatch.setattr("gbcd.job.store.REQUEST_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr("gbcd.run.store.REQUEST_TIMEOUT", timedelta(seconds=1))
     store = Store("s3://bucket/late")
     s3.decide = lambda method, path: "late" if method == "PUT" and not s3.faults else None
     started = time.monotonic()
@@ -66,7 +66,7 @@ def test_a_create_whose_answer_comes_too_late_has_still_won(s3: FaultyS3, monkey
 
 
 def test_what_lasts_is_a_storage_error_without_secrets(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gbcd.job.store.BACKOFF", (0.0,))
+    monkeypatch.setattr("gbcd.run.store.BACKOFF", (0.0,))
     s3.decide = lambda method, path: "412" if method == "GET" else None
     with pytest.raises(StorageError) as refused:
         Store("s3://bucket/lasting").read("x")
@@ -92,7 +92,7 @@ def test_a_study_comes_through_a_server_that_fails_every_fifth_time(
     s3.decide = lambda method, path: None
     assert same(tables(study.out), tables(str(tmp_path / "out")))
     assert verify(study.out).is_sound
-    monkeypatch.setattr("gbcd.job.merged.GROUP_PROMPTS", 16)
+    monkeypatch.setattr("gbcd.run.merged.GROUP_PROMPTS", 16)
     s3.decide = lambda method, path: "lost" if method == "PUT" and "/merged/" in path and next(number) % 3 else None
     assert compact(study.out).groups == 2
     s3.decide = lambda method, path: None

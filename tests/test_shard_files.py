@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pyarrow as pa
 import pytest
 
-from gbcd.gradients.tables import COHERENCE, PROMPTS, STATISTICS, ShardTables, norms_schema
-from gbcd.job.shard_files import Contents, Expected, UnsoundShardError, check, decode, encode
-from gbcd.job.shards import Shard
+from gbcd.engine.tables import COHERENCE, PROMPTS, STATISTICS, ShardTables, norms_schema
+from gbcd.run.shard_files import Contents, Expected, UnsoundShardError, check, decode, encode
+from gbcd.run.shards import Shard
 
 SHARD = Shard(id=4, task="ioi", start=0, stop=3)
 IDS = ["p0", "p1", "p2"]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbcd.errors import BadInput
-from gbcd.job.shards import FORMAT, Identity, Settings, cut, read_plan
-from gbcd.job.store import Store
+from gbcd.run.shards import FORMAT, Identity, Settings, cut, read_plan
+from gbcd.run.store import Store
 
 SETTINGS = Settings(
     model="reference",

@@ -11,10 +11,10 @@ from test_cli import gbcd
 from tiny_models import saved_tiny_gpt2
 
 from gbcd import tasks, wrong_answers
-from gbcd.architectures import models
-from gbcd.architectures.models import LoadedModel
 from gbcd.commands.described_prompt import chosen, described
 from gbcd.commands.show import print_prompts
+from gbcd.models import load as models
+from gbcd.models.load import LoadedModel
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gbcd.gradients.tables import COHERENCE, FAILED, OK, PROMPTS, STATISTICS, ShardTables, norms_schema
-from gbcd.job.shard_files import Expected, check
-from gbcd.job.shards import Shard
-from gbcd.job.sifting import sifted
+from gbcd.engine.tables import COHERENCE, FAILED, OK, PROMPTS, STATISTICS, ShardTables, norms_schema
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.run.shard_files import Expected, check
+from gbcd.run.shards import Shard
+from gbcd.run.sifting import sifted
 
 WRONG_ANSWERS = ("foil", "least_likely")
 

@@ -2,8 +2,8 @@ import polars as pl
 import pytest
 from small_runs import finished, small_study
 
+from gbcd.analysis.specificity import SPECIFICITY, specificity, task_contrast
 from gbcd.errors import BadInput
-from gbcd.reduction.specificity import SPECIFICITY, specificity, task_contrast
 
 NODES = ["a0.h0", "a0.h1", "a0.h2", "a0.h3", "m0"]
 

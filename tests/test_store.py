@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gbcd.errors import BadInput
-from gbcd.job.store import StorageError, Store
+from gbcd.run.store import StorageError, Store
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbcd.errors import BadInput
-from gbcd.job import ray_pool
-from gbcd.job.study import Compute, Study, check_names, make_study, read_study
-from gbcd.job.workers import build_engine
-from gbcd.run import _pool
+from gbcd.pipeline import _pool
+from gbcd.run import ray_pool
+from gbcd.run.workers import build_engine
+from gbcd.study import Compute, Study, check_names, make_study, read_study
 
 MINIMAL = 'tasks = ["ioi"]\nout = "results/ioi"\n'
 

@@ -18,9 +18,9 @@ from gbcd import tasks
 from gbcd.errors import BadInput
 from gbcd.prompting import datasets
 from gbcd.prompting.vocabulary import Vocabulary
-from gbcd.reference.tokenizer import build_tokenizer
 from gbcd.tasks import Family, Filled, Slot
 from gbcd.tasks import _registry as registry
+from training.tokenizer import build_tokenizer
 
 LANGUAGE_TASKS = ["docstring", "greater_than", "induction", "ioi"]
 GPT2 = Path(__file__).parents[2] / "shared" / "gpt2-tokenizer"

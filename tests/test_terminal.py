@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from gbcd import cli
 from gbcd.commands import compact, evaluate, reduce, status, verify
 from gbcd.commands.step_display import shown_steps
-from gbcd.job import parts
-from gbcd.job.progress import ProgressDisplay, Standing
 from gbcd.printing import counted, duration, fact, heading, table
+from gbcd.run import parts
+from gbcd.run.progress import ProgressDisplay, Standing
 
 COLUMNS = ["score", "AUROC", "Spearman", "passes"]
 ROW = ["attribution patching with 5 integration steps", "0.87 [0.80, 0.93]", "0.86 [0.79, 0.91]", "11"]

@@ -14,13 +14,13 @@ from test_engine_oracle import assert_close
 from tiny_models import small_tokenizer
 
 from gbcd import tasks, wrong_answers
-from gbcd.architectures import models
-from gbcd.architectures.hooked_pass import HookedPass
-from gbcd.architectures.models import LoadedModel, prepared
+from gbcd.engine.engine import Engine, loss_gradient, target_of
+from gbcd.engine.oracle import Oracle
+from gbcd.engine.part_norms import BatchMeans, all_statistics
 from gbcd.errors import BadInput
-from gbcd.gradients.engine import Engine, loss_gradient, target_of
-from gbcd.gradients.oracle import Oracle
-from gbcd.gradients.part_norms import BatchMeans, all_statistics
+from gbcd.models import load as models
+from gbcd.models.hooked_pass import HookedPass
+from gbcd.models.load import LoadedModel, prepared
 from gbcd.prompting.outputs import SPACE_KEY, OutputSpace, space_of, stored_form
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt, encode

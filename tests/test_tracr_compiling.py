@@ -11,9 +11,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gbcd.architectures import models
 from gbcd.cli import app
 from gbcd.errors import BAD_INPUT, BadInput
+from gbcd.models import load as models
 from gbcd.tracr import compiling
 
 needs_tracr = pytest.mark.skipif(

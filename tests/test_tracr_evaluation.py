@@ -14,12 +14,12 @@ from test_cli import gbcd
 from torch import Tensor
 
 from gbcd import tasks
-from gbcd.architectures import models
-from gbcd.architectures.models import LoadedModel
 from gbcd.evaluation.interventions import circuit_metrics, measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import Pairs, alone
 from gbcd.evaluation.points import Point, points
+from gbcd.models import load as models
+from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt, encode
 

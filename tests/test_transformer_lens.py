@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from transformer_lens_values import STEPS, VALUES, shared_model, shared_prompts
 
-from gbcd.architectures.models import prepared
+from gbcd.analysis.circuits import Config
 from gbcd.evaluation.attribution import INTEGRATION_STEPS, attribute
 from gbcd.evaluation.edges import can_score_edges, edge_attribution
 from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.points import points
-from gbcd.reduction.circuits import Config
+from gbcd.models.load import prepared
 
 WANTED = json.loads(VALUES.read_text())["prompts"]
 

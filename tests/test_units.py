@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbcd.architectures.units import pack
+from gbcd.models.units import pack
 
 CPU = torch.device("cpu")
 

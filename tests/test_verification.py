@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
-from gbcd.job.planning import study_of
-from gbcd.job.shards import read_plan
-from gbcd.job.store import Store
-from gbcd.job.verification import forget, verify
+from gbcd.run.planning import study_of
+from gbcd.run.shards import read_plan
+from gbcd.run.store import Store
+from gbcd.run.verification import forget, verify
 
 
 @pytest.fixture(scope="module")

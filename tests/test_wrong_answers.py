@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gbcd import wrong_answers
-from gbcd.gradients.engine import loss_gradient
+from gbcd.engine.engine import loss_gradient
 from gbcd.wrong_answers import Scene
 from gbcd.wrong_answers.losses import TokenSet
 

@@ -23,7 +23,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from gbcd.reference.tokenizer import build_tokenizer
+from training.tokenizer import build_tokenizer
 
 CONTEXT = 64
 _SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]

@@ -23,7 +23,7 @@ _FIGURES = ("truth", "truth_sd", "whole", "whole_sd")
 
 
 def curve(
-    values: Float[np.ndarray, "prompts nodes"], effects: Float[np.ndarray, "nodes"], rng: np.random.Generator
+    values: Float[np.ndarray, "prompts nodes"], effects: Float[np.ndarray, " nodes"], rng: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
     """Rows `n, truth, truth_sd, whole, whole_sd`: Spearman with effects and with the whole pool, by prompts."""
     n_prompts = len(values)

@@ -15,9 +15,11 @@ from discovery_steps.elimination import elimination_order
 from discovery_steps.gradient_scores import calibrations, definitions, gradient_scores, norms, part_values
 from discovery_steps.groups import Found, held_against
 from gbcd import tasks
-from gbcd.architectures import models
-from gbcd.architectures.models import LoadedModel
+from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.ranking import CIRCUIT_SHARE
+from gbcd.analysis.shard_values import Key
 from gbcd.component import Component
+from gbcd.engine.calibration import Calibration, Centering
 from gbcd.evaluation.agreement import SIZES, cmd, cpr
 from gbcd.evaluation.attribution import attribute
 from gbcd.evaluation.baselines import attribution_scores, contrast_scores
@@ -28,11 +30,9 @@ from gbcd.evaluation.pairs import Pairs, pair_up
 from gbcd.evaluation.points import Point, points
 from gbcd.evaluation.recovery import Score, Truth, measured_truth
 from gbcd.evaluation.replicas import means, poisson_weights
-from gbcd.gradients.calibration import Calibration, Centering
+from gbcd.models import load as models
+from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt, encode
-from gbcd.reduction.nodes import NodeMap
-from gbcd.reduction.ranking import CIRCUIT_SHARE
-from gbcd.reduction.shard_values import Key
 from gbcd.wrong_answers.meaning import load_embedder, with_farthest
 
 #: The score and the wrong answer that `gbcd run` ranks by unless it is told otherwise.

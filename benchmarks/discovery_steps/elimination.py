@@ -14,7 +14,7 @@ from jaxtyping import Float
 from gbcd.evaluation.faithfulness import CircuitRunner
 
 
-def elimination_order(runner: CircuitRunner) -> Float[np.ndarray, "components"]:
+def elimination_order(runner: CircuitRunner) -> Float[np.ndarray, " components"]:
     """The round in which each component is dropped, from 0 on: what stays longest has the highest score."""
     left = runner.everything
     rounds = np.zeros(len(left))

@@ -18,16 +18,16 @@ import torch
 from jaxtyping import Float
 
 from gbcd import wrong_answers
-from gbcd.architectures.models import LoadedModel
+from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.shard_values import Key, finite_values, keys, rows_of
+from gbcd.engine.calibration import MIN_PROMPTS, Calibration, Centering
+from gbcd.engine.engine import Engine
+from gbcd.engine.tables import ShardTables
 from gbcd.errors import BadInput
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import means
-from gbcd.gradients.calibration import MIN_PROMPTS, Calibration, Centering
-from gbcd.gradients.engine import Engine
-from gbcd.gradients.tables import ShardTables
+from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.reduction.nodes import NodeMap
-from gbcd.reduction.shard_values import Key, finite_values, keys, rows_of
 from gbcd.wrong_answers import Scene, wrong_answer
 from gbcd.wrong_answers.losses import TowardsTokens
 
@@ -132,7 +132,7 @@ def _part_names(tables: ShardTables, nodes: NodeMap) -> list[str]:
     return [name.rpartition(".")[2] for name in names]
 
 
-def _signal(tables: ShardTables, key: Key, nodes: NodeMap) -> Float[np.ndarray, "nodes"]:
+def _signal(tables: ShardTables, key: Key, nodes: NodeMap) -> Float[np.ndarray, " nodes"]:
     rows = rows_of(tables.coherence, key)
     n, sum_sq, sq_sum = (
         rows[name].to_numpy().astype(float).reshape(-1, len(nodes.by_node)) for name in ("n", "sum_sq", "sq_sum")

@@ -22,10 +22,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import t as student
 
+from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.evaluation.agreement import auroc, spearman, stability
 from gbcd.evaluation.recovery import Score, Truth
 from gbcd.evaluation.replicas import interval
-from gbcd.reduction.ranking import CIRCUIT_SHARE
 
 #: What is possible; figures that are not here may have any value.
 BOUNDS = {"spearman": (-1.0, 1.0), "auroc": (0.0, 1.0), "stability": (0.0, 1.0), "purity": (0.0, 1.0)}
@@ -39,7 +39,7 @@ class Found(NamedTuple):
     wrong_answer: str
     method: str
     cost: float
-    figures: dict[str, Float[np.ndarray, "replicas"]]
+    figures: dict[str, Float[np.ndarray, " replicas"]]
 
 
 def held_against(truth: Truth, score: Score, model: str, task: str) -> Found:
@@ -99,7 +99,7 @@ def averages(found: Sequence[Found], groups: Mapping[str, Sequence[str]]) -> Ite
             yield row
 
 
-def _figure(name: str, by_model: Sequence[Float[np.ndarray, "replicas"]]) -> dict[str, Any]:
+def _figure(name: str, by_model: Sequence[Float[np.ndarray, " replicas"]]) -> dict[str, Any]:
     together = np.mean(by_model, axis=0)
     estimates = np.array([replicas[0] for replicas in by_model])
     low, high = BOUNDS.get(name, (-np.inf, np.inf))
@@ -112,7 +112,7 @@ def _figure(name: str, by_model: Sequence[Float[np.ndarray, "replicas"]]) -> dic
 
 
 def _over_models(
-    together: Float[np.ndarray, "replicas"], estimates: Float[np.ndarray, "models"], low: float, high: float
+    together: Float[np.ndarray, " replicas"], estimates: Float[np.ndarray, " models"], low: float, high: float
 ) -> list[float | None] | None:
     n = len(estimates)
     if n == 1:

@@ -24,10 +24,10 @@ from scipy.optimize import linear_sum_assignment
 
 from discovery_steps.cells import DEFAULT_ANSWER, DEFAULT_SCORE, RAW_SCORE, Cell
 from discovery_steps.groups import Found, held_against
+from gbcd.analysis.factors import PromptRows, factorise
 from gbcd.evaluation.agreement import auroc
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import N_REPLICAS
-from gbcd.reduction.factors import PromptRows, factorise
 
 
 def specificity_found(cells: Sequence[Cell]) -> Iterator[Found]:
@@ -58,7 +58,7 @@ def factors_found(cells: Sequence[Cell], seed: int) -> tuple[list[Found], list[F
 
 def _factorised(
     cells: Sequence[Cell], method: str
-) -> tuple[Float[np.ndarray, "prompts factors"], Float[np.ndarray, "factors nodes"], Int[np.ndarray, "prompts"]]:
+) -> tuple[Float[np.ndarray, "prompts factors"], Float[np.ndarray, "factors nodes"], Int[np.ndarray, " prompts"]]:
     values = np.concatenate([cell.per_prompt[method] for cell in cells])
     labels = np.repeat(np.arange(len(cells)), [len(cell.per_prompt[method]) for cell in cells])
     prompts = pl.DataFrame({"prompt_id": np.arange(len(labels)).astype(str), "task": labels.astype(str)})
@@ -69,10 +69,10 @@ def _factorised(
 
 def _separation(
     loadings: Float[np.ndarray, "prompts factors"],
-    labels: Int[np.ndarray, "prompts"],
-    matched: Int[np.ndarray, "tasks"],
+    labels: Int[np.ndarray, " prompts"],
+    matched: Int[np.ndarray, " tasks"],
     rng: np.random.Generator,
-) -> dict[str, Float[np.ndarray, "replicas"]]:
+) -> dict[str, Float[np.ndarray, " replicas"]]:
     n_tasks = len(matched)
     drawn = np.concatenate([np.arange(len(labels))[None], rng.integers(0, len(labels), (N_REPLICAS, len(labels)))])
     permuted = np.stack([rng.permutation(labels) for _ in range(N_REPLICAS)])
@@ -88,7 +88,7 @@ def _separation(
     }
 
 
-def _purity(loadings: Float[np.ndarray, "prompts factors"], labels: Int[np.ndarray, "prompts"], n_tasks: int) -> float:
+def _purity(loadings: Float[np.ndarray, "prompts factors"], labels: Int[np.ndarray, " prompts"], n_tasks: int) -> float:
     largest = loadings.argmax(axis=1)
     return sum(np.bincount(labels[largest == factor], minlength=n_tasks).max() for factor in range(n_tasks)) / len(
         labels
@@ -107,5 +107,5 @@ def _aurocs(
     return found
 
 
-def _matched(aurocs: Float[np.ndarray, "tasks factors"]) -> Int[np.ndarray, "tasks"]:
+def _matched(aurocs: Float[np.ndarray, "tasks factors"]) -> Int[np.ndarray, " tasks"]:
     return linear_sum_assignment(aurocs, maximize=True)[1]

@@ -15,17 +15,17 @@ from jaxtyping import Float
 
 from discovery_steps.gradient_scores import calibrations, norms, part_values
 from gbcd import tasks
-from gbcd.architectures import models
-from gbcd.architectures.models import LoadedModel
+from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.shard_values import Key
 from gbcd.evaluation.agreement import auroc
 from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import alone
 from gbcd.evaluation.points import points
+from gbcd.models import load as models
+from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt, encode
-from gbcd.reduction.nodes import NodeMap
-from gbcd.reduction.shard_values import Key
 
 PROGRAMS = ("tracr_xproportion", "tracr_reverse")
 
@@ -58,7 +58,7 @@ def _of_model(program: str, loaded: LoadedModel, dtype: Literal["float32", "floa
 
 def _ablations(
     loaded: LoadedModel, encoded: list[EncodedPrompt], metric_name: str
-) -> dict[str, Float[np.ndarray, "parts"]]:
+) -> dict[str, Float[np.ndarray, " parts"]]:
     """Sizes of mean effects of the parts, in the order of the components."""
     pairs = alone(encoded, 128)
     metric = metric_for(metric_name, pairs.encoded, loaded.device, space_of(loaded.tokenizer))
@@ -68,7 +68,7 @@ def _ablations(
 
 def _gradients(
     loaded: LoadedModel, program: str, encoded: list[EncodedPrompt], definition: str
-) -> dict[str, Float[np.ndarray, "parts"]]:
+) -> dict[str, Float[np.ndarray, " parts"]]:
     """Scores of all components; prompts of one length are one template, which centring needs."""
     nodes = NodeMap.of(loaded.components)
     key = Key(program, definition)

@@ -9,14 +9,14 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from gbcd.job.inputs import Inputs
-from gbcd.job.results import prompts
-from gbcd.job.store import Store
-from gbcd.job.study import Study
+from gbcd.analysis.ranking import score_statistic
+from gbcd.analysis.shard_values import SUMMARISED
+from gbcd.pipeline import Run
 from gbcd.printing import counted, duration, fact, heading, line, table
-from gbcd.reduction.ranking import score_statistic
-from gbcd.reduction.shard_values import SUMMARISED
-from gbcd.run import Run
+from gbcd.run.inputs import Inputs
+from gbcd.run.results import prompts
+from gbcd.run.store import Store
+from gbcd.study import Study
 
 #: Nodes listed per task and wrong answer.
 TOP = 10

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from gbcd.commands import options
 from gbcd.commands.terminal import exit_status, say
-from gbcd.job.parts import folders
 from gbcd.printing import counted
+from gbcd.run.parts import folders
 
 
 def compact(out: options.Results) -> None:
     """Merge small files into larger ones, also while others read or write; removes replaced ones after an hour."""
     with exit_status(resumes=True):
-        from gbcd.job.compaction import compact as merge
+        from gbcd.run.compaction import compact as merge
 
         for folder in folders(out):
             done = merge(folder)

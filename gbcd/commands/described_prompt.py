@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gbcd import tasks, wrong_answers
-from gbcd.architectures import models
-from gbcd.architectures.models import LoadedModel
+from gbcd.engine.engine import pass_for, scene_of
+from gbcd.engine.gram import widened
 from gbcd.errors import BadInput, own_code
-from gbcd.gradients.engine import pass_for, scene_of
-from gbcd.gradients.gram import widened
+from gbcd.models import load as models
+from gbcd.models.load import LoadedModel
 from gbcd.printing import counted
 from gbcd.prompting import prompt_files
 from gbcd.prompting.outputs import OutputSpace, space_of

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gbcd.commands.terminal import console, exit_status, hush_libraries, say
 from gbcd.errors import BadInput
-from gbcd.job.store import StorageError, Store
+from gbcd.run.store import StorageError, Store
 from gbcd.versions import versions
 
 #: What is written and removed again to see whether results can be kept.
@@ -77,7 +77,7 @@ def ray_works() -> str:
     """Start Ray, or join the cluster of `RAY_ADDRESS`, and leave it again."""
     import ray
 
-    from gbcd.job.ray_pool import connected
+    from gbcd.run.ray_pool import connected
 
     with connected(1):
         resources = ray.cluster_resources()
@@ -87,7 +87,7 @@ def ray_works() -> str:
 
 def model_loads(name: str) -> str:
     """Load the model and find its parts."""
-    from gbcd.architectures import models
+    from gbcd.models import load as models
 
     loaded = models.load(name, "cpu")
     parts = [part for part in loaded.components if part.is_circuit_part]

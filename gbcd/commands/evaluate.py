@@ -12,8 +12,8 @@ from gbcd.commands import options
 from gbcd.commands.report import write as write_report
 from gbcd.commands.step_display import shown_steps
 from gbcd.commands.terminal import console, exit_status, hush_libraries
-from gbcd.job.parts import folders
 from gbcd.printing import counted, fact, heading, line, table
+from gbcd.run.parts import folders
 
 if TYPE_CHECKING:
     from gbcd.evaluation.evaluate import Evaluation
@@ -28,9 +28,9 @@ def evaluate(out: options.Results, pairs: options.Pairs = 128, definitions: opti
     with exit_status():
         hush_libraries()
         from gbcd.evaluation.evaluate import evaluate as measure
-        from gbcd.job.own_definitions import changed_since, import_definitions, read_definitions
-        from gbcd.job.shards import read_plan
-        from gbcd.job.store import Store
+        from gbcd.run.own_definitions import changed_since, import_definitions, read_definitions
+        from gbcd.run.shards import read_plan
+        from gbcd.run.store import Store
 
         files = read_definitions(definitions or ())
         import_definitions(files)

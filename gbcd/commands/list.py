@@ -20,7 +20,7 @@ def list_(what: Listed, definitions: options.Definitions = None) -> None:
     """List the tasks, or the definitions of the wrong answer."""
     with exit_status():
         from gbcd import tasks, wrong_answers
-        from gbcd.job.own_definitions import import_definitions, read_definitions
+        from gbcd.run.own_definitions import import_definitions, read_definitions
 
         import_definitions(read_definitions(definitions or ()))
         if what is Listed.TASKS:

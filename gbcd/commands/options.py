@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gbcd.job.study import Compute, Study, make_study, read_study
+from gbcd.study import Compute, Study, make_study, read_study
 
 StudyFile = Annotated[Path | None, typer.Argument(metavar="STUDY.toml", help="A study file; flags win over it.")]
 Tasks = Annotated[

@@ -27,8 +27,8 @@ def plan(
     with exit_status(resumes=True):
         asked = options.asked_study(flags)
         hush_libraries()
-        from gbcd.job.planning import open_plans
-        from gbcd.run import device_of
+        from gbcd.pipeline import device_of
+        from gbcd.run.planning import open_plans
 
         for one in open_plans(asked, device_of(asked)):
             settings = one.plan.study

@@ -28,10 +28,10 @@ def write(out: str, png: Path | None = None) -> None:
     Raises:
         BadInput: there is no study, or nothing of it was reduced.
     """
-    from gbcd.job.parts import folders
     from gbcd.report.figures import write_figures
     from gbcd.report.index import is_reduced, write_index
     from gbcd.report.page import write_report
+    from gbcd.run.parts import folders
 
     several = folders(out)
     for folder in [folder for folder in several if is_reduced(folder)] or several:

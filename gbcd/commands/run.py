@@ -30,7 +30,7 @@ def run(
         asked = options.asked_study(flags)
         hush_libraries()
         from gbcd.commands.closing import closing_summary, next_step, unfinished
-        from gbcd.run import run_study
+        from gbcd.pipeline import run_study
 
         runs = run_study(asked, console)
         closing_summary(runs, console)

@@ -50,9 +50,9 @@ def show(
     """Print prompts as tokens, with answers, what the model predicts and what each wrong answer pulls towards."""
     with exit_status():
         hush_libraries()
-        from gbcd.architectures import models
         from gbcd.commands.described_prompt import chosen, default_model, described
-        from gbcd.job.own_definitions import import_definitions, read_definitions
+        from gbcd.models import load as models
+        from gbcd.run.own_definitions import import_definitions, read_definitions
 
         import_definitions(read_definitions(definitions or ()))
         loaded = models.load(model or default_model(task), "cpu")

@@ -9,17 +9,17 @@ from rich.console import Console
 
 from gbcd.commands import options
 from gbcd.commands.terminal import console, exit_status
-from gbcd.job.parts import folders
 from gbcd.printing import counted, duration, fact
+from gbcd.run.parts import folders
 
 if TYPE_CHECKING:
-    from gbcd.job.standing import FolderStanding
+    from gbcd.run.standing import FolderStanding
 
 
 def status(out: options.Results) -> None:
     """Say how far a run is; works while it runs, from anywhere that reaches its folder."""
     with exit_status():
-        from gbcd.job.standing import folder_standing
+        from gbcd.run.standing import folder_standing
 
         for folder in folders(out):
             show(folder_standing(folder), console)

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from gbcd import printing
 from gbcd.errors import BAD_INPUT, INCOMPLETE, INTERRUPTED, BadInput, Incomplete
-from gbcd.job.store import StorageError
+from gbcd.run.store import StorageError
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)

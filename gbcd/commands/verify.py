@@ -10,11 +10,11 @@ import typer
 from gbcd.commands import options
 from gbcd.commands.terminal import console, exit_status, hush_libraries, say
 from gbcd.errors import Incomplete
-from gbcd.job.parts import folders
 from gbcd.printing import counted
+from gbcd.run.parts import folders
 
 if TYPE_CHECKING:
-    from gbcd.job.verification import Verification
+    from gbcd.run.verification import Verification
 
 
 def verify(
@@ -25,7 +25,7 @@ def verify(
 ) -> None:
     """Read everything back: every prompt exactly once, every byte as committed. Status 0 if so, else 3."""
     with exit_status(resumes=True):
-        from gbcd.job import verification
+        from gbcd.run import verification
 
         found = {folder: verification.verify(folder) for folder in folders(out)}
         for folder, one in found.items():
@@ -41,9 +41,9 @@ def verify(
 
 
 def _repair(folder: str, found: Verification, workers: int | None, definitions: Sequence[str]) -> None:
-    from gbcd.job.planning import study_of
-    from gbcd.job.verification import forget
-    from gbcd.run import run_study
+    from gbcd.pipeline import run_study
+    from gbcd.run.planning import study_of
+    from gbcd.run.verification import forget
 
     hush_libraries()
     forget(folder, found)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.shard_values import SIGNED, Key, finite_values, keys, rows_of
 from gbcd.component import Component
+from gbcd.engine.tables import ShardTables
 from gbcd.evaluation.agreement import auroc, spearman
-from gbcd.gradients.tables import ShardTables
-from gbcd.reduction.nodes import NodeMap
-from gbcd.reduction.shard_values import SIGNED, Key, finite_values, keys, rows_of
 
 #: Prompts in a block.
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
@@ -48,8 +48,8 @@ def first_prompts(shards: Iterable[ShardTables], components: Sequence[Component]
 
 def aggregation_rows(
     values: dict[str, Float[np.ndarray, "columns prompts"]],
-    effects: Float[np.ndarray, "columns"],
-    members: Bool[np.ndarray, "columns"],
+    effects: Float[np.ndarray, " columns"],
+    members: Bool[np.ndarray, " columns"],
 ) -> Iterator[dict[str, Any]]:
     """Rows of the aggregation table for one task and wrong answer: `method, n, n_blocks` and the figures."""
     for method, table in values.items():

@@ -20,7 +20,7 @@ SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 def auroc(
     scores: Float[np.ndarray, "*replicas n"], members: Bool[np.ndarray, "*replicas n"], *, pessimistic: bool = False
-) -> Float[np.ndarray, "*replicas"]:
+) -> Float[np.ndarray, " *replicas"]:
     """Share of pairs of a member and a non-member that the scores put in order; NaN where there is no such pair."""
     tie = "min" if pessimistic else "average"
     # The rank of a member counts all scores below it; less the members among them, those are the pairs in order.
@@ -31,7 +31,7 @@ def auroc(
 
 def auprc(
     scores: Float[np.ndarray, "*replicas n"], members: Bool[np.ndarray, "*replicas n"]
-) -> Float[np.ndarray, "*replicas"]:
+) -> Float[np.ndarray, " *replicas"]:
     """Average precision: mean over members of the precision at their score; NaN if everything or nothing is one."""
     taken = rankdata(-scores, "max", axis=-1)
     found = rankdata(np.where(members, -scores, np.inf), "max", axis=-1)
@@ -41,7 +41,7 @@ def auprc(
 
 def spearman(
     scores: Float[np.ndarray, "*replicas n"], effects: Float[np.ndarray, "*replicas n"]
-) -> Float[np.ndarray, "*replicas"]:
+) -> Float[np.ndarray, " *replicas"]:
     """Rank correlation of the scores with the sizes of the effects; NaN if either is constant."""
     one, two = (_centred_ranks(values) for values in (scores, np.abs(effects)))
     return _ratio((one * two).sum(axis=-1), np.sqrt(np.square(one).sum(axis=-1) * np.square(two).sum(axis=-1)))
@@ -52,12 +52,12 @@ def _centred_ranks(values: Float[np.ndarray, "*replicas n"]) -> Float[np.ndarray
     return ranks - ranks.mean(axis=-1, keepdims=True)
 
 
-def _ratio(above: Any, below: Any) -> Float[np.ndarray, "*replicas"]:
+def _ratio(above: Any, below: Any) -> Float[np.ndarray, " *replicas"]:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(np.asarray(below) > 0, np.asarray(above) / np.asarray(below, dtype=np.float64), np.nan)
 
 
-def largest(scores: Float[np.ndarray, "n"], share: float) -> list[int]:
+def largest(scores: Float[np.ndarray, " n"], share: float) -> list[int]:
     """Indices of the `share` of components with the largest scores, rounded to whole components; ties in order."""
     return np.argsort(-scores, kind="stable")[: round(share * len(scores))].tolist()
 
@@ -72,19 +72,19 @@ def faithfulness(
 
 
 def share_of_gap(
-    difference: Float[np.ndarray, "*replicas"], gap: Float[np.ndarray, "*#replicas"]
-) -> Float[np.ndarray, "*replicas"]:
+    difference: Float[np.ndarray, " *replicas"], gap: Float[np.ndarray, " *#replicas"]
+) -> Float[np.ndarray, " *replicas"]:
     """`difference / gap`; NaN where there is no gap, as in a replica that drew only prompts without one."""
     gap = np.broadcast_to(gap, difference.shape)
     return np.divide(difference, gap, out=np.full(difference.shape, np.nan), where=gap != 0)
 
 
-def cpr(faithful: Float[np.ndarray, "sizes"]) -> float:
+def cpr(faithful: Float[np.ndarray, " sizes"]) -> float:
     """Circuit performance ratio: area under faithfulness over `SIZES`; higher is better."""
     return float(np.trapezoid(faithful, SIZES))
 
 
-def cmd(faithful: Float[np.ndarray, "sizes"]) -> float:
+def cmd(faithful: Float[np.ndarray, " sizes"]) -> float:
     """Circuit-model distance: area between faithfulness and 1 over `SIZES`; lower is better."""
     return float(np.trapezoid(np.abs(1 - faithful), SIZES))
 

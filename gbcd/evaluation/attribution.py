@@ -27,12 +27,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gbcd.architectures.models import LoadedModel
 from gbcd.evaluation.direct_effect import direct_effects, norm_tensors
 from gbcd.evaluation.metrics import Metric
 from gbcd.evaluation.pairs import Batch, Pairs
 from gbcd.evaluation.points import Point, Tensors, recorded
 from gbcd.evaluation.replay import Replay
+from gbcd.models.load import LoadedModel
 
 INTEGRATION_STEPS = 5
 
@@ -75,7 +75,7 @@ def _batch(
     tensors: Sequence[Tensors],
     metric: Metric,
     with_direct: bool,
-) -> dict[str, list[Float[Tensor, "batch"]]]:
+) -> dict[str, list[Float[Tensor, " batch"]]]:
     ends = embedded(loaded, batch.counterfactual_ids), embedded(loaded, batch.ids)
     away = Replay(loaded, batch.counterfactual_ids, tensors).values
     here, gradients = passed_back(loaded, batch, sorted({*tensors, *norm_tensors(loaded)}), metric, ends[1])
@@ -93,7 +93,7 @@ def _batch(
     return found
 
 
-def _inner(point: Point, left: dict[Tensors, Tensor], right: dict[Tensors, Tensor]) -> Float[Tensor, "batch"]:
+def _inner(point: Point, left: dict[Tensors, Tensor], right: dict[Tensors, Tensor]) -> Float[Tensor, " batch"]:
     return (point.of(left[point.tensor]) * point.of(right[point.tensor])).sum((1, 2))
 
 

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gbcd.architectures import parameter
-from gbcd.architectures.models import LoadedModel
 from gbcd.component import Component
 from gbcd.errors import BadInput, own_code
 from gbcd.evaluation.attribution import Attribution
@@ -18,6 +16,8 @@ from gbcd.evaluation.contrast import COST, contrast_norms
 from gbcd.evaluation.pairs import Pairs
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import means
+from gbcd.models import parameter
+from gbcd.models.load import LoadedModel
 
 #: Of each component, or of each prompt and component.
 Values = Float[np.ndarray, "*prompts components"]
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
     Attributes:
         loaded: the model.
         pairs: prompts with their counterfactuals.
-        components: parts or nodes (`gbcd.reduction.nodes.NodeMap`), in the order that the values are to have.
+        components: parts or nodes (`gbcd.analysis.nodes.NodeMap`), in the order that the values are to have.
         rng: for what is drawn.
     """
 

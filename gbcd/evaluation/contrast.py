@@ -6,7 +6,7 @@ inputs X and output gradients D of the prompt (1) and of the counterfactual (2),
 
     ||G_1 - G_2||^2 = || [X_1; X_2]^T [D_1; -D_2] ||^2
 
-so the pair is one unit (`gbcd.architectures.units`) whose second sequence enters the loss with a minus. Both sequences
+so the pair is one unit (`gbcd.models.units`) whose second sequence enters the loss with a minus. Both sequences
 have the prompt's own answers; a target that depends on the prediction is each sequence's own.
 """
 
@@ -20,13 +20,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gbcd import wrong_answers as registry
-from gbcd.architectures.models import LoadedModel
+from gbcd.analysis.nodes import NodeMap
 from gbcd.component import Component
+from gbcd.engine.engine import loss_gradient, pass_for, scene_of, target_of
+from gbcd.engine.part_norms import circuit_norms
 from gbcd.evaluation.pairs import Pairs
-from gbcd.gradients.engine import loss_gradient, pass_for, scene_of, target_of
-from gbcd.gradients.part_norms import circuit_norms
+from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.reduction.nodes import NodeMap
 from gbcd.wrong_answers import WrongAnswer
 
 #: Forward passes per prompt, a backward pass counted as one: both for the prompt and for its counterfactual.

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gbcd.architectures import gain_of, parameter
-from gbcd.architectures.hooked_pass import epsilon
-from gbcd.architectures.models import LoadedModel
-from gbcd.architectures.sites import GainSite
 from gbcd.evaluation.points import Point, Tensors
+from gbcd.models import gain_of, parameter
+from gbcd.models.hooked_pass import epsilon
+from gbcd.models.load import LoadedModel
+from gbcd.models.sites import GainSite
 
 Values = Mapping[Tensors, Tensor]
 
@@ -30,7 +30,7 @@ def norm_tensors(loaded: LoadedModel) -> list[Tensors]:
 
 def direct_effects(
     loaded: LoadedModel, points: Sequence[Point], values: Values, gradients: Values
-) -> list[Float[Tensor, "batch"]]:
+) -> list[Float[Tensor, " batch"]]:
     """Direct effect of each of `points`, which are nodes."""
     final, post_norms = _final_norm(loaded), _post_norms(loaded)
     after = gradients[Tensors(final.module, "output")][:, -1]

@@ -18,14 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gbcd.architectures import parameter
-from gbcd.architectures.models import LoadedModel
+from gbcd.analysis.circuits import INPUT, LOGITS, Config, edge_names, ends
 from gbcd.evaluation.attribution import embedded, passed_back
 from gbcd.evaluation.metrics import Metric
 from gbcd.evaluation.pairs import Pairs
 from gbcd.evaluation.points import Point, Tensors, points
 from gbcd.evaluation.replay import Replay, block_paths, final_norm
-from gbcd.reduction.circuits import INPUT, LOGITS, Config, edge_names, ends
+from gbcd.models import parameter
+from gbcd.models.load import LoadedModel
 
 #: Maps through which an MLP reads the residual stream.
 _MLP_READS = ("in", "gate", "up")

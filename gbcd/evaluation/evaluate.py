@@ -20,8 +20,8 @@ import polars as pl
 from jaxtyping import Float
 
 from gbcd import wrong_answers
-from gbcd.architectures import models
-from gbcd.architectures.models import LoadedModel
+from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.shard_values import Key
 from gbcd.errors import BadInput, listed
 from gbcd.evaluation.aggregation import first_prompts
 from gbcd.evaluation.effect_plot import draw_effect_plots
@@ -41,16 +41,16 @@ from gbcd.evaluation.tables import (
     FAITHFULNESS_FILE,
 )
 from gbcd.evaluation.task_evaluation import Case, TaskEvaluation, evaluate_task
-from gbcd.job.commits import committed_ids
-from gbcd.job.inputs import Inputs
-from gbcd.job.results import encoded as as_parquet
-from gbcd.job.results import shard_tables
-from gbcd.job.shards import Plan, read_plan
-from gbcd.job.store import Store
+from gbcd.models import load as models
+from gbcd.models.load import LoadedModel
 from gbcd.printing import counted
 from gbcd.prompting.tokens import encode
-from gbcd.reduction.nodes import NodeMap
-from gbcd.reduction.shard_values import Key
+from gbcd.run.commits import committed_ids
+from gbcd.run.inputs import Inputs
+from gbcd.run.results import encoded as as_parquet
+from gbcd.run.results import shard_tables
+from gbcd.run.shards import Plan, read_plan
+from gbcd.run.store import Store
 
 _FILES = (EVALUATION_FILE, EFFECTS_FILE, FAITHFULNESS_FILE, AGGREGATION_FILE)
 

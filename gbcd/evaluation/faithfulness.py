@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from gbcd.architectures.models import LoadedModel
+from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.evaluation.agreement import SIZES, cmd, cpr, faithfulness, largest, share_of_gap
 from gbcd.evaluation.interventions import circuit_metrics
 from gbcd.evaluation.metrics import Metric
@@ -26,7 +26,7 @@ from gbcd.evaluation.points import Point
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import interval, means
 from gbcd.evaluation.steps import Watch, unwatched
-from gbcd.reduction.ranking import CIRCUIT_SHARE
+from gbcd.models.load import LoadedModel
 
 #: Random halves of a circuit for completeness.
 N_HALVES = 10
@@ -54,10 +54,10 @@ class CircuitRunner:
         """Run nothing yet."""
         self._case = loaded, pairs, points
         self._metric, self._weights, self._watch = metric, weights, watch
-        self._known: dict[frozenset[int], Float[np.ndarray, "replicas"]] = {}
+        self._known: dict[frozenset[int], Float[np.ndarray, " replicas"]] = {}
         self.everything = frozenset(range(len(points)))
 
-    def run(self, circuits: Sequence[frozenset[int]]) -> list[Float[np.ndarray, "replicas"]]:
+    def run(self, circuits: Sequence[frozenset[int]]) -> list[Float[np.ndarray, " replicas"]]:
         """Mean metric of each circuit, given by the indices of its components; estimate and replicas."""
         loaded, pairs, points = self._case
         new = [circuit for circuit in dict.fromkeys(circuits) if circuit not in self._known]
@@ -102,7 +102,7 @@ def taken_apart(runner: CircuitRunner, score: Score, seed: int) -> list[dict[str
     ]
 
 
-def dissection(runner: CircuitRunner, score: Score, seed: int) -> dict[str, Float[np.ndarray, "replicas"]]:
+def dissection(runner: CircuitRunner, score: Score, seed: int) -> dict[str, Float[np.ndarray, " replicas"]]:
     """The same as estimate and replicas, by name; nothing where the circuit is empty."""
     circuit = frozenset(largest(score.replicas[0], CIRCUIT_SHARE))
     if not circuit:
@@ -122,6 +122,6 @@ def dissection(runner: CircuitRunner, score: Score, seed: int) -> dict[str, Floa
     }
 
 
-def _value(name: str, replicas: Float[np.ndarray, "replicas"]) -> dict[str, float]:
+def _value(name: str, replicas: Float[np.ndarray, " replicas"]) -> dict[str, float]:
     low, high = interval(replicas)
     return {name: float(replicas[0]), "ci_low": low, "ci_high": high}

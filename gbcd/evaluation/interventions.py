@@ -23,13 +23,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gbcd.architectures.models import LoadedModel
+from gbcd.engine.gram import widened
 from gbcd.evaluation.metrics import Metric
 from gbcd.evaluation.pairs import Batch, Pairs
 from gbcd.evaluation.points import Point, Tensors
 from gbcd.evaluation.replay import Replay
 from gbcd.evaluation.steps import Watch, unwatched
-from gbcd.gradients.gram import widened
+from gbcd.models.load import LoadedModel
 
 Ablation = Literal["resample", "mean", "zero"]
 ABLATIONS: tuple[Ablation, ...] = ("resample", "mean", "zero")
@@ -48,8 +48,8 @@ class Effects(NamedTuple):
     """
 
     drops: dict[Ablation, Float[np.ndarray, "prompts components"]]
-    clean: Float[np.ndarray, "prompts"]
-    counterfactual: Float[np.ndarray, "prompts"]
+    clean: Float[np.ndarray, " prompts"]
+    counterfactual: Float[np.ndarray, " prompts"]
     cost: dict[Ablation, float]
 
 
@@ -169,5 +169,5 @@ def _recordings(
         yield batch.ids, Replay(loaded, batch.ids, tensors).values
 
 
-def _numpy(values: Tensor) -> Float[np.ndarray, "batch"]:
+def _numpy(values: Tensor) -> Float[np.ndarray, " batch"]:
     return values.double().cpu().numpy()

@@ -18,15 +18,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gbcd.engine.gram import widened
 from gbcd.errors import BadInput
-from gbcd.gradients.gram import widened
 from gbcd.prompting.outputs import OutputSpace
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers.output_targets import mean_squared_error, output_scene
 
 MEAN_SQUARED_ERROR = "mean_squared_error"
 
-Metric = Callable[[Float[Tensor, "batch *pos vocab"], list[int]], Float[Tensor, "batch"]]
+Metric = Callable[[Float[Tensor, "batch *pos vocab"], list[int]], Float[Tensor, " batch"]]
 """Logits of some prompts and the indices of these prompts -> one value per prompt, with its graph."""
 
 
@@ -79,7 +79,7 @@ _METRICS = {
 }
 
 
-def _lse(logits: Float[Tensor, "batch vocab"], tokens: Int[Tensor, "batch set"]) -> Float[Tensor, "batch"]:
+def _lse(logits: Float[Tensor, "batch vocab"], tokens: Int[Tensor, "batch set"]) -> Float[Tensor, " batch"]:
     chosen = logits.gather(1, tokens.clamp_min(0))
     return chosen.masked_fill(tokens < 0, -torch.inf).logsumexp(1)
 

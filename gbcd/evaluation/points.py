@@ -17,9 +17,9 @@ from typing import Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gbcd.architectures.sites import ModelSites
+from gbcd.analysis.nodes import GROUP_WRITERS, WRITERS
 from gbcd.component import Component
-from gbcd.reduction.nodes import GROUP_WRITERS, WRITERS
+from gbcd.models.sites import ModelSites
 
 Level = Literal["node", "part"]
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.evaluation.agreement import auprc, auroc, spearman, stability
 from gbcd.evaluation.replicas import interval
-from gbcd.reduction.ranking import CIRCUIT_SHARE
 
 #: Effects below this share of the gap between prompt and counterfactual are outside the measured circuit.
 MEMBER_SHARE = 0.1
@@ -51,7 +51,7 @@ class Truth(NamedTuple):
 
 
 def measured_truth(
-    name: str, effects: Float[np.ndarray, "replicas components"], gap: Float[np.ndarray, "replicas"]
+    name: str, effects: Float[np.ndarray, "replicas components"], gap: Float[np.ndarray, " replicas"]
 ) -> Truth:
     """Truth from mean effects and the mean gap between prompt and counterfactual."""
     return Truth(name, np.abs(effects) >= MEMBER_SHARE * np.abs(gap)[:, None], effects)
@@ -63,7 +63,7 @@ def published_truth(members: Sequence[bool], n_replicas: int) -> Truth:
 
 
 def recovery_rows(
-    scores: Sequence[Score], truths: Sequence[Truth], groups: Mapping[str, Bool[np.ndarray, "components"]]
+    scores: Sequence[Score], truths: Sequence[Truth], groups: Mapping[str, Bool[np.ndarray, " components"]]
 ) -> Iterator[dict[str, Any]]:
     """Rows of the evaluation table."""
     for score in scores:
@@ -79,8 +79,8 @@ def recovery_rows(
 
 
 def _figures(
-    score: Score, truth: Truth, inside: Bool[np.ndarray, "components"]
-) -> dict[str, Float[np.ndarray, "replicas"]]:
+    score: Score, truth: Truth, inside: Bool[np.ndarray, " components"]
+) -> dict[str, Float[np.ndarray, " replicas"]]:
     values, members = score.replicas[:, inside], truth.members[:, inside]
     figures = {
         "auroc": auroc(values, members),

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gbcd.architectures.models import LoadedModel
-from gbcd.architectures.sites import ModelSites
 from gbcd.evaluation.points import Point, Tensors, block_of, recorded, replaced
+from gbcd.models.load import LoadedModel
+from gbcd.models.sites import ModelSites
 
 
 class Replay:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.shard_values import SIGNED, Key, finite_values, keys, rows_of
 from gbcd.component import Component
-from gbcd.gradients.tables import ShardTables
-from gbcd.reduction.nodes import NodeMap
-from gbcd.reduction.shard_values import SIGNED, Key, finite_values, keys, rows_of
+from gbcd.engine.tables import ShardTables
 
 N_REPLICAS = 200
 
@@ -28,15 +28,15 @@ def poisson_weights(n_prompts: int, rng: np.random.Generator) -> Float[np.ndarra
 
 
 def means(
-    weights: Float[np.ndarray, "replicas prompts"], values: Float[np.ndarray, "prompts *rest"]
-) -> Float[np.ndarray, "replicas *rest"]:
+    weights: Float[np.ndarray, "replicas prompts"], values: Float[np.ndarray, " prompts *rest"]
+) -> Float[np.ndarray, " replicas *rest"]:
     """Weighted means over prompts; a replica that drew no prompt at all has the estimate's."""
     weights = np.where(weights.sum(axis=1, keepdims=True) > 0, weights, 1.0)
     return np.tensordot(weights / weights.sum(axis=1, keepdims=True), values, axes=1)
 
 
 def interval(
-    replicas: Float[np.ndarray, "replicas"], lowest: float = -np.inf, highest: float = np.inf
+    replicas: Float[np.ndarray, " replicas"], lowest: float = -np.inf, highest: float = np.inf
 ) -> tuple[float, float]:
     """Bounds of the 95 % interval, within what is possible; NaN where there is no value.
 

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gbcd import tasks
-from gbcd.architectures.models import LoadedModel
+from gbcd.analysis.circuits import Circuit, Config, circuit_of
+from gbcd.analysis.ranking import CIRCUIT_SHARE, score_statistic
 from gbcd.component import Component
 from gbcd.evaluation.aggregation import aggregation_rows
 from gbcd.evaluation.agreement import largest
@@ -25,10 +26,9 @@ from gbcd.evaluation.recovery import Score, Truth, measured_truth, published_tru
 from gbcd.evaluation.replicas import interval, means
 from gbcd.evaluation.steps import Watch, of_task
 from gbcd.evaluation.tables import edges_file
+from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt_lines import TASK
-from gbcd.reduction.circuits import Circuit, Config, circuit_of
-from gbcd.reduction.ranking import CIRCUIT_SHARE, score_statistic
 
 
 class Case(NamedTuple):
@@ -147,7 +147,7 @@ def _truths(case: Case, effects: Effects, model: str, level: Level) -> list[Trut
     return truths
 
 
-def _groups(components: Sequence[Component]) -> dict[str, Bool[np.ndarray, "components"]]:
+def _groups(components: Sequence[Component]) -> dict[str, Bool[np.ndarray, " components"]]:
     heads = np.array([component.head is not None for component in components])
     shared = np.array([component.is_group for component in components])
     groups = {"all": np.ones_like(heads), "heads": heads, "groups": shared, "mlps": ~heads & ~shared}

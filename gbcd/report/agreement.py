@@ -5,8 +5,8 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
+from gbcd.analysis.shard_values import Key
 from gbcd.evaluation.agreement import spearman
-from gbcd.reduction.shard_values import Key
 from gbcd.report.charts import GROUP, Chart, RowHeight, Section, data, key, layered
 from gbcd.report.findings import Findings
 from gbcd.report.theme import SCHEME

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from gbcd.gradients.calibration import MIN_PROMPTS
-from gbcd.gradients.tables import FAILED, NON_FINITE, OK, UNCALIBRATED
-from gbcd.job.results import prompts
-from gbcd.reduction.ranking import SCORES
-from gbcd.reduction.shard_values import Key
+from gbcd.analysis.ranking import SCORES
+from gbcd.analysis.shard_values import Key
+from gbcd.engine.calibration import MIN_PROMPTS
+from gbcd.engine.tables import FAILED, NON_FINITE, OK, UNCALIBRATED
 from gbcd.report.findings import Findings
+from gbcd.run.results import prompts
 
 #: A task is warned of when the model gets more than this share of its prompts wrong.
 TOLERATED_WRONG = 0.1

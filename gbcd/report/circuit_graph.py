@@ -8,11 +8,11 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from gbcd.analysis.circuits import INPUT, LOGITS, Circuit, Config, ends
+from gbcd.analysis.ranking import CIRCUIT_SHARE
+from gbcd.analysis.shard_values import Key
+from gbcd.analysis.stored_circuits import read_circuits
 from gbcd.evaluation.tables import edges_file
-from gbcd.reduction.circuits import INPUT, LOGITS, Circuit, Config, ends
-from gbcd.reduction.ranking import CIRCUIT_SHARE
-from gbcd.reduction.shard_values import Key
-from gbcd.reduction.stored_circuits import read_circuits
 from gbcd.report.charts import GROUP, KINDS, Chart, Section, by_kind, data, key, layered
 from gbcd.report.findings import Findings
 from gbcd.report.layers_and_heads import COLUMN, MIN_WIDTH

@@ -9,8 +9,8 @@ import altair as alt
 import polars as pl
 from sklearn.metrics import roc_curve
 
+from gbcd.analysis.shard_values import Key
 from gbcd.evaluation.recovery import MEMBER_SHARE
-from gbcd.reduction.shard_values import Key
 from gbcd.report.charts import GROUP, Chart, data, layered
 from gbcd.report.findings import Findings, Measured
 from gbcd.report.methods import of_group, truth_of

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import altair as alt
 import polars as pl
 
+from gbcd.analysis.shard_values import Key
 from gbcd.evaluation.recovery import MEMBER_SHARE
-from gbcd.reduction.shard_values import Key
 from gbcd.report.charts import GROUP, Chart, Control, Section, by_kind, data, key, kind, layered
 from gbcd.report.curves import faithfulness, roc
 from gbcd.report.findings import Findings, Measured

@@ -7,12 +7,12 @@ from typing import Any
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
-from gbcd.architectures.models import load_tokenizer
+from gbcd.analysis.shard_values import Key
 from gbcd.errors import BadInput
-from gbcd.job.results import prompts
-from gbcd.reduction.shard_values import Key
+from gbcd.models.load import load_tokenizer
 from gbcd.report.charts import Section, Table, Tokens, answers, key, plain
 from gbcd.report.findings import Findings
+from gbcd.run.results import prompts
 
 _HELP = (
     "The response of a prompt is the norm of its scores over all heads and MLPs together. Boxes are tokens. Prompts at "

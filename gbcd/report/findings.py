@@ -8,17 +8,17 @@ from functools import cached_property
 
 import polars as pl
 
+from gbcd.analysis.ranking import SCORES, score_statistic
+from gbcd.analysis.shard_values import Key
 from gbcd.component import Component
 from gbcd.errors import BadInput
 from gbcd.evaluation.tables import EFFECTS, EFFECTS_FILE, EVALUATION_FILE, FAITHFULNESS_FILE
-from gbcd.job.commits import Commit, read_commits
-from gbcd.job.quarantine import Quarantine, quarantined
-from gbcd.job.results import SUMMARY_FILE, read_components
-from gbcd.job.shards import Plan, read_plan
-from gbcd.job.store import Store
-from gbcd.reduction.ranking import SCORES, score_statistic
-from gbcd.reduction.shard_values import Key
 from gbcd.report.prompt_pass import PromptFindings, pass_over
+from gbcd.run.commits import Commit, read_commits
+from gbcd.run.quarantine import Quarantine, quarantined
+from gbcd.run.results import SUMMARY_FILE, read_components
+from gbcd.run.shards import Plan, read_plan
+from gbcd.run.store import Store
 
 #: Components times groups that a page can carry within its size; groups beyond are left out, and the page says so.
 MAX_CELLS = 40_000
@@ -48,7 +48,7 @@ class Findings:
         commits: the shards that are there.
         quarantined: those that were given up, and prompts of committed ones that were.
         components: the parts of the model.
-        summary: table `gbcd.reduction.reduce.SUMMARY`.
+        summary: table `gbcd.analysis.reduce.SUMMARY`.
         measured: None where nothing was evaluated.
     """
 

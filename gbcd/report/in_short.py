@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from gbcd.analysis.shard_values import Key
 from gbcd.evaluation.recovery import MEMBER_SHARE
-from gbcd.reduction.shard_values import Key
 from gbcd.report.charts import Section, Table
 from gbcd.report.findings import Findings, Measured
 from gbcd.report.methods import effects_of, of_group, truth_of

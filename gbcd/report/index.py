@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from gbcd.job.results import SUMMARY_FILE
-from gbcd.job.store import Store
 from gbcd.report.caveats import warnings
 from gbcd.report.findings import read_findings
 from gbcd.report.page import REPORT, style
+from gbcd.run.results import SUMMARY_FILE
+from gbcd.run.store import Store
 
 #: Components named for a task and wrong answer.
 NAMED = 5

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from gbcd.reduction.shard_values import Key
+from gbcd.analysis.shard_values import Key
 from gbcd.report.charts import Table, plain
 from gbcd.report.findings import Measured
 from gbcd.report.words import method

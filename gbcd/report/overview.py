@@ -8,10 +8,10 @@ from datetime import timedelta
 import polars as pl
 
 from gbcd import wrong_answers
-from gbcd.job.results import prompts
 from gbcd.printing import counted, duration
 from gbcd.report.charts import Section, Table, answers
 from gbcd.report.findings import Findings, last
+from gbcd.run.results import prompts
 from gbcd.wrong_answers import output_targets
 
 #: Letters of an example.

@@ -15,11 +15,11 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Float
 
+from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.shard_values import Key, Values, finite_values, keys, rows_of
 from gbcd.component import Component
-from gbcd.job.results import shard_tables
-from gbcd.job.store import Store
-from gbcd.reduction.nodes import NodeMap
-from gbcd.reduction.shard_values import Key, Values, finite_values, keys, rows_of
+from gbcd.run.results import shard_tables
+from gbcd.run.store import Store
 
 #: Prompts of a group whose values are kept one by one.
 SAMPLE = 2_000
@@ -45,11 +45,11 @@ class PromptFindings:
 
     names: list[str]
     n: int = 0
-    means: dict[int, Float[np.ndarray, "nodes"]] = field(default_factory=dict[int, Float[np.ndarray, "nodes"]])
+    means: dict[int, Float[np.ndarray, " nodes"]] = field(default_factory=dict[int, Float[np.ndarray, " nodes"]])
     templates: list[str] = field(default_factory=list[str])
     most: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
     least: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
-    _total: Float[np.ndarray, "nodes"] = field(init=False)
+    _total: Float[np.ndarray, " nodes"] = field(init=False)
     _sample: list[Float[np.ndarray, "nodes prompts"]] = field(default_factory=list[Float[np.ndarray, "nodes prompts"]])
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from gbcd.reduction.shard_values import Key
+from gbcd.analysis.shard_values import Key
 from gbcd.report.charts import GROUP, Chart, Section, data, key, layered
 from gbcd.report.findings import Findings
 

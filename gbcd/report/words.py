@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.evaluation.recovery import MEMBER_SHARE
-from gbcd.reduction.ranking import CIRCUIT_SHARE
 from gbcd.report.charts import Section, Table
 
 #: Scores by the name that tables give them; others are shown by that name.

@@ -1,0 +1,80 @@
+"""From parts to nodes: what the numbers of a head's q, k, v and o say about the head.
+
+Squared norms add, since the gradient of a node is the gradients of its parts side by side:
+`||G_node||^2 = sum of ||G_part||^2`. Signal and noise are squared norms too, so they add as well.
+
+Taylor scores do not add. A node's Taylor score is to be the first-order effect of removing the node, and its parts form
+a chain: scaling `v` by `1 - e` and scaling `o` by `1 - e` change the head's output in one and the same way, so
+their sum counts that removal twice, and `q` and `k` add the effect of flatter attention, which is no removal at
+all. What removes a node is silence of the part that writes to the residual stream, hence the Taylor score of a head is
+that of its `o`, of an MLP that of its `out` or `down`, and of a node with one part that part's. A group of heads that
+share keys and values hands values to them, so its Taylor score is that of its `v`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from gbcd.component import Component
+
+#: Parts through which a node writes: to the residual stream, or in the case of a group to its heads.
+WRITERS = ("o", "out", "down")
+GROUP_WRITERS = ("v",)
+
+
+@dataclass(frozen=True)
+class NodeMap:
+    """Which parts make up which node.
+
+    Attributes:
+        nodes: one per node, in the order of their first parts; `name` and `node` are the node's name, `part` is `head`,
+            `group`, `mlp` or, for a node with one part, that part's, and `n_params` the sum over parts.
+        by_node: indices of the parts, sorted by node.
+        starts: where in `by_node` each node begins.
+        writers: index of the part through which each node writes.
+    """
+
+    nodes: tuple[Component, ...]
+    by_node: Int[np.ndarray, " parts"]
+    starts: Int[np.ndarray, " nodes"]
+    writers: Int[np.ndarray, " nodes"]
+
+    @staticmethod
+    def of(components: Sequence[Component]) -> NodeMap:
+        """Group `components`, wherever in the list the parts of a node lie."""
+        members: dict[str, list[int]] = {}
+        for index, component in enumerate(components):
+            members.setdefault(component.node, []).append(index)
+        sizes = [len(indices) for indices in members.values()]
+        return NodeMap(
+            nodes=tuple(_node([components[index] for index in indices]) for indices in members.values()),
+            by_node=np.array([index for indices in members.values() for index in indices], dtype=np.int64),
+            starts=np.cumsum([0, *sizes[:-1]], dtype=np.int64),
+            writers=np.array([_writer(components, indices) for indices in members.values()], dtype=np.int64),
+        )
+
+    def sums(self, values: Float[np.ndarray, " parts *rest"]) -> Float[np.ndarray, " nodes *rest"]:
+        """Sum over the parts of each node."""
+        return np.add.reduceat(values[self.by_node], self.starts, axis=0)
+
+    def norms(self, values: Float[np.ndarray, " parts *rest"]) -> Float[np.ndarray, " nodes *rest"]:
+        """Norms of nodes from norms of parts."""
+        return np.sqrt(self.sums(np.square(values)))
+
+
+def _node(parts: list[Component]) -> Component:
+    first = parts[0]
+    part = first.part if len(parts) == 1 else "group" if first.is_group else "mlp" if first.head is None else "head"
+    return Component(first.node, first.node, first.layer, first.head, part, sum(part.n_params for part in parts))
+
+
+def _writer(components: Sequence[Component], indices: list[int]) -> int:
+    writers = GROUP_WRITERS if components[indices[0]].is_group else WRITERS
+    writing = [index for index in indices if len(indices) == 1 or components[index].part in writers]
+    if len(writing) != 1:
+        raise ValueError(f"node {components[indices[0]].node} has {len(writing)} parts that write; expected 1")
+    return writing[0]

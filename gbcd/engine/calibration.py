@@ -1,0 +1,144 @@
+"""Mean inputs of every tapped map, measured once on a sample of the study's prompts and then frozen.
+
+The centred norm takes `X - Xbar` for X: what any prompt would give is removed, what depends on the prompt stays. `Xbar`
+is the mean over the sample at the same position, either over all prompts of the task or over those of the same
+template. A position that too few prompts of the sample reach has no mean, so prompts that long have no centred norm;
+they are named, not guessed.
+
+The input of the token embedding is one-hot, so its mean is the frequency of each token at each position; it is kept as
+the sample's tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load, save
+from torch import Tensor
+
+from gbcd.models.taps import InputRows
+
+Centering = Literal["position", "template"]
+
+#: A mean over fewer prompts than this says more about those prompts than about the task.
+MIN_PROMPTS = 8
+
+
+#: Entry of a saved calibration that holds the sample's tokens.
+_TOKENS = "tokens"
+#: The one entry of its metadata: several would be written in random order, and equal calibrations have equal bytes.
+_HEADER = "calibration"
+
+
+@dataclass(frozen=True)
+class TaskMeans:
+    """Means over the sample's prompts of one task.
+
+    Attributes:
+        groups: what is averaged apart: the templates, or one group of everything.
+        means: by name of the input, mean by group and position; zero where no prompt of the sample reaches.
+        tokens: the sample's tokens, -1 past a prompt's end, and `token_groups` the group of each row.
+    """
+
+    groups: tuple[str, ...]
+    means: dict[str, Float[Tensor, "group pos d_in"]]
+    tokens: Int[Tensor, "sample pos"]
+    token_groups: Int[Tensor, " sample"]
+
+    def counts(self) -> Int[Tensor, "group pos"]:
+        """How many prompts of the sample reach each position."""
+        one_hot = torch.nn.functional.one_hot(self.token_groups, len(self.groups))
+        return one_hot.T @ (self.tokens >= 0).long()
+
+    def token_frequencies(self, vocab: int) -> Float[Tensor, "group pos vocab"]:
+        """How often each token stands at each position, as a fraction of the prompts that reach it."""
+        n_groups, length = len(self.groups), self.tokens.shape[1]
+        frequencies = torch.zeros(n_groups, length, vocab, dtype=torch.float32, device=self.tokens.device)
+        present = self.tokens >= 0
+        sample, position = present.nonzero(as_tuple=True)
+        share = self.counts().clamp(min=1).reciprocal()[self.token_groups[sample], position]
+        index = (self.token_groups[sample], position, self.tokens[sample, position])
+        return frequencies.index_put_(index, share.float(), accumulate=True)
+
+    def reach(self) -> dict[str, int]:
+        """By group, the number of leading positions with a mean over at least `MIN_PROMPTS` prompts."""
+        return dict(zip(self.groups, (self.counts() >= MIN_PROMPTS).cumprod(1).sum(1).tolist(), strict=True))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> TaskMeans:
+        """The same means on another device."""
+        means = {name: mean.to(device, dtype) for name, mean in self.means.items()}
+        return TaskMeans(self.groups, means, self.tokens.to(device), self.token_groups.to(device))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The means of every task of a study, as they are stored with its results."""
+
+    centering: Centering
+    tasks: dict[str, TaskMeans]
+
+    def group_of(self, template: str) -> str:
+        """Group to which prompts of `template` belong."""
+        return template if self.centering == "template" else ""
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file."""
+        tensors: dict[str, Tensor] = {}
+        for task, means in self.tasks.items():
+            tensors[f"{task}/{_TOKENS}"] = means.tokens
+            tensors[f"{task}/{_TOKENS}/groups"] = means.token_groups
+            for name, mean in means.means.items():
+                tensors[f"{task}/means/{name}"] = mean.contiguous()
+        groups = {task: means.groups for task, means in self.tasks.items()}
+        return save(tensors, {_HEADER: json.dumps({"centering": self.centering, "groups": groups})})
+
+    @staticmethod
+    def from_bytes(content: bytes) -> Calibration:
+        """Read what `to_bytes` wrote."""
+        tensors = load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        header = json.loads(metadata[_HEADER])
+        tasks: dict[str, TaskMeans] = {}
+        for task, groups in header["groups"].items():
+            prefix = f"{task}/means/"
+            means = {name.removeprefix(prefix): mean for name, mean in tensors.items() if name.startswith(prefix)}
+            tokens, token_groups = tensors[f"{task}/{_TOKENS}"], tensors[f"{task}/{_TOKENS}/groups"]
+            tasks[task] = TaskMeans(tuple(groups), means, tokens, token_groups)
+        return Calibration(header["centering"], tasks)
+
+
+class MeanAccumulator:
+    """Adds up the inputs of one task's sample, batch by batch."""
+
+    def __init__(self, groups: Sequence[str], length: int) -> None:
+        """Start empty; `length` is that of the longest prompt of the sample."""
+        self._groups, self._length = tuple(groups), length
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+
+    def add(self, rows: InputRows, real: Bool[Tensor, "unit pos"], group: Int[Tensor, " unit"]) -> None:
+        """Add the rows of a batch; `real` is False at padding, `group` the index of each unit's group.
+
+        Rows that hold a value that is not finite are left out: one such prompt would leave none of them a mean.
+        """
+        unit, row = (real & torch.isfinite(rows.x).all(2)).nonzero(as_tuple=True)
+        index = group[unit] * self._length + rows.positions[unit, row]
+        size = len(self._groups) * self._length
+        if rows.name not in self._sums:
+            self._sums[rows.name] = rows.x.new_zeros(size, rows.x.shape[2], dtype=torch.float64)
+            self._counts[rows.name] = rows.x.new_zeros(size, dtype=torch.float64)
+        self._sums[rows.name].index_add_(0, index, rows.x[unit, row].double())
+        self._counts[rows.name].index_add_(0, index, index.new_ones(len(index)).double())
+
+    def means(self) -> dict[str, Float[Tensor, "group pos d_in"]]:
+        """The means in float32, on the processor."""
+        found: dict[str, Tensor] = {}
+        for name, total in self._sums.items():
+            mean = total / self._counts[name].clamp(min=1).unsqueeze(1)
+            found[name] = mean.view(len(self._groups), self._length, -1).float().cpu()
+        return found

@@ -1,0 +1,195 @@
+"""A whole run: plan or resume, bring up workers, drive them until nothing is left, reduce.
+
+study -> plan.json -> shards -> commits -> summary.parquet
+
+A study of several models is that several times over, model by model, under one progress bar.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import polars as pl
+import torch
+from rich.console import Console
+
+from gbcd.analysis.reduce import reduce
+from gbcd.errors import Incomplete
+from gbcd.printing import counted
+from gbcd.run.commits import committed_ids
+from gbcd.run.driver import Driver, Pool
+from gbcd.run.own_definitions import with_definitions
+from gbcd.run.parts import Part
+from gbcd.run.planning import Planned, open_plans
+from gbcd.run.progress import Done, ProgressDisplay
+from gbcd.run.quarantine import Quarantine, quarantined
+from gbcd.run.shards import Plan
+from gbcd.run.store import StorageError
+from gbcd.run.workers import EngineBuilder, LocalPool, build_engine
+from gbcd.study import Study
+
+
+class Run(NamedTuple):
+    """What a run came to, of the tasks of one model.
+
+    Attributes:
+        part: of the study.
+        out: where its results lie.
+        plan: what was planned.
+        found: shards that were committed before this run began.
+        missing: shards that are not committed at its end.
+        quarantined: those that were given up, and prompts of committed ones that were, with the reason.
+        seconds: wall time, to its summary.
+        summary: the reduction of what is committed; None if nothing is.
+    """
+
+    part: Part
+    out: str
+    plan: Plan
+    found: int
+    missing: tuple[int, ...]
+    quarantined: tuple[Quarantine, ...]
+    seconds: float
+    summary: pl.DataFrame | None
+
+
+def run_study(study: Study, console: Console | None = None, build: EngineBuilder = build_engine) -> tuple[Run, ...]:
+    """Run a study, or what is left of it.
+
+    Args:
+        study: what to run.
+        console: where progress is shown; without one, where this process prints.
+        build: makes the engine that workers use.
+
+    Returns:
+        What came of it, for each model.
+
+    Raises:
+        BadInput: the study cannot be run, or its folder holds another.
+        Incomplete: workers or storage failed for good; the same call goes on.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the same call goes on.
+    """
+    started = time.monotonic()
+    with interruptible():
+        device = device_of(study)
+        planned = open_plans(study, device)
+        found = [committed_ids(one.store) for one in planned]
+        runs: list[Run] = []
+        # interruptible once more: Ray sets a handler of its own when it connects
+        with _workplace(study), interruptible(), ProgressDisplay(console or Console()) as display:
+            for one, before in zip(planned, found, strict=True):
+                display.say(_announcement(one, len(before), len(planned)))
+            for number, one in enumerate(planned):
+                display.beside(_done([other for other in planned if other is not one]))
+                builder = with_definitions(build, one.part.wrong_answers, one.own)
+                _drive(study, one, device, display, builder)
+                runs.append(_concluded(one, len(found[number]), started))
+                started = time.monotonic()
+        return tuple(runs)
+
+
+def _announcement(planned: Planned, found: int, n_parts: int) -> str:
+    n_shards = len(planned.plan.shards)
+    how = (
+        f"resuming, {found:,} of them committed before"
+        if planned.resumed
+        else f"planned, centred by {planned.plan.study.centering}"
+    )
+    model = f"{planned.part.model}: " if n_parts > 1 else ""
+    announced = f"{model}{counted(planned.plan.n_prompts, 'prompt')} in {counted(n_shards, 'shard')}, {how}"
+    return "\n".join([announced, *planned.shortfalls])
+
+
+def _done(others: Sequence[Planned]) -> Done:
+    """What is committed, and planned, for the study's other models."""
+    shards = [one.plan.shards[shard].n_prompts for one in others for shard in committed_ids(one.store)]
+    return Done(
+        shards_done=len(shards),
+        shards=sum(len(one.plan.shards) for one in others),
+        prompts_done=sum(shards),
+        prompts=sum(one.plan.n_prompts for one in others),
+    )
+
+
+def _drive(study: Study, planned: Planned, device: str, display: ProgressDisplay, build: EngineBuilder) -> None:
+    pool = _pool(study, planned.store.location, device, build)
+    try:
+        Driver(planned.store, planned.plan, pool, max(1, study.compute.workers), display).run()
+    except StorageError as error:
+        raise Incomplete(str(error)) from error
+    finally:
+        pool.close()
+
+
+@contextmanager
+def _workplace(study: Study) -> Generator[None]:
+    """Ray, for as long as the study lasts: it takes seconds to start."""
+    if not study.compute.workers:
+        yield
+        return
+    from gbcd.run.ray_pool import connected
+
+    with connected(study.compute.workers * study.compute.threads):
+        yield
+
+
+def _pool(study: Study, out: str, device: str, build: EngineBuilder) -> Pool:
+    if not study.compute.workers:
+        return LocalPool(out, build)
+    from gbcd.run.ray_pool import RayPool
+
+    out = out if "://" in out else str(Path(out).absolute())  # workers have a folder of their own
+    gpus = study.compute.gpus_per_worker if device.startswith("cuda") else 0.0
+    return RayPool(out, study.compute.workers, study.compute.threads, gpus, build)
+
+
+def _concluded(planned: Planned, found: int, started: float) -> Run:
+    part, store, plan = planned.part, planned.store, planned.plan
+    done = committed_ids(store)
+    return Run(
+        part=part,
+        out=store.location,
+        plan=plan,
+        found=found,
+        missing=tuple(shard.id for shard in plan.shards if shard.id not in done),
+        quarantined=tuple(quarantined(store)),
+        summary=reduce(store.location) if done else None,
+        seconds=time.monotonic() - started,
+    )
+
+
+def device_of(study: Study) -> str:
+    """What `auto` means: a GPU where this machine, or the cluster that is joined, has one."""
+    if study.compute.device != "auto":
+        return study.compute.device
+    if study.compute.workers and os.environ.get("RAY_ADDRESS"):
+        from gbcd.run import ray_pool
+
+        ray_pool.connect(0)
+        return "cuda" if ray_pool.cluster_has_gpu() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def interruptible() -> Generator[None]:
+    """Let SIGTERM end a run as Ctrl-C does. Python delivers signals to the main thread only."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,188 @@
+"""Reading results: lazily as polars tables, or shard by shard for the reduction.
+
+Everything starts from the commit records, so a file without one does not exist here, and a run that is still going
+can be read. Norms lie wide on disk (`tables.py`); `scan` unfolds them, and polars reads only the columns and rows that
+a query asks for. A study of several models (`parts.py`) is read as one: its tasks tell its models apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gbcd.component import Component
+from gbcd.engine.tables import COMPONENTS, PROMPTS, STATISTICS, ShardTables
+from gbcd.errors import BadInput
+from gbcd.run.merged import read_pieces, shard_rows
+from gbcd.run.parts import folders
+from gbcd.run.shard_files import Contents, decode
+from gbcd.run.store import Store
+
+COMPONENTS_FILE = "components.parquet"
+SUMMARY_FILE = "summary.parquet"
+
+#: In the metadata of the file of components: whether attention and MLP of a block both read the block's input.
+_PARALLEL = b"parallel_attn_mlp"
+
+_KEYS = ("prompt_id", "task", "template", "wrong_answer")
+_TIDY = (*_KEYS, "component", "node", "layer", "head", "part", *STATISTICS)
+
+
+def scan(out: str) -> pl.LazyFrame:
+    """Gradient norms, one row per prompt, wrong answer and part.
+
+    Columns: `prompt_id, task, template, wrong_answer, component, node, layer, head, part, grad_norm,
+    centered_grad_norm, taylor`; `head` is null for what is not a head. Prompts whose gradient was not finite, or
+    whose computation failed, have no rows here; `prompts` lists them with their status. Where a prompt has no centred
+    norm, it is null.
+
+    Raises:
+        BadInput: nothing is committed in `out`.
+    """
+    return pl.concat(
+        unfold(norms, _parquet(store, COMPONENTS_FILE).collect()) for store, norms in _committed(out, "norms")
+    )
+
+
+def unfold(norms: pl.LazyFrame, parts: pl.DataFrame) -> pl.LazyFrame:
+    """From wide norms (`tables.norms_schema`) to the tidy table of `scan`; `parts` is the table of components."""
+    parts = parts.with_row_index("_part")
+    unfolded = [
+        pl.when(pl.col(name).is_null())
+        .then(pl.lit([None] * len(parts)))
+        .otherwise(pl.col(name).arr.to_list())
+        .alias(name)
+        for name in STATISTICS
+    ]
+    return (
+        norms.filter(pl.col("grad_norm").is_not_null())
+        .with_columns(*unfolded, _part=pl.int_ranges(0, len(parts), dtype=pl.UInt32))
+        .explode("_part", *STATISTICS)
+        .join(parts.lazy(), on="_part", how="left", maintain_order="left")
+        .select(_TIDY)
+    )
+
+
+def prompts(out: str) -> pl.LazyFrame:
+    """Prompts as they were run, one row per prompt and wrong answer.
+
+    Columns: `prompt_id, task, template, prompt, answer, wrong_answer, wrong_token, n_tokens, answer_logit, wrong_logit,
+    correct, loss, status`; `status` is `ok`, `non_finite`, `uncalibrated` (no centred norm: the
+    calibration does not reach this prompt) or `failed` (the computation raised: what it gives is null).
+
+    Raises:
+        BadInput: nothing is committed in `out`.
+    """
+    return pl.concat(table.select(PROMPTS.names) for _, table in _committed(out, "prompts"))
+
+
+def coherence(out: str) -> pl.LazyFrame:
+    """Sums over batches, one row per component and batch: `task, wrong_answer, component, batch, n, sum_sq, sq_sum`.
+
+    Raises:
+        BadInput: nothing is committed in `out`.
+    """
+    return pl.concat(table for _, table in _committed(out, "coherence"))
+
+
+def components(out: str) -> pl.LazyFrame:
+    """Parts of the model in canonical order: `component, node, layer, head, part, n_params`.
+
+    Raises:
+        BadInput: `out` holds no results, or those of several models, whose parts are not one table.
+    """
+    if (several := folders(out)) != [out]:
+        raise BadInput(f"{out!r} holds several models; ask for the components of one: {', '.join(several)}")
+    return _parquet(Store(out), COMPONENTS_FILE)
+
+
+def summary(out: str) -> pl.LazyFrame:
+    """Statistics over prompts, one row per task, wrong answer, level (`part` or `node`) and component, with its rank.
+
+    Raises:
+        BadInput: `out` has not been reduced.
+    """
+    stores = [Store(folder) for folder in folders(out)]
+    reduced = [store for store in stores if store.exists(SUMMARY_FILE)]
+    return pl.concat(_parquet(store, SUMMARY_FILE) for store in reduced or stores)
+
+
+def shard_tables(store: Store) -> Iterator[ShardTables]:
+    """Tables of the committed shards, in order of shard.
+
+    Raises:
+        UnsoundShardError: a file is damaged.
+        FileNotFoundError: a file is gone.
+    """
+    for piece in read_pieces(store):
+        whole = decode(Contents(*(store.read(piece.files[kind].path) for kind in Contents._fields)))
+        yield from shard_rows(piece, whole)
+
+
+def read_components(store: Store) -> list[Component]:
+    """Parts of the model in canonical order.
+
+    Raises:
+        FileNotFoundError: no worker has started yet.
+    """
+    table = pq.read_table(pa.BufferReader(store.read(COMPONENTS_FILE)))
+    return [Component(row.pop("component"), **row) for row in table.to_pylist()]
+
+
+def runs_in_parallel(store: Store) -> bool:
+    """Whether attention and MLP of a block both read the block's input, as the model's architecture says.
+
+    Raises:
+        FileNotFoundError: no worker has started yet.
+    """
+    metadata = pq.read_schema(pa.BufferReader(store.read(COMPONENTS_FILE))).metadata
+    return metadata is not None and metadata.get(_PARALLEL) == b"true"
+
+
+def component_table(parts: Sequence[Component]) -> pa.Table:
+    """The table of components, in the order given."""
+    rows = [
+        {
+            "component": part.name,
+            "node": part.node,
+            "layer": part.layer,
+            "head": part.head,
+            "part": part.part,
+            "n_params": part.n_params,
+        }
+        for part in parts
+    ]
+    return pa.Table.from_pylist(rows, schema=COMPONENTS)
+
+
+def encoded_components(parts: Sequence[Component], parallel: bool) -> bytes:
+    """The file of components; `parallel` (see `runs_in_parallel`) goes into its metadata, which tables do not show."""
+    return encoded(component_table(parts).replace_schema_metadata({_PARALLEL: str(parallel).lower().encode()}))
+
+
+def encoded(table: pa.Table) -> bytes:
+    """A small table as Parquet."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def _committed(out: str, kind: str) -> list[tuple[Store, pl.LazyFrame]]:
+    """The tables of one kind in each results folder where something is committed."""
+    found: list[tuple[Store, pl.LazyFrame]] = []
+    for store in map(Store, folders(out)):
+        if pieces := read_pieces(store):
+            paths = [store.url(piece.files[kind].path) for piece in pieces]
+            found.append((store, pl.scan_parquet(paths, glob=False)))
+    if not found:
+        raise BadInput(f"nothing is committed in {out!r} yet: `gbcd status` says how far it is")
+    return found
+
+
+def _parquet(store: Store, path: str) -> pl.LazyFrame:
+    if not store.exists(path):
+        raise BadInput(f"{store.location!r} holds no {path} (yet): run the study, or `gbcd reduce` for a summary")
+    return pl.scan_parquet(store.url(path), glob=False)

@@ -1,0 +1,107 @@
+"""Where a study's prompts come from: drawn from tasks, or read from a researcher's own file.
+
+Either way they come shuffled, so that every shard and every batch is a random draw, and with the answer farthest in
+meaning where a definition of the wrong answer asks for it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from gbcd import tasks, wrong_answers
+from gbcd.models.load import LoadedModel
+from gbcd.prompting import prompt_files
+from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.prompt_lines import TASK
+from gbcd.run.inputs import fingerprint
+from gbcd.run.shards import Settings
+from gbcd.study import Study, check_names
+from gbcd.wrong_answers import meaning
+from gbcd.wrong_answers.meaning import Embed
+
+#: Prompts of a task whose hash stands for its templates and fillers when a study is resumed.
+FINGERPRINT_PROMPTS = 200
+
+OWN = "--definitions FILE.py adds your own."
+
+
+class Source(NamedTuple):
+    """Prompts of one task: how many, and the prompts themselves, shuffled."""
+
+    task: str
+    n_prompts: int
+    prompts: Iterator[Prompt]
+
+
+def refuse_unknown(study: Study) -> None:
+    """Check what can be checked without the model.
+
+    Raises:
+        BadInput: unknown tasks or wrong answers, no prompt file, no library for sentence embeddings.
+    """
+    check_names("task", study.tasks, tasks.names(), f"`gbcd list tasks` describes them; {OWN}")
+    answers = wrong_answers.names()
+    check_names("wrong answer", study.wrong_answers, answers, f"`gbcd list wrong-answers` describes them; {OWN}")
+    if study.prompts is not None:
+        prompt_files.sha256(study.prompts)
+    if needs_meaning(study.wrong_answers):
+        meaning.require_library()
+
+
+def fingerprints(study: Study, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """SHA-256 of what the prompts are made from: the prompt file, or the first prompts that each task draws.
+
+    Raises:
+        BadInput: a task cannot give as many prompts.
+    """
+    if study.prompts is not None:
+        return {f"prompts:{TASK}": prompt_files.sha256(study.prompts)}
+    sample = min(study.prompts_per_task, FINGERPRINT_PROMPTS)
+    return {f"prompts:{task}": fingerprint(_drawn(task, tokenizer, sample, study.seed)) for task in study.tasks}
+
+
+def needs_meaning(definitions: tuple[str, ...]) -> bool:
+    """True if one of the wrong answers is chosen by a sentence-embedding model."""
+    return any(wrong_answers.get(name).needs_meaning for name in definitions)
+
+
+def sources(study: Settings, loaded: LoadedModel) -> Iterator[Source]:
+    """The prompts of a study, task by task.
+
+    Raises:
+        BadInput: a task cannot give as many prompts, the prompt file has faults, or the embedding model is not to be
+            had.
+    """
+    embed = meaning.load_embedder(study.embedding_model) if study.embedding_model is not None else None
+    if study.prompts is not None:
+        yield _from_file(study, study.prompts, loaded, embed)
+        return
+    for task in study.tasks:
+        prompts = _drawn(task, loaded.tokenizer, study.prompts_per_task or 0, study.seed)
+        random.Random(f"{study.seed}/{task}").shuffle(prompts)
+        if embed is not None:
+            prompts = meaning.with_farthest(prompts, embed)
+        yield Source(task, len(prompts), iter(prompts))
+
+
+def _drawn(task: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> list[Prompt]:
+    """`n` prompts of a task, or all that there are where these are all inputs of its model."""
+    chosen = tasks.get(task)
+    return chosen.draw(tokenizer, min(n, chosen.capacity(tokenizer)) if chosen.is_finite else n, seed)
+
+
+def _from_file(study: Settings, path: str, loaded: LoadedModel, embed: Embed | None) -> Source:
+    needs_foil = [name for name in study.wrong_answers if wrong_answers.get(name).needs_foil]
+    file = prompt_files.check(path, loaded.tokenizer, loaded.context, needs_foil)
+    order = list(range(len(file)))
+    random.Random(f"{study.seed}/{TASK}").shuffle(order)
+    prompts = file.read(order)
+    if embed is not None:
+        chosen = meaning.farthest(file.answer_sets, file.all_answers, embed)
+        prompts = (replace(prompt, farthest=chosen[prompt.answers]) for prompt in prompts)
+    return Source(TASK, len(file), prompts)

@@ -1,0 +1,247 @@
+"""Where results lie: one folder or one prefix of a bucket, by the same few operations.
+
+Local folders, `s3://` and `gs://` all go through obstore. Objects appear whole or not at all. Two kinds of write are
+enough for everything: `write` (the last one wins; used for what is named uniquely or may be recomputed) and `create`
+(the first one wins; used for the plan, the calibration and the commits, on which "exactly once" rests: a hard link on
+a local disk, `If-None-Match: *` on S3, a generation match on GCS).
+
+A `create` whose answer was lost on the way looks, when repeated, as if somebody else had come first. So a loser reads
+what is there, and if it is byte for byte what it meant to write, it has won; records that must be told apart carry
+the identifier of the attempt that wrote them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import obstore
+import obstore.exceptions
+import pyarrow as pa
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from gbcd.errors import BadInput
+from gbcd.run.range_file import RangeFile
+
+REMOTE_SCHEMES = ("s3://", "gs://")
+
+#: Waits, in seconds, before an operation that failed for a reason that may pass is tried again (beyond the library's
+#: own retries of single requests, which do not cover writes that timed out).
+BACKOFF = (0.2, 1.0, 5.0)
+
+#: After which a request that has had no answer is given up, and tried again.
+REQUEST_TIMEOUT = timedelta(minutes=1)
+
+T = TypeVar("T")
+
+
+class StorageError(RuntimeError):
+    """Results cannot be read or written for a reason that lies outside the program: a full disk, a refused request.
+
+    Attributes:
+        is_lasting: True if waiting does not help, so that the location is a wrong one to start with.
+    """
+
+    def __init__(self, message: str, is_lasting: bool = False) -> None:
+        """Say what cannot be done, where, and why."""
+        super().__init__(message)
+        self.is_lasting = is_lasting
+
+
+class Entry(NamedTuple):
+    """One stored object."""
+
+    path: str
+    size: int
+    modified: datetime
+
+
+class Store:
+    """The objects under one location. Paths are relative to it, with forward slashes."""
+
+    def __init__(self, location: str) -> None:
+        """Open `location`; nothing is created before the first write.
+
+        Raises:
+            BadInput: the scheme is not one of file, s3, gs, or the location is a file.
+        """
+        self.location = location.rstrip("/") or "/"
+        self.is_local = "://" not in location
+        if self.is_local and Path(location).exists() and not Path(location).is_dir():
+            raise BadInput(f"{location!r} is a file; results need a folder: give another --out")
+        if not self.is_local and not location.startswith(REMOTE_SCHEMES):
+            raise BadInput(
+                f"results cannot go to {location!r}: give a folder, s3://bucket/prefix or gs://bucket/prefix"
+            )
+        self._objects = None if self.is_local else _remote(self.location)
+
+    def read(self, path: str) -> bytes:
+        """The object's bytes.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+            StorageError: it cannot be read.
+        """
+        return self._tried(path, lambda store: obstore.get(store, path).bytes().to_bytes())
+
+    def exists(self, path: str) -> bool:
+        """True if there is such an object."""
+        return self.size(path) is not None
+
+    def size(self, path: str) -> int | None:
+        """Bytes of the object; None if there is none."""
+        try:
+            return self._tried(path, lambda store: obstore.head(store, path)["size"])
+        except FileNotFoundError:
+            return None
+
+    def open(self, path: str) -> pa.NativeFile:
+        """The object as a file for random access, of which only the ranges that are asked for travel.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+            StorageError: it cannot be read.
+        """
+        if self.is_local:
+            return pa.OSFile(self.url(path))
+        size = self._tried(path, lambda store: obstore.head(store, path)["size"])
+
+        def fetch(start: int, length: int) -> bytes:
+            ranged = self._tried(path, lambda store: obstore.get_range(store, path, start=start, length=length))
+            return ranged.to_bytes()
+
+        return pa.PythonFile(RangeFile(size, fetch), mode="r")
+
+    def list(self, prefix: str) -> list[Entry]:
+        """All objects under the folder `prefix`, in order of path."""
+
+        def listing(store: ObjectStore) -> list[Entry]:
+            return [
+                Entry(meta["path"], meta["size"], meta["last_modified"])
+                for page in obstore.list(store, prefix)
+                for meta in page
+            ]
+
+        try:
+            return sorted(self._tried(prefix, listing))
+        except FileNotFoundError:
+            return []
+
+    def write(self, path: str, data: bytes | Path) -> None:
+        """Write an object, whole; an earlier one is replaced. `data` may be a local file.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self._make_folder()
+        self._tried(path, lambda store: obstore.put(store, path, data))
+        self._settle(path)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write an object unless there is one.
+
+        Returns:
+            True if the object now holds `data`, False if somebody else's was there first.
+
+        Raises:
+            StorageError: it can neither be written nor read.
+        """
+
+        def attempt(store: ObjectStore) -> bool:
+            try:
+                obstore.put(store, path, data, mode="create", use_multipart=False)
+            except obstore.exceptions.AlreadyExistsError:
+                return obstore.get(store, path).bytes().to_bytes() == data
+            return True
+
+        self._make_folder()
+        won = self._tried(path, attempt, retry_missing=True)
+        if won:
+            self._settle(path)
+        return won
+
+    def delete(self, path: str) -> None:
+        """Remove the object, if there is one."""
+        try:
+            self._tried(path, lambda store: obstore.delete(store, path))
+        except FileNotFoundError:
+            return
+
+    def url(self, path: str) -> str:
+        """Address of an object, as polars takes it."""
+        return str(Path(self.location).absolute() / path) if self.is_local else f"{self.location}/{path}"
+
+    def _make_folder(self) -> None:
+        if self.is_local:
+            try:
+                Path(self.location).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StorageError(f"folder {self.location!r} cannot be made: {error.strerror}", True) from error
+
+    def _connected(self) -> ObjectStore:
+        if self._objects is None:
+            if not Path(self.location).is_dir():
+                raise FileNotFoundError(self.location)
+            self._objects = LocalStore(Path(self.location).absolute())
+        return self._objects
+
+    def _tried(self, path: str, operation: Callable[[ObjectStore], T], retry_missing: bool = False) -> T:
+        for wait in (*BACKOFF, None):
+            try:
+                return operation(self._connected())
+            except FileNotFoundError:
+                # After a refused `create` the winner's object may not be there yet: S3 answers 409 while it arrives.
+                if not retry_missing or wait is None:
+                    raise
+                time.sleep(wait)
+            except (obstore.exceptions.BaseError, OSError, ValueError) as error:
+                is_lasting = self.is_local or isinstance(error, _LASTING)
+                if wait is None or is_lasting:
+                    raise StorageError(f"{self.location}/{path}: {_reason(error)}", is_lasting) from error
+                time.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def _settle(self, path: str) -> None:
+        """Flush a local file and its name: after a power cut a commit must not be there without its data."""
+        if not self.is_local:
+            return
+        for target in (Path(self.url(path)), Path(self.url(path)).parent):
+            descriptor = os.open(target, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+#: Errors that no waiting cures.
+_LASTING = (
+    obstore.exceptions.PermissionDeniedError,
+    obstore.exceptions.UnauthenticatedError,
+    obstore.exceptions.InvalidPathError,
+    obstore.exceptions.NotSupportedError,
+)
+
+
+def _remote(location: str) -> ObjectStore:
+    """Credentials and endpoint come from variables of the environment or the machine's role; profiles are not read."""
+    try:
+        return from_url(
+            location,
+            client_options={
+                "timeout": REQUEST_TIMEOUT,
+                "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true",
+            },
+            retry_config={"max_retries": 8, "retry_timeout": timedelta(minutes=2)},
+        )
+    except Exception as error:
+        raise BadInput(f"{location!r} cannot be used: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """First line only: what follows can hold the whole request."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
