@@ -10,7 +10,6 @@ from tiny_models import saved_tiny_gpt2, small_tokenizer
 
 from gbcd import tasks
 from gbcd.evaluation.evaluate import evaluate
-from gbcd.report.index import write_index
 from gbcd.report.page import write_report
 from gbcd.run.parts import folders
 from gbcd.study import Compute, Study
@@ -59,5 +58,4 @@ def reported_studies(folder: Path) -> Path:
     for part in folders(study.out):
         evaluate(part, 4)
         write_report(part)
-    write_index(study.out, folders(study.out))
     return Path(study.out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 from pathlib import Path
 
 import polars as pl
@@ -112,28 +111,6 @@ def test_the_commands_speak_of_every_model(small: Study) -> None:
     (Path(folders(small.out)[1]) / "components.parquet").write_bytes(b"")
     assert gbcd("verify", small.out)[0] == 3
     assert gbcd("verify", small.out, "--repair", "--workers", "0")[0] == 0
-
-
-def test_a_report_of_several_models_is_a_page_that_leads_to_one_for_each(small: Study) -> None:
-    status, said, _ = gbcd("report", small.out)
-    assert (status, said.count("report.html")) == (0, 3)
-    page = (Path(small.out) / "report.html").read_text()
-    links = re.findall(r'href="([^"]+)"', page)
-    assert links == ["model/report.html", "tracr_reverse/report.html"]
-    assert all("data-chart" in (Path(small.out) / link).read_text() for link in links)
-    best = package.summary(small.out).filter(level="node", rank=1).collect()["component"]
-    assert all(f"<td>{name}, " in page for name in best)
-    assert "Beware       The model gets" in said
-    assert "The model gets" in page
-
-
-def test_a_model_that_was_not_reached_has_its_place_in_the_report(small: Study, tmp_path: Path) -> None:
-    shutil.copytree(small.out, tmp_path / "out")
-    (tmp_path / "out" / "tracr_reverse" / "summary.parquet").unlink()
-    assert gbcd("report", str(tmp_path / "out"))[0] == 0
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert re.findall(r'href="([^"]+)"', page) == ["model/report.html"]
-    assert "Nothing is reduced yet" in page
 
 
 def test_the_command_names_what_it_left_out_and_what_there_are_no_more_of(tmp_path: Path) -> None:

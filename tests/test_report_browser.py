@@ -148,28 +148,6 @@ def test_controls_of_a_section_change_its_numbers(browser: Browser, report: Path
     page.close()
 
 
-def test_the_index_leads_to_the_report_of_each_model(browser: Browser, studies: Path) -> None:
-    page, said = opened(browser, studies / "report.html", 1600, "dark")
-    assert [right - left > 900 for left, right, _ in page.evaluate(BOXES, "main")] == [True]
-    page.set_viewport_size({"width": 400, "height": 900})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
-    links = page.locator("h2 a")
-    assert links.all_inner_texts() == ["model", "tracr_reverse"]
-    links.nth(1).click()
-    drawn(page)
-    assert page.title() == "tracr_reverse \N{EN DASH} gbcd"
-    charts = [figure.get_attribute("data-chart") for figure in page.locator("figure").all()]
-    assert {"heatmap", "top", "effects", "roc", "faithfulness", "distribution"} <= set(charts)
-    assert page.locator("figure .plot svg.marks").count() == len(charts)
-    assert "its mean over prompts" in page.locator("#effects > p").inner_text()
-    assert page.evaluate(TOUCHING) == []
-    page.go_back()
-    links.nth(0).click()
-    assert drawn(page).title() == "ioi, induction in model \N{EN DASH} gbcd"
-    assert said == []
-    page.close()
-
-
 def test_a_name_that_is_markup_stays_text(browser: Browser, report: Path, tmp_path: Path) -> None:
     findings = read_findings(str(report.parent))
     for found in findings.prompts.values():

@@ -63,7 +63,7 @@ def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
     console.print()
     for note in evaluation.notes:
         line(console, note)
-    fact(console, "Results", f"{out}, tables and pictures")
+    fact(console, "Results", f"{out}, tables and circuits")
 
 
 def _methods(rows: pl.DataFrame) -> list[tuple[str, ...]]:

@@ -23,18 +23,14 @@ def report(out: Results, png: Figures = None) -> None:
 def write(out: str, png: Path | None = None) -> None:
     """Write the report of a study, say where it lies and what it warns of.
 
-    A study of several models has a report for each, and a page that leads to them.
-
     Raises:
         BadInput: there is no study, or nothing of it was reduced.
     """
     from gbcd.report.figures import write_figures
-    from gbcd.report.index import is_reduced, write_index
     from gbcd.report.page import write_report
     from gbcd.run.parts import folders
 
-    several = folders(out)
-    for folder in [folder for folder in several if is_reduced(folder)] or several:
+    for folder in folders(out):
         written = write_report(folder)
         for warning in written.warnings:
             say("Beware", warning)
@@ -42,5 +38,3 @@ def write(out: str, png: Path | None = None) -> None:
         if png is not None:
             figures = write_figures(folder, png)
             say("Figures", f"{png}, {counted(len(figures), 'file')}")
-    if several != [out]:
-        say("Report", f"{write_index(out, several)}, which leads to all of them")

@@ -24,7 +24,6 @@ from gbcd.analysis.nodes import NodeMap
 from gbcd.analysis.shard_values import Key
 from gbcd.errors import BadInput, listed
 from gbcd.evaluation.aggregation import first_prompts
-from gbcd.evaluation.effect_plot import draw_effect_plots
 from gbcd.evaluation.pairs import Pairs, alone, pair_up
 from gbcd.evaluation.points import Level
 from gbcd.evaluation.recovery import Score
@@ -76,7 +75,7 @@ class Evaluation(NamedTuple):
 def evaluate(
     out: str, n_pairs: int = 128, level: Level = "node", batch_size: int = 32, watch: Watch = unwatched
 ) -> Evaluation:
-    """Evaluate the study in `out` and write tables and pictures there.
+    """Evaluate the study in `out` and write tables and circuits there.
 
     Args:
         out: a finished study.
@@ -121,8 +120,6 @@ def evaluate(
         store.write(path, as_parquet(table.to_arrow()))
     for path, circuit in ((path, circuit) for found in measured for path, circuit in found.circuits.items()):
         store.write(path, circuit.to_json())
-    for path, picture in draw_effect_plots(evaluation.effects, _default_scores(cases)).items():
-        store.write(path, picture)
     return evaluation
 
 
@@ -192,13 +189,3 @@ def _tables(measured: Sequence[TaskEvaluation], notes: list[str]) -> Evaluation:
         pl.from_dicts([row for found in measured for row in found.aggregation], schema=AGGREGATION),
         tuple(notes),
     )
-
-
-def _default_scores(cases: Sequence[Case]) -> pl.DataFrame:
-    rows = [
-        {"task": case.task, "wrong_answer": score.wrong_answer, "component": component.name, "score": value}
-        for case in cases
-        for score in case.default_scores
-        for component, value in zip(case.components, score.replicas[0].tolist(), strict=True)
-    ]
-    return pl.DataFrame(rows)
