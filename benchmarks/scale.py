@@ -102,7 +102,7 @@ def engine_rate(out: str, number: int, seconds: float = 20.0) -> float:
     turn = number
     while not started or time.perf_counter() - started < seconds:
         shard = plan.shards[turn % len(plan.shards)]
-        worker._engine.compute(worker._tokens(inputs.read(shard)))  # pyright: ignore[reportPrivateUsage]
+        worker._engine.compute(inputs.read(shard))  # pyright: ignore[reportPrivateUsage]
         done += shard.n_prompts if started else 0
         started = started or time.perf_counter()  # the first shard warms up
         turn += 2

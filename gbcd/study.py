@@ -62,6 +62,17 @@ class Study(BaseModel):
     centering: Literal["template", "position", "auto"] = "auto"
     """What those means are over: prompts of the same template at the same position, or all prompts of the task there;
     `auto`: by template where nearly every prompt then has a mean, settled in the plan."""
+    reference: Literal["auto", "counterfactual", "partner"] = "auto"
+    """What each prompt's activations are compared with: its own `counterfactual`, a `partner` (another prompt of its
+    task, template and length), or `auto`: the counterfactual where there is one of equal length, else a partner."""
+    rules: Literal["plain", "relp", "gim"] = "plain"
+    """Rules of the backward pass: `plain` gradients, `relp` (arXiv 2508.21258) or `gim` (arXiv 2505.17630)."""
+    edges: bool = False
+    """Whether edges between nodes are scored too."""
+    only_solved: bool = False
+    """Whether prompts that the model does not solve, by the task's metric, are left out when the study is planned."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """Whether a beginning-of-text token precedes each prompt; `auto`: as the tokenizer has it."""
     embedding_model: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Sentence-embedding model of the wrong answer `semantic`: a directory, or a name on the model hub."""
     out: str = Field(min_length=1)

@@ -32,7 +32,6 @@ from gbcd.evaluation.replicas import interval, means, poisson_weights, score_rep
 from gbcd.evaluation.tables import AGGREGATION, EFFECTS, EVALUATION, FAITHFULNESS
 from gbcd.models import load as models
 from gbcd.pipeline import run_study
-from gbcd.prompting.tokens import encode
 from gbcd.run.commits import commit_path
 from gbcd.run.inputs import Inputs
 from gbcd.run.results import read_components, shard_tables
@@ -69,7 +68,7 @@ def case(study):
     store = Store(study)
     plan = read_plan(store)
     loaded = models.load(plan.study.model)
-    prompts = encode(Inputs(store, plan).sample("ioi", N_PAIRS), loaded.tokenizer, loaded.context)
+    prompts = Inputs(store, plan).sample("ioi", N_PAIRS)
     places = points(loaded.sites, loaded.components, "node")
     return loaded, pair_up(prompts, 32), places, metric_for("logit_difference", prompts, loaded.device)
 
@@ -353,16 +352,18 @@ def test_another_model_under_the_same_name_is_refused(study, tmp_path):
 def test_prompts_that_cannot_be_patched_are_named(study, tmp_path, monkeypatch):
     from gbcd.evaluation import evaluate as evaluation
 
-    def without(prompts, tokenizer, context):
+    stored = Inputs.sample
+
+    def without(inputs, task, n):
         from dataclasses import replace
 
-        found = encode(prompts, tokenizer, context)
+        found = stored(inputs, task, n)
         keep = 5 if found[0].prompt.task == "ioi" else 1
         return [
             replace(one, counterfactual_ids=one.counterfactual_ids if i < keep else None) for i, one in enumerate(found)
         ]
 
-    monkeypatch.setattr(evaluation, "encode", without)
+    monkeypatch.setattr(Inputs, "sample", without)
     found = evaluation.evaluate(str(shutil.copytree(study, tmp_path / "copy")), n_pairs=8)
     assert set(found.figures["task"]) == {"ioi"}
     assert found.effects["n_unpatched"].unique().to_list() == [3]

@@ -63,7 +63,7 @@ def _can_be_evaluated(run: Run, task: str) -> bool:
     store = Store(run.out)
     sample = Inputs(store, run.plan).sample(task, SAMPLE)
     found = prompts(run.out).filter(pl.col("task") == task).select(pl.col("answer_logit").is_null().all())
-    return any(prompt.counterfactual is not None for prompt in sample) or bool(found.collect().item())
+    return any(one.counterfactual_ids is not None for one in sample) or bool(found.collect().item())
 
 
 def _computed(runs: Sequence[Run]) -> str:

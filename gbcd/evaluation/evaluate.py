@@ -43,7 +43,6 @@ from gbcd.evaluation.task_evaluation import Case, TaskEvaluation, evaluate_task
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.printing import counted
-from gbcd.prompting.tokens import encode
 from gbcd.run.commits import committed_ids
 from gbcd.run.inputs import Inputs
 from gbcd.run.results import encoded as as_parquet
@@ -97,7 +96,7 @@ def evaluate(
     inputs, pairs, notes = Inputs(store, plan), dict[str, Pairs](), list[str]()
     for task in plan.study.tasks:
         batched = alone if loaded.sites.reads_every_token else pair_up
-        pairs[task] = batched(encode(inputs.sample(task, n_pairs), loaded.tokenizer, loaded.context), batch_size)
+        pairs[task] = batched(inputs.sample(task, n_pairs), batch_size)
         if pairs[task].refused:
             notes.append(_refusals(task, pairs[task].refused))
     usable = [task for task in plan.study.tasks if len(pairs[task].encoded) >= 2]

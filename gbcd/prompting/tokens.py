@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,12 +12,24 @@ from gbcd.errors import BadInput, listed
 from gbcd.prompting.outputs import OutputAnswer, OutputSpace, output_answer, space_of
 from gbcd.prompting.prompt import Prompt
 
+Reference = Literal["counterfactual", "partner", "none"]
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
     """A prompt with its token ids; the loss reads the logits at the last position of `ids` (and of `twin_ids`).
 
-    For models that answer at every position the answers are `outputs`, and there are no tokens of answers.
+    Attributes:
+        prompt: the text.
+        ids: its tokens.
+        answer_ids: one token for each right answer.
+        wrong_ids: one token for each of the task's own wrong answers.
+        twin_ids: tokens of the twin; None where there is none.
+        counterfactual_ids: tokens of the counterfactual, which may be longer or shorter; None where there is none.
+        partner_ids: tokens of the partner, as many as `ids`; None where none was drawn.
+        farthest_ids: the token of the answer farthest in meaning; empty where no study asked for it.
+        outputs: the answers of a model that answers at every position, which has no tokens of answers.
+        partner_id: `Prompt.id` of the partner.
     """
 
     prompt: Prompt
@@ -27,6 +40,20 @@ class EncodedPrompt:
     counterfactual_ids: tuple[int, ...] | None
     farthest_ids: tuple[int, ...] = ()
     outputs: OutputAnswer | None = None
+    partner_ids: tuple[int, ...] | None = None
+    partner_id: str | None = None
+
+    @property
+    def reference(self) -> Reference:
+        """What the prompt is compared with: its counterfactual where that has as many tokens, else its partner."""
+        if self.counterfactual_ids is not None and len(self.counterfactual_ids) == len(self.ids):
+            return "counterfactual"
+        return "none" if self.partner_ids is None else "partner"
+
+    @property
+    def reference_ids(self) -> tuple[int, ...] | None:
+        """Tokens of `reference`, as many as `ids`; None where there is no reference."""
+        return self.counterfactual_ids if self.reference == "counterfactual" else self.partner_ids
 
 
 def encode(

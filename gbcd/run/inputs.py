@@ -1,10 +1,10 @@
-"""The prompts of a study, stored beside its plan.
+"""The prompts of a study with their tokens, stored beside its plan.
 
-A study's prompts are drawn, checked and written once, when it is planned: one Parquet file, shuffled within each task,
-with one row group per shard. Workers read their row group and nothing else. The alternative, every worker drawing
-again, would cost each of them the whole draw (prompts are distinct, so the draw is sequential), would need prompt files
-on every machine, and would give other prompts whenever a template is edited between a run and its resumption.
-The plan itself stays small, and so does the driver's memory.
+A study's prompts are drawn, checked, tokenised and written once, when it is planned: one Parquet file with one row
+group per shard, in batches of like lengths. Workers read their row group and need no tokenizer. The alternative, every
+worker drawing again, would cost each of them the whole draw (prompts are distinct, so the draw is sequential), would
+need prompt files on every machine, and would give other prompts whenever a template is edited between a run and its
+resumption. The plan itself stays small, and so does the driver's memory.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, astuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,9 +23,14 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gbcd.prompting.outputs import OutputAnswer
 from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.run.shards import Plan, Shard, StoredFile
 from gbcd.run.store import Store
+
+_TOKENS = pa.list_(pa.int32())
+_VALUES = pa.list_(pa.float64())
 
 SCHEMA = pa.schema(
     [
@@ -37,9 +43,22 @@ SCHEMA = pa.schema(
         ("twin", pa.string()),
         ("counterfactual", pa.string()),
         ("farthest", pa.string()),
+        ("ids", _TOKENS),
+        ("answer_ids", _TOKENS),
+        ("wrong_ids", _TOKENS),
+        ("twin_ids", _TOKENS),
+        ("counterfactual_ids", _TOKENS),
+        ("farthest_ids", _TOKENS),
+        ("partner_ids", _TOKENS),
+        ("partner_id", pa.string()),
+        ("right_outputs", _VALUES),
+        ("wrong_outputs", _VALUES),
     ]
 )
-"""One row per prompt; the columns are the fields of `Prompt`."""
+"""One row per prompt: the fields of `Prompt`, then those of `EncodedPrompt`."""
+
+_TEXT = SCHEMA.names[: SCHEMA.names.index("ids")]
+_ENCODED = SCHEMA.names[SCHEMA.names.index("ids") : SCHEMA.names.index("right_outputs")]
 
 
 class InputsWriter:
@@ -67,12 +86,11 @@ class InputsWriter:
         self._writer.close()
         self._folder.cleanup()
 
-    def add(self, prompts: list[Prompt]) -> None:
+    def add(self, prompts: Sequence[EncodedPrompt]) -> None:
         """Append the prompts of one shard."""
-        rows: list[dict[str, Any]] = [asdict(prompt) for prompt in prompts]
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), row_group_size=len(rows))
-        _update(self._digest, prompts)
-        self.rows += len(rows)
+        self._writer.write_table(_table(prompts), row_group_size=len(prompts))
+        _update(self._digest, (one.prompt for one in prompts))
+        self.rows += len(prompts)
 
     @property
     def prompts_sha256(self) -> str:
@@ -97,19 +115,19 @@ class Inputs:
         self._plan = plan
         self._file = pq.ParquetFile(store.open(plan.inputs.path), page_checksum_verification=True)
 
-    def read(self, shard: Shard) -> list[Prompt]:
+    def read(self, shard: Shard) -> list[EncodedPrompt]:
         """The prompts of a shard, in order."""
-        return [_prompt(row) for row in self._file.read_row_group(shard.id).to_pylist()]
+        return [_encoded(row) for row in self._file.read_row_group(shard.id).to_pylist()]
 
     def ids(self, shard: Shard) -> list[str]:
         """The identifiers of a shard's prompts, in order."""
         return self._file.read_row_group(shard.id, columns=["id"]).column("id").to_pylist()
 
-    def sample(self, task: str, n: int) -> list[Prompt]:
+    def sample(self, task: str, n: int) -> list[EncodedPrompt]:
         """The first `n` prompts of a task: a random draw, because they are stored shuffled."""
-        return [prompt for prompt, _ in zip(self._of_task(task), range(n), strict=False)]
+        return list(islice(self._of_task(task), n))
 
-    def _of_task(self, task: str) -> Iterator[Prompt]:
+    def _of_task(self, task: str) -> Iterator[EncodedPrompt]:
         for shard in self._plan.shards:
             if shard.task == task:
                 yield from self.read(shard)
@@ -127,6 +145,16 @@ def _update(digest: Any, prompts: Iterable[Prompt]) -> None:
         digest.update(json.dumps(astuple(prompt)).encode() + b"\n")
 
 
-def _prompt(row: dict[str, Any]) -> Prompt:
-    answers, wrong_answers = tuple(row.pop("answers")), tuple(row.pop("wrong_answers"))
-    return Prompt(**row, answers=answers, wrong_answers=wrong_answers)
+def _table(prompts: Sequence[EncodedPrompt]) -> pa.Table:
+    columns: dict[str, list[Any]] = {name: [getattr(one.prompt, name) for one in prompts] for name in _TEXT}
+    columns |= {name: [getattr(one, name) for one in prompts] for name in _ENCODED}
+    columns["right_outputs"] = [one.outputs and one.outputs.right for one in prompts]
+    columns["wrong_outputs"] = [one.outputs and one.outputs.wrong for one in prompts]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _encoded(row: dict[str, Any]) -> EncodedPrompt:
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    right, wrong = values.pop("right_outputs"), values.pop("wrong_outputs")
+    prompt = Prompt(**{name: values.pop(name) for name in _TEXT})
+    return EncodedPrompt(prompt, **values, outputs=None if right is None else OutputAnswer(right, wrong))

@@ -217,5 +217,5 @@ def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -
             for some in reaches.values():
                 some[-1].add(encoded)
             shards.append(shard)
-            writer.add(rows)
+            writer.add(encoded)
     return _Drawn(shards, n_tokens, n_sequences, reaches)

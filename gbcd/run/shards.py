@@ -39,6 +39,11 @@ class Settings(BaseModel):
     seed: int
     calibration_prompts: int
     centering: Literal["position", "template"]
+    reference: Literal["auto", "counterfactual", "partner"] = "auto"
+    rules: Literal["plain", "relp", "gim"] = "plain"
+    edges: bool = False
+    only_solved: bool = False
+    bos: Literal["auto", "always", "never"] = "auto"
     embedding_model: str | None = None
     """None where no wrong answer needs it."""
     device: str

@@ -25,9 +25,7 @@ from gbcd.engine.tables import FAILED, ShardTables
 from gbcd.errors import BadInput
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
-from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.prompting.tokens import encode as tokenise
 from gbcd.run.commits import Commit, Conditions, commit_path, publish, read_commits
 from gbcd.run.inputs import Inputs
 from gbcd.run.quarantine import Quarantine, record_quarantine
@@ -167,7 +165,7 @@ class Worker:
     def _compute(self, job: Job) -> None:
         started = time.perf_counter()
         shard = self._plan.shards[job.shard]
-        encoded = self._tokens(self._inputs.read(shard))
+        encoded = self._inputs.read(shard)
         if job.batch_size != self._batch_size:
             self._use_batches_of(job.batch_size)
         wrong_answers = self._plan.study.wrong_answers
@@ -197,12 +195,9 @@ class Worker:
         study = self._plan.study
         sample = [prompt for task in study.tasks for prompt in self._inputs.sample(task, study.calibration_prompts)]
         engine = self._build(self._loaded, self._plan, study.batch_size, None)
-        calibration = engine.calibrate(self._tokens(sample), study.centering).to_bytes()
+        calibration = engine.calibrate(sample, study.centering).to_bytes()
         self._store.create(CALIBRATION_FILE, calibration)
         return self._store.read(CALIBRATION_FILE)
-
-    def _tokens(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
-        return tokenise(prompts, self._loaded.tokenizer, self._loaded.context)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
