@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import load, save
 from torch import Tensor
 
-from gbcd.models.taps import InputRows
+from gbcd.models.captured import InputRows
 
 Centering = Literal["position", "template"]
 
@@ -43,36 +43,23 @@ class TaskMeans:
         groups: what is averaged apart: the templates, or one group of everything.
         means: by name of the input, mean by group and position; zero where no prompt of the sample reaches.
         tokens: the sample's tokens, -1 past a prompt's end, and `token_groups` the group of each row.
+        members: ids of the sample's prompts: of each of them, the mean of the others is taken away.
     """
 
     groups: tuple[str, ...]
     means: dict[str, Float[Tensor, "group pos d_in"]]
     tokens: Int[Tensor, "sample pos"]
     token_groups: Int[Tensor, " sample"]
+    members: frozenset[str] = frozenset()
 
     def counts(self) -> Int[Tensor, "group pos"]:
         """How many prompts of the sample reach each position."""
         one_hot = torch.nn.functional.one_hot(self.token_groups, len(self.groups))
         return one_hot.T @ (self.tokens >= 0).long()
 
-    def token_frequencies(self, vocab: int) -> Float[Tensor, "group pos vocab"]:
-        """How often each token stands at each position, as a fraction of the prompts that reach it."""
-        n_groups, length = len(self.groups), self.tokens.shape[1]
-        frequencies = torch.zeros(n_groups, length, vocab, dtype=torch.float32, device=self.tokens.device)
-        present = self.tokens >= 0
-        sample, position = present.nonzero(as_tuple=True)
-        share = self.counts().clamp(min=1).reciprocal()[self.token_groups[sample], position]
-        index = (self.token_groups[sample], position, self.tokens[sample, position])
-        return frequencies.index_put_(index, share.float(), accumulate=True)
-
     def reach(self) -> dict[str, int]:
         """By group, the number of leading positions with a mean over at least `MIN_PROMPTS` prompts."""
         return dict(zip(self.groups, (self.counts() >= MIN_PROMPTS).cumprod(1).sum(1).tolist(), strict=True))
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> TaskMeans:
-        """The same means on another device."""
-        means = {name: mean.to(device, dtype) for name, mean in self.means.items()}
-        return TaskMeans(self.groups, means, self.tokens.to(device), self.token_groups.to(device))
 
 
 @dataclass(frozen=True)
@@ -95,7 +82,9 @@ class Calibration:
             for name, mean in means.means.items():
                 tensors[f"{task}/means/{name}"] = mean.contiguous()
         groups = {task: means.groups for task, means in self.tasks.items()}
-        return save(tensors, {_HEADER: json.dumps({"centering": self.centering, "groups": groups})})
+        members = {task: sorted(means.members) for task, means in self.tasks.items()}
+        header = {"centering": self.centering, "groups": groups, "members": members}
+        return save(tensors, {_HEADER: json.dumps(header)})
 
     @staticmethod
     def from_bytes(content: bytes) -> Calibration:
@@ -108,7 +97,8 @@ class Calibration:
             prefix = f"{task}/means/"
             means = {name.removeprefix(prefix): mean for name, mean in tensors.items() if name.startswith(prefix)}
             tokens, token_groups = tensors[f"{task}/{_TOKENS}"], tensors[f"{task}/{_TOKENS}/groups"]
-            tasks[task] = TaskMeans(tuple(groups), means, tokens, token_groups)
+            members = frozenset(header["members"][task])
+            tasks[task] = TaskMeans(tuple(groups), means, tokens, token_groups, members)
         return Calibration(header["centering"], tasks)
 
 
@@ -121,18 +111,18 @@ class MeanAccumulator:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
-    def add(self, rows: InputRows, real: Bool[Tensor, "unit pos"], group: Int[Tensor, " unit"]) -> None:
-        """Add the rows of a batch; `real` is False at padding, `group` the index of each unit's group.
+    def add(self, rows: InputRows, real: Bool[Tensor, "example pos"], group: Int[Tensor, " example"]) -> None:
+        """Add the rows of a batch; `real` is False at padding, `group` the index of each example's group.
 
         Rows that hold a value that is not finite are left out: one such prompt would leave none of them a mean.
         """
-        unit, row = (real & torch.isfinite(rows.x).all(2)).nonzero(as_tuple=True)
-        index = group[unit] * self._length + rows.positions[unit, row]
+        example, row = (real & torch.isfinite(rows.x).all(2)).nonzero(as_tuple=True)
+        index = group[example] * self._length + rows.positions[example, row]
         size = len(self._groups) * self._length
         if rows.name not in self._sums:
             self._sums[rows.name] = rows.x.new_zeros(size, rows.x.shape[2], dtype=torch.float64)
             self._counts[rows.name] = rows.x.new_zeros(size, dtype=torch.float64)
-        self._sums[rows.name].index_add_(0, index, rows.x[unit, row].double())
+        self._sums[rows.name].index_add_(0, index, rows.x[example, row].double())
         self._counts[rows.name].index_add_(0, index, index.new_ones(len(index)).double())
 
     def means(self) -> dict[str, Float[Tensor, "group pos d_in"]]:

@@ -28,14 +28,14 @@ def widened(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def gram(x: Float[Tensor, "unit pos d"]) -> Float[Tensor, "unit pos pos"]:
-    """Inner products of all positions of a unit: `X X^T`."""
+def gram(x: Float[Tensor, "example pos d"]) -> Float[Tensor, "example pos pos"]:
+    """Inner products of all positions of an example: `X X^T`."""
     return torch.bmm(x, x.transpose(1, 2))
 
 
 def slice_squares(
-    k: Float[Tensor, "unit pos pos"], y: Float[Tensor, "unit pos width"], n_slices: int
-) -> Float[Tensor, "unit slice"]:
+    k: Float[Tensor, "example pos pos"], y: Float[Tensor, "example pos width"], n_slices: int
+) -> Float[Tensor, "example slice"]:
     """`tr(Y_s^T K Y_s)` for each of `n_slices` equal-width slices Y_s of `y`; K is the Gram of the other side."""
     if n_slices == 1:
         return (k * gram(y)).sum((1, 2)).unsqueeze(1)
@@ -43,13 +43,13 @@ def slice_squares(
 
 
 def inner_products(
-    a: Float[Tensor, "unit pos width"], b: Float[Tensor, "unit pos width"], n_slices: int
-) -> Float[Tensor, "unit slice"]:
+    a: Float[Tensor, "example pos width"], b: Float[Tensor, "example pos width"], n_slices: int
+) -> Float[Tensor, "example slice"]:
     """`sum_t <a_t, b_t>` over each of `n_slices` equal-width slices of the last axis."""
-    units, length, width = a.shape
+    examples, length, width = a.shape
     if n_slices == 1:
-        return torch.bmm(a.reshape(units, 1, length * width), b.reshape(units, length * width, 1)).view(units, 1)
-    slices = (units, length, n_slices, width // n_slices)
+        return torch.bmm(a.reshape(examples, 1, length * width), b.reshape(examples, length * width, 1)).view(examples, 1)
+    slices = (examples, length, n_slices, width // n_slices)
     return torch.linalg.vecdot(a.reshape(slices), b.reshape(slices)).sum(1)
 
 
@@ -59,24 +59,10 @@ def materialising_pays(length: int, d_in: int, d_out: int) -> bool:
 
 
 def materialised_squares(
-    x: Float[Tensor, "unit pos d_in"], d: Float[Tensor, "unit pos d_out"], n_slices: int, axis: Axis
-) -> Float[Tensor, "unit slice"]:
-    """Squared norms of slices of G by forming G, one unit at a time so that memory stays that of one matrix."""
+    x: Float[Tensor, "example pos d_in"], d: Float[Tensor, "example pos d_out"], n_slices: int, axis: Axis
+) -> Float[Tensor, "example slice"]:
+    """Squared norms of slices of G by forming G, one example at a time so that memory stays that of one matrix."""
     return torch.stack([_squares_of_slices(x_i.T @ d_i, n_slices, axis) for x_i, d_i in zip(x, d, strict=True)])
-
-
-def summed_squares(
-    x: Float[Tensor, "unit pos d_in"], d: Float[Tensor, "unit pos d_out"], n_slices: int, axis: Axis
-) -> Float[Tensor, " slice"]:
-    """Squared norm of each slice of `sum_i G_i`, the sum over all units of the batch (coherence, design section 2).
-
-    One product over all units and positions, or one Gram matrix over them, whichever is cheaper.
-    """
-    x_all, d_all = x.reshape(-1, x.shape[2]), d.reshape(-1, d.shape[2])
-    if materialising_pays(len(x_all), x_all.shape[1], d_all.shape[1]):
-        return _squares_of_slices(x_all.T @ d_all, n_slices, axis)
-    sliced, other = (d_all, x_all) if axis == "out" else (x_all, d_all)
-    return slice_squares(gram(other.unsqueeze(0)), sliced.unsqueeze(0), n_slices).squeeze(0)
 
 
 def _squares_of_slices(g: Float[Tensor, "d_in d_out"], n_slices: int, axis: Axis) -> Float[Tensor, " slice"]:

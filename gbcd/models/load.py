@@ -27,10 +27,12 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from gbcd import models as architectures
+from gbcd import models
 from gbcd.component import Component
 from gbcd.errors import BadInput
-from gbcd.models.sites import ModelSites
+from gbcd.models.decoder import Decoder
+from gbcd.models.families import spec_of
+from gbcd.models.spec import ModelSpec
 
 REFERENCE = "reference"
 REFERENCE_DIRECTORY = Path(__file__).parent.parent / "reference" / "model"
@@ -56,13 +58,13 @@ class LoadedModel:
         name: as it was asked for.
         model: in evaluation mode, no parameter requires a gradient.
         tokenizer: the model's own.
-        sites: where the model is tapped.
+        spec: how it is built, part by part.
     """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    sites: ModelSites
+    spec: ModelSpec
 
     @property
     def device(self) -> torch.device:
@@ -82,17 +84,22 @@ class LoadedModel:
     @property
     def unembedding(self) -> Float[Tensor, "vocab d_model"]:
         """The matrix that turns the final residual stream into logits."""
-        return architectures.parameter(self.model, self.sites.embedding.unembed).detach()
+        return self.decoder.unembedding
 
     @property
     def vocabulary_size(self) -> int:
         """Number of tokens that the model reads."""
-        return architectures.parameter(self.model, self.sites.embedding.token).shape[0]
+        return self.decoder.token_table.shape[0]
 
     @cached_property
     def components(self) -> list[Component]:
         """Parts in canonical order."""
-        return architectures.components(self.model, self.sites)
+        return models.components(self.model, self.spec)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What runs it."""
+        return Decoder(self.model, self.spec)
 
     @cached_property
     def sha256(self) -> str:
@@ -122,14 +129,13 @@ def load(name: str, device: str = "auto", dtype: str = "float32") -> LoadedModel
 
 
 def prepared(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
-    """Freeze `model` and find its sites.
+    """Freeze `model` and describe it.
 
     Raises:
-        BadInput: no architecture file knows the model.
+        BadInput: no family's file knows the model.
     """
     model.eval().requires_grad_(False)
-    architecture = architectures.of(model)
-    return LoadedModel(name, model, tokenizer, architecture.sites(model.config))
+    return LoadedModel(name, model, tokenizer, spec_of(model))
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
