@@ -109,6 +109,7 @@ def random_model(
         "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40,
         "max_position_embeddings": CONTEXT, "hidden_dropout": 0.0, "dropout": 0.0,
     }  # fmt: skip
+    common = {key: value for key, value in common.items() if hasattr(kind(), key)}
     tokens = {"vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
     model = AutoModelForCausalLM.from_config(kind(**(({} if family == "gpt2" else common) | tokens | shape | config)))
     return randomised(model, seed).to(dtype)

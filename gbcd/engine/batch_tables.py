@@ -1,11 +1,9 @@
-"""From the statistics of batches to the tables of a shard."""
+"""From the statistics of a batch to its tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,141 +14,164 @@ from transformers import PreTrainedTokenizerBase
 
 from gbcd.component import Component
 from gbcd.engine import tables
-from gbcd.engine.part_norms import PartNorms
-from gbcd.engine.tables import NON_FINITE, OK, UNCALIBRATED
+from gbcd.engine.edges import EdgeMoments
+from gbcd.engine.tables import FAILED, NON_FINITE, OK, STATISTICS, UNCALIBRATED, ShardTables
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.wrong_answers import Scene
+from gbcd.wrong_answers import Scene, WrongAnswer
 from gbcd.wrong_answers.losses import Target, set_logits
 from gbcd.wrong_answers.output_targets import OutputScene
 from gbcd.wrong_answers.output_targets import readings as output_readings
 
+#: Statistics that compare with the mean, and with the counterfactual or partner.
+_CENTERED, _COMPARED = ("centered_grad_norm", "mean_attribution"), ("contrast_norm", "attribution")
 
-@dataclass(frozen=True)
-class BatchRows:
-    """One batch under one wrong answer.
+
+class LossRows(NamedTuple):
+    """What one wrong answer gives of a batch.
 
     Attributes:
         wrong_answer: name of the definition.
-        number: index of the batch's first prompt in its shard.
-        prompts: the prompts, one row each.
-        calibrated: whether the mean inputs reach as far as each prompt.
-        scene, target, losses, norms: what was computed.
+        target: what it pulled towards; None of a prompt that failed.
+        losses: one a prompt.
+        statistics: by name, one value a prompt and component.
+        edges: attributions of edges, one row a prompt.
     """
 
     wrong_answer: str
-    number: int
-    prompts: Sequence[EncodedPrompt]
-    calibrated: Sequence[bool]
-    scene: Scene | OutputScene
-    target: Target
+    target: Target | None
     losses: Float[Tensor, " prompt"]
-    norms: PartNorms
+    statistics: Mapping[str, Float[Tensor, "prompt component"]]
+    edges: Float[Tensor, "prompt edge"] | None
 
-    @cached_property
-    def finite(self) -> Bool[Tensor, " prompt"]:
-        """Whether the loss and every statistic of a prompt is a number."""
-        found = [
-            table for table in (self.norms.squares, self.norms.centered_squares, self.norms.taylor) if table is not None
-        ]
-        per_table = [torch.isfinite(table).all(1) for table in found]
-        return torch.stack([torch.isfinite(self.losses), *per_table]).all(0)
 
-    @property
-    def statuses(self) -> list[str]:
-        """One status per prompt."""
-        pairs = zip(self.finite.tolist(), self.calibrated, strict=True)
-        return [NON_FINITE if not finite else OK if calibrated else UNCALIBRATED for finite, calibrated in pairs]
+class BatchRows(NamedTuple):
+    """Prompts that were computed together.
+
+    Attributes:
+        prompts: one row each.
+        scene: what the model predicted; None of a prompt that failed.
+        losses: one for each wrong answer.
+        is_calibrated, has_other: of which prompts there is a mean, and a counterfactual or partner.
+        reason: why it failed.
+    """
+
+    prompts: Sequence[EncodedPrompt]
+    scene: Scene | OutputScene | None
+    losses: tuple[LossRows, ...]
+    is_calibrated: Sequence[bool]
+    has_other: Sequence[bool]
+    reason: str | None = None
+
+
+def failed(prompt: EncodedPrompt, definitions: Sequence[WrongAnswer], reason: str) -> BatchRows:
+    """The rows of a prompt that could not be computed, under every definition."""
+    nothing = torch.full((1,), torch.nan)
+    losses = tuple(LossRows(definition.name, None, nothing, {}, None) for definition in definitions)
+    return BatchRows([prompt], None, losses, [False], [False], reason)
 
 
 def assemble(
-    batches: Sequence[BatchRows], tokenizer: PreTrainedTokenizerBase, components: Sequence[Component]
-) -> tables.ShardTables:
-    """The three tables of a shard: rows in order of wrong answer (as the study lists them), then of prompt."""
-    order = {name: index for index, name in enumerate(dict.fromkeys(batch.wrong_answer for batch in batches))}
-    batches = sorted(batches, key=lambda batch: order[batch.wrong_answer])
-    return tables.ShardTables(
-        pa.concat_tables([_prompt_rows(batch, tokenizer) for batch in batches]),
-        pa.concat_tables([_norm_rows(batch, len(components)) for batch in batches]),
-        pa.concat_tables([_coherence_rows(batch, components) for batch in batches]),
-    )
+    groups: Iterable[BatchRows], tokenizer: PreTrainedTokenizerBase, components: Sequence[Component]
+) -> ShardTables:
+    """The tables of a batch whose prompts were computed in `groups`: rows by wrong answer, then as groups come."""
+    rows = [(group, loss) for group in groups for loss in group.losses]
+    prompts = pa.concat_tables([_prompt_rows(group, loss, tokenizer) for group, loss in rows])
+    norms = pa.concat_tables([_norm_rows(group, loss, len(components)) for group, loss in rows])
+    moments: dict[str, EdgeMoments] = {}
+    for group, loss in rows:
+        if loss.edges is not None:
+            used = _finite(loss).cpu() & torch.tensor(group.has_other)
+            found = EdgeMoments.of(loss.edges[used.to(loss.edges.device)])
+            before = moments.get(loss.wrong_answer)
+            moments[loss.wrong_answer] = found if before is None else before.added(found)
+    if not moments:
+        return tables.concatenated([ShardTables(prompts, norms)])
+    task = rows[0][0].prompts[0].prompt.task
+    edges = [{"task": task, "wrong_answer": name, **found.lists()} for name, found in moments.items()]
+    return tables.concatenated([ShardTables(prompts, norms, pa.Table.from_pylist(edges, schema=tables.EDGES))])
 
 
-def _prompt_rows(batch: BatchRows, tokenizer: PreTrainedTokenizerBase) -> pa.Table:
-    records = [prompt.prompt for prompt in batch.prompts]
-    columns = {
+def _finite(loss: LossRows) -> Bool[Tensor, " prompt"]:
+    """Whether the loss and every statistic of a prompt is a number."""
+    found = [torch.isfinite(loss.losses)]
+    found += [torch.isfinite(table).all(1) for table in loss.statistics.values()]
+    return torch.stack([one.to(loss.losses.device) for one in found]).all(0)
+
+
+def _prompt_rows(group: BatchRows, loss: LossRows, tokenizer: PreTrainedTokenizerBase) -> pa.Table:
+    records = [prompt.prompt for prompt in group.prompts]
+    columns: dict[str, Any] = {
         "prompt_id": [record.id for record in records],
         "task": [record.task for record in records],
         "template": [record.template for record in records],
         "prompt": [record.text for record in records],
         "answer": ["|".join(record.answers) for record in records],
-        "wrong_answer": [batch.wrong_answer] * len(records),
-        "n_tokens": [len(prompt.ids) for prompt in batch.prompts],
-        "loss": batch.losses.tolist(),
-        "status": batch.statuses,
+        "wrong_answer": [loss.wrong_answer] * len(records),
+        "n_tokens": [len(prompt.ids) for prompt in group.prompts],
+        "reference": [prompt.reference for prompt in group.prompts],
+        "loss": loss.losses.tolist(),
+        "status": _statuses(group, loss),
+        "reason": [group.reason] * len(records),
     }
-    scene, target = batch.scene, batch.target
-    read = _token_readings(scene, target, tokenizer) if isinstance(scene, Scene) else output_readings(scene, target)
-    return pa.table(columns | read, schema=tables.PROMPTS)
+    columns |= _readings(group, loss, tokenizer)
+    absent = {name: [None] * len(records) for name in tables.PROMPTS.names if name not in columns}
+    return pa.table(columns | absent, schema=tables.PROMPTS)
 
 
-def _token_readings(scene: Scene, target: Target, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-    """Columns of the table of prompts that depend on the kind of answer, for answers that are tokens."""
-    wrong_tokens: list[str | None] = [None] * len(scene.answers)
-    wrong_logits: list[float | None] = [None] * len(scene.answers)
+def _statuses(group: BatchRows, loss: LossRows) -> list[str]:
+    if group.reason is not None:
+        return [FAILED] * len(group.prompts)
+    missed = any(name in loss.statistics for name in _CENTERED)
+    return [
+        NON_FINITE if not finite else UNCALIBRATED if missed and not calibrated else OK
+        for finite, calibrated in zip(_finite(loss).tolist(), group.is_calibrated, strict=True)
+    ]
+
+
+def _readings(group: BatchRows, loss: LossRows, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+    """Columns of the table of prompts that depend on the kind of answer."""
+    scene, target = group.scene, loss.target
+    if scene is None or target is None:
+        return {"loss": [None] * len(group.prompts)}
+    if not isinstance(scene, Scene):
+        return output_readings(scene, target)
+    found: dict[str, list[Any]] = {}
     if target.tokens is not None:
-        wrong_tokens = ["|".join(str(tokenizer.decode([token])) for token in tokens) for tokens in target.tokens]
-        wrong_logits = set_logits(scene.logits, target.tokens).tolist()
+        found["wrong_token"] = ["|".join(str(tokenizer.decode([token])) for token in tokens) for tokens in target.tokens]
+        found["wrong_logit"] = set_logits(scene.logits, target.tokens).tolist()
+    answers = set_logits(scene.logits, scene.answers)
     first_choice = scene.logits.argmax(1).tolist()
-    return {
-        "wrong_token": wrong_tokens,
-        "answer_logit": set_logits(scene.logits, scene.answers).tolist(),
-        "wrong_logit": wrong_logits,
-        "correct": [choice in tokens for choice, tokens in zip(first_choice, scene.answers, strict=True)],
-    }
+    correct = [choice in tokens for choice, tokens in zip(first_choice, scene.answers, strict=True)]
+    above: list[bool | None] = [None] * len(scene.answers)
+    having = [row for row, tokens in enumerate(scene.wrong) if tokens]
+    if having:
+        wrong = set_logits(scene.logits[having], [scene.wrong[row] for row in having])
+        for row, is_above in zip(having, (answers[having] > wrong).tolist(), strict=True):
+            above[row] = is_above
+    return found | {"answer_logit": answers.tolist(), "correct": correct, "above_wrong": above}
 
 
-def _norm_rows(batch: BatchRows, n_components: int) -> pa.Table:
-    finite = batch.finite.cpu().numpy()
-    centered = batch.norms.centered_squares
-    absent = torch.full_like(batch.norms.squares, torch.nan)
-    columns = {
-        "grad_norm": _lists(batch.norms.squares.clamp(min=0).sqrt(), finite),
-        "centered_grad_norm": _lists(
-            absent if centered is None else centered.clamp(min=0).sqrt(),
-            finite & np.array(batch.calibrated) & (centered is not None),
-        ),
-        "taylor": _lists(batch.norms.taylor, finite),
-    }
-    records = [prompt.prompt for prompt in batch.prompts]
-    keys = {
+def _norm_rows(group: BatchRows, loss: LossRows, n_components: int) -> pa.Table:
+    finite = _finite(loss).cpu().numpy()
+    records = [prompt.prompt for prompt in group.prompts]
+    columns: dict[str, Any] = {
         "prompt_id": [record.id for record in records],
         "task": [record.task for record in records],
         "template": [record.template for record in records],
-        "wrong_answer": [batch.wrong_answer] * len(records),
+        "wrong_answer": [loss.wrong_answer] * len(records),
     }
-    return pa.table(keys | columns, schema=tables.norms_schema(n_components))
+    present = {name: finite & np.array(group.is_calibrated) for name in _CENTERED}
+    present |= {name: finite & np.array(group.has_other) for name in _COMPARED}
+    for name in STATISTICS:
+        columns[name] = _lists(loss.statistics.get(name), present.get(name, finite), n_components)
+    return pa.table(columns, schema=tables.norms_schema(n_components))
 
 
-def _lists(values: Float[Tensor, "prompt component"], present: np.ndarray) -> pa.FixedSizeListArray:
-    numbers = values.float().cpu().numpy()
-    flat = pa.array(np.where(present[:, None], numbers, 0).ravel(), pa.float32())
-    kind = tables.norms_schema(numbers.shape[1]).field("taylor").type
+def _lists(
+    values: Float[Tensor, "prompt component"] | None, present: np.ndarray, n_components: int
+) -> pa.FixedSizeListArray:
+    kind = tables.norms_schema(n_components).field(STATISTICS[0]).type
+    if values is None:
+        return pa.nulls(len(present), kind)
+    flat = pa.array(np.where(present[:, None], values.float().cpu().numpy(), 0).ravel(), pa.float32())
     return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(~present))
-
-
-def _coherence_rows(batch: BatchRows, components: Sequence[Component]) -> pa.Table:
-    if not bool(batch.finite.all()):
-        return tables.COHERENCE.empty_table()
-    n, columns = len(components), batch.norms.squares.double().sum(0).tolist()
-    return pa.table(
-        {
-            "task": [batch.prompts[0].prompt.task] * n,
-            "wrong_answer": [batch.wrong_answer] * n,
-            "component": [component.name for component in components],
-            "batch": [batch.number] * n,
-            "n": [len(batch.prompts)] * n,
-            "sum_sq": batch.norms.summed_squares.double().tolist(),
-            "sq_sum": columns,
-        },
-        schema=tables.COHERENCE,
-    )

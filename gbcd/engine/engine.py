@@ -1,14 +1,14 @@
-"""The gradient engine: prompts in, tables of per-prompt norms out.
+"""The gradient engine: a batch of prompts in, tables of per-prompt statistics out.
 
-A batch is one forward pass and, for each definition of "maximally wrong", one backward pass in which every part of
-every head and MLP gives its squared gradient norm, the same with centred inputs, its Taylor score and its share in
-the batch's summed gradient. Nothing here knows files or workers.
+A batch is one forward pass that keeps its graph, one forward pass without a graph over the counterfactuals (or partners),
+and for each wrong answer one backward pass, in which every part of every head and MLP gives its gradient norm and its
+attribution against each reference (`scores.py`). Nothing here knows files or workers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,17 +16,19 @@ from torch import Tensor
 
 from gbcd import wrong_answers as registry
 from gbcd.component import Component
-from gbcd.engine.batch_tables import BatchRows, assemble
+from gbcd.engine.batch_tables import BatchRows, LossRows, assemble, failed
 from gbcd.engine.calibration import Calibration, Centering, MeanAccumulator, TaskMeans
+from gbcd.engine.edges import EdgeScores, recorded
 from gbcd.engine.gram import widened
-from gbcd.engine.mean_inputs import MeanInputs
-from gbcd.engine.part_norms import BatchMeans, all_statistics
+from gbcd.engine.references import MeanReference, MeanTables, Reference, RunReference
+from gbcd.engine.scores import ScoreTable
 from gbcd.engine.tables import ShardTables
 from gbcd.errors import BadInput
-from gbcd.models import gpt2_pass
-from gbcd.models.hooked_pass import HookedPass
+from gbcd.models.captured import Gradient
+from gbcd.models.decoder import Options, Run
 from gbcd.models.load import LoadedModel
-from gbcd.models.taps import ModelPass
+from gbcd.models.packing import Example, Packed, pack
+from gbcd.models.rules import RULES, RulesName
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import Scene, WrongAnswer, output_targets
@@ -34,15 +36,17 @@ from gbcd.wrong_answers.losses import Target
 from gbcd.wrong_answers.output_targets import OutputScene, output_scene
 
 
-def pass_for(loaded: LoadedModel) -> ModelPass:
-    """The fastest exact pass for a model: its own where one is written, else hooks on the library's modules."""
-    if gpt2_pass.supports(loaded.model.config):
-        return gpt2_pass.Gpt2Pass(loaded.model)
-    return HookedPass(loaded.model, loaded.sites)
+class _References(NamedTuple):
+    """References of a batch, and of which prompts each is defined."""
+
+    by_name: dict[str, Reference]
+    is_calibrated: list[bool]
+    has_other: list[bool]
+    other: Run | None
 
 
 class Engine:
-    """Computes shards with one model.
+    """Computes batches with one model.
 
     Attributes:
         components: the parts, in the order of all tables.
@@ -52,138 +56,172 @@ class Engine:
         self,
         loaded: LoadedModel,
         wrong_answers: Sequence[str],
-        batch_size: int,
         calibration: Calibration | None = None,
+        rules: RulesName = "plain",
+        edges: bool = False,
     ) -> None:
-        """Prepare `loaded` for the definitions `wrong_answers`; without `calibration` nothing is centred.
+        """Prepare `loaded` for the definitions `wrong_answers`.
+
+        Args:
+            loaded: the model.
+            wrong_answers: names of definitions.
+            calibration: mean inputs; without them nothing is centred.
+            rules: backward rules.
+            edges: score edges, too.
 
         Raises:
-            BadInput: an unknown wrong answer, or a batch size below one.
+            BadInput: an unknown wrong answer.
         """
-        if batch_size < 1:
-            raise BadInput(f"batch size must be at least 1, not {batch_size}")
-        self._loaded, self._batch_size, self._calibration = loaded, batch_size, calibration
+        self._loaded, self._calibration = loaded, calibration
         self._definitions = [registry.get(name) for name in wrong_answers]
-        self._pass = pass_for(loaded)
+        self._recorded = recorded(loaded.decoder) if edges else ()
+        self._options = Options(rules=RULES[rules], graph=True, record=self._recorded, edges=edges)
         self._space = space_of(loaded.tokenizer)
-        self._means: dict[str, MeanInputs] = {}
+        self._means: dict[str, MeanTables] = {}
         self.components: list[Component] = loaded.components
 
-    def compute(self, prompts: Sequence[EncodedPrompt]) -> ShardTables:
-        """All statistics of `prompts`; batches are cut in the order given and numbered by their first prompt.
+    def compute(self, batch: Sequence[EncodedPrompt]) -> ShardTables:
+        """All statistics of a batch of prompts of one task, rows in its order.
 
-        Raises:
-            BadInput: a definition does not apply to a prompt, or one prompt alone is too large for the memory.
+        A batch that does not fit into memory, or that raises, is halved until the prompt that fails is alone: it gets the
+        status `failed` and the reason, and the others their values.
         """
-        for definition in self._definitions:
-            registry.refuse_undefined(definition, prompts, self._space)
-        rows: list[BatchRows] = []
-        start = 0
-        for _, same_task in groupby(prompts, key=lambda prompt: prompt.prompt.task):
-            members = list(same_task)
-            for offset in range(0, len(members), self._batch_size):
-                batch = members[offset : offset + self._batch_size]
-                rows.extend(self._batch_or_halves(batch, start + offset))
-            start += len(members)
-        return assemble(rows, self._loaded.tokenizer, self.components)
+        return assemble(self._rows(batch), self._loaded.tokenizer, self.components)
 
-    def calibrate(self, prompts: Sequence[EncodedPrompt], centering: Centering = "position") -> Calibration:
+    def calibrate(
+        self, prompts: Sequence[EncodedPrompt], centering: Centering = "position", batch_size: int = 64
+    ) -> Calibration:
         """Mean inputs over `prompts`, a sample of the study, apart by task."""
         tasks: dict[str, TaskMeans] = {}
         for task in sorted({prompt.prompt.task for prompt in prompts}):
             sample = [prompt for prompt in prompts if prompt.prompt.task == task]
-            tasks[task] = self._task_means(sample, centering)
+            tasks[task] = self._task_means(sample, centering, batch_size)
         return Calibration(centering, tasks)
 
-    def _task_means(self, sample: Sequence[EncodedPrompt], centering: Centering) -> TaskMeans:
+    def pack(self, examples: Sequence[Example]) -> Packed:
+        """Lay examples out for the model."""
+        return packed_for(self._loaded, examples)
+
+    def _task_means(self, sample: Sequence[EncodedPrompt], centering: Centering, batch_size: int) -> TaskMeans:
         group_of = [prompt.prompt.template if centering == "template" else "" for prompt in sample]
         groups = tuple(sorted(set(group_of)))
         length = max(len(prompt.ids) for prompt in sample)
         index = torch.tensor([groups.index(group) for group in group_of], device=self._loaded.device)
         sums = MeanAccumulator(groups, length)
-        for start in range(0, len(sample), self._batch_size):
-            batch = sample[start : start + self._batch_size]
+        for start in range(0, len(sample), batch_size):
+            batch = sample[start : start + batch_size]
             lengths = torch.tensor([len(prompt.ids) for prompt in batch], device=self._loaded.device)
-            forward = self._pass.forward([(prompt.ids,) for prompt in batch], every_token=True)
-            for rows in forward.inputs():
+            run = self._loaded.decoder.run(
+                self.pack([(prompt.ids,) for prompt in batch]), Options(keep=True, every_token=True)
+            )
+            for rows in run.inputs():
                 real = torch.arange(rows.x.shape[1], device=lengths.device) < lengths.unsqueeze(1)
                 sums.add(rows, real, index[start : start + len(batch)])
         tokens = torch.full((len(sample), length), -1)
         for row, prompt in enumerate(sample):
             tokens[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
-        return TaskMeans(groups, sums.means(), tokens, index.cpu())
+        members = frozenset(prompt.prompt.id for prompt in sample)
+        return TaskMeans(groups, sums.means(), tokens, index.cpu(), members)
 
-    def _batch_or_halves(self, batch: Sequence[EncodedPrompt], number: int) -> Iterator[BatchRows]:
+    def _rows(self, batch: Sequence[EncodedPrompt]) -> Iterator[BatchRows]:
+        """Results of a batch, or of its halves."""
         try:
-            found = list(self._batch(batch, number))
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
+            found = list(self._batch(batch))
+        except Exception as error:
             if len(batch) == 1:
-                size = f"{len(batch[0].ids)} tokens"
-                raise BadInput(f"{batch[0].prompt.id} ({size}) does not fit into memory even alone: {error}") from error
-            found = None
+                found = [failed(batch[0], self._definitions, _reason(error))]
+            else:
+                found = None
         # outside the handler, which would keep the failed attempt's tensors alive
         if found is not None:
             yield from found
         else:
             middle = len(batch) // 2
-            yield from self._batch_or_halves(batch[:middle], number)
-            yield from self._batch_or_halves(batch[middle:], number + middle)
+            yield from self._rows(batch[:middle])
+            yield from self._rows(batch[middle:])
 
-    def _batch(self, batch: Sequence[EncodedPrompt], number: int) -> Iterator[BatchRows]:
+    def _batch(self, batch: Sequence[EncodedPrompt]) -> Iterator[BatchRows]:
+        """Prompts with and without a twin apart, since a batch needs examples of equally many sequences."""
         reads_twin = any(definition.reads_twin for definition in self._definitions)
         with_twin = [prompt for prompt in batch if reads_twin and prompt.twin_ids is not None]
         alone = [prompt for prompt in batch if not (reads_twin and prompt.twin_ids is not None)]
-        for members in filter(None, (with_twin, alone)):
-            yield from self._uniform_batch(members, number)
+        if with_twin:
+            yield self._computed(with_twin, [(p.ids, p.twin_ids or ()) for p in with_twin])
+        if alone:
+            yield self._computed(alone, [(p.ids,) for p in alone])
 
-    def _uniform_batch(self, batch: Sequence[EncodedPrompt], number: int) -> list[BatchRows]:
-        rows = self._all_definitions(batch, number)
-        finite = torch.stack([of_definition.finite for of_definition in rows]).all(0).tolist()
-        good = [prompt for prompt, is_finite in zip(batch, finite, strict=True) if is_finite]
-        if not good or len(good) == len(batch):
-            return rows
-        # one NaN spoils the sum over the batch that coherence is made of, so such prompts are computed apart
-        bad = [prompt for prompt, is_finite in zip(batch, finite, strict=True) if not is_finite]
-        return self._all_definitions(good, number) + self._all_definitions(bad, number)
+    def _computed(self, batch: Sequence[EncodedPrompt], examples: Sequence[Example]) -> BatchRows:
+        run = self._loaded.decoder.run(self.pack(examples), self._options)
+        scene = self._scene(batch, run.logits)
+        references = self._references(batch, examples)
+        losses = [self._loss(definition, scene, run, references, len(batch)) for definition in self._definitions]
+        return BatchRows(batch, scene, tuple(losses), references.is_calibrated, references.has_other)
 
-    def _all_definitions(self, batch: Sequence[EncodedPrompt], number: int) -> list[BatchRows]:
-        reads_twin = any(definition.reads_twin for definition in self._definitions)
-        units = [(p.ids, p.twin_ids) if reads_twin and p.twin_ids is not None else (p.ids,) for p in batch]
-        forward = self._pass.forward(units)
-        scene = self._scene(batch, forward.logits)
-        means, calibrated = self._batch_means(batch)
-        found: list[BatchRows] = []
-        for definition in self._definitions:
-            target = target_of(definition, scene)
-            losses, d_logits = loss_gradient(target, forward.logits)
-            norms = all_statistics(forward.backward(d_logits), self.components, len(batch), means)
-            found.append(BatchRows(definition.name, number, batch, calibrated, scene, target, losses, norms))
-        return found
+    def _loss(
+        self, definition: WrongAnswer, scene: Scene | OutputScene, run: Run, references: _References, n_prompts: int
+    ) -> LossRows:
+        target = target_of(definition, scene)
+        losses, d_logits = loss_gradient(target, run.logits)
+        table = ScoreTable(self.components, n_prompts, references.by_name)
+        if not self._options.edges or references.other is None:
+            run.backward(d_logits, table)
+            return LossRows(definition.name, target, losses, table.values(), None)
+        edges = EdgeScores(self._loaded.decoder, run, references.other)
+
+        def receive(gradient: Gradient) -> None:
+            table(gradient)
+            edges(gradient)
+
+        run.backward(d_logits, receive)
+        return LossRows(definition.name, target, losses, table.values(), edges.values())
 
     def _scene(self, batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt seq vocab"]) -> Scene | OutputScene:
         if self._space is None:
             return scene_of(batch, logits[:, 0], self._loaded)
         return output_scene(batch, widened(logits), self._space)
 
-    def _batch_means(self, batch: Sequence[EncodedPrompt]) -> tuple[BatchMeans | None, list[bool]]:
+    def _references(self, batch: Sequence[EncodedPrompt], examples: Sequence[Example]) -> _References:
+        by_name: dict[str, Reference] = {}
+        is_calibrated = self._calibrated(batch, by_name)
+        # a twin is compared with the prompt's counterfactual too, position by position
+        has_other = [
+            prompt.reference_ids is not None and all(len(sequence) == len(prompt.ids) for sequence in example)
+            for prompt, example in zip(batch, examples, strict=True)
+        ]
+        if not any(has_other):
+            return _References(by_name, is_calibrated, has_other, None)
+        others = [
+            (prompt.reference_ids if has and prompt.reference_ids is not None else prompt.ids,)
+            for prompt, has in zip(batch, has_other, strict=True)
+        ]
+        run = self._loaded.decoder.run(self.pack(others), Options(keep=True, record=self._recorded))
+        by_name["other"] = RunReference(run, self._loaded.decoder.token_table)
+        return _References(by_name, is_calibrated, has_other, run)
+
+    def _calibrated(self, batch: Sequence[EncodedPrompt], by_name: dict[str, Reference]) -> list[bool]:
+        """Add the mean reference, where there is one; which prompts it reaches."""
         task = batch[0].prompt.task
         if self._calibration is None or task not in self._calibration.tasks:
-            return None, [True] * len(batch)
+            return [False] * len(batch)
         means = self._calibration.tasks[task]
         if task not in self._means:
-            device, vocab = self._loaded.device, self._loaded.vocabulary_size
-            dtype = torch.float64 if self._loaded.dtype == torch.float64 else torch.float32
-            self._means[task] = MeanInputs(means, vocab, device, dtype)
+            self._means[task] = MeanTables(means, self._loaded.decoder.token_table)
         groups = [self._calibration.group_of(prompt.prompt.template) for prompt in batch]
+        index = [means.groups.index(group) if group in means.groups else 0 for group in groups]
+        device = self._loaded.device
+        members = torch.tensor([prompt.prompt.id in means.members for prompt in batch], device=device)
+        by_name["mean"] = MeanReference(self._means[task], torch.tensor(index, device=device), members)
         reach = means.reach()
-        calibrated = [
+        return [
             reach.get(group, 0) >= max(len(prompt.ids), len(prompt.twin_ids or ()))
             for group, prompt in zip(groups, batch, strict=True)
         ]
-        index = [means.groups.index(group) if group in means.groups else 0 for group in groups]
-        return BatchMeans(self._means[task], torch.tensor(index, device=self._loaded.device)), calibrated
+
+
+def packed_for(loaded: LoadedModel, examples: Sequence[Example]) -> Packed:
+    """Lay examples out for `loaded`."""
+    spec = loaded.spec
+    return pack(examples, loaded.device, causal=spec.causal, every_token=spec.reads_every_token)
 
 
 def target_of(definition: WrongAnswer, scene: Scene | OutputScene) -> Target:
@@ -197,7 +235,8 @@ def scene_of(batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt vocab
     """What definitions of wrong answers may look at; `logits` are those of the prompts themselves, without twins."""
     answers, wrong = [prompt.answer_ids for prompt in batch], [prompt.wrong_ids for prompt in batch]
     farthest = [prompt.farthest_ids for prompt in batch]
-    return Scene(widened(logits.detach()), answers, wrong, loaded.unembedding, farthest)
+    # a copy: a definition that changes it changes nothing for the others
+    return Scene(widened(logits.detach()).clone(), answers, wrong, loaded.unembedding, farthest)
 
 
 def loss_gradient(
@@ -213,5 +252,9 @@ def loss_gradient(
     return losses.detach(), gradient.to(logits.dtype)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+def _reason(error: Exception) -> str:
+    if isinstance(error, BadInput):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return f"does not fit into memory even alone: {error}"
+    return f"{type(error).__name__}: {error}"

@@ -1,22 +1,27 @@
 """Schemas of the tables that a shard is made of: what the engine hands to the store.
 
-Norms are *wide* on disk: one row per prompt and wrong answer, and per statistic one list with a value per component, in
-the order of `components.parquet`. `gbcd.scan` unfolds it to the tidy table of the contract.
+Statistics are *wide* on disk: one row per prompt and wrong answer, and per statistic one list with a value per component,
+in the order of `components.parquet`. `gbcd.scan` unfolds it to the tidy table of the contract. Edges are moments over the
+prompts of a batch, added up for the shard.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-#: Statistics that the engine gives per prompt and part.
-STATISTICS = ("grad_norm", "centered_grad_norm", "taylor")
+#: Statistics that the engine gives per prompt and part; attributions are signed.
+NORMS = ("grad_norm", "centered_grad_norm", "contrast_norm")
+ATTRIBUTIONS = ("taylor", "mean_attribution", "attribution")
+STATISTICS = (*NORMS, *ATTRIBUTIONS)
 
 OK, NON_FINITE, UNCALIBRATED, FAILED = "ok", "non_finite", "uncalibrated", "failed"
 """Status of a row. `uncalibrated`: the prompt is longer than the calibration sample reaches, or its template too rare
-in it, so its centred norms are null; the rest of the row is good. `failed`: the computation raised on this prompt, so
-its row says what was asked and holds no values."""
+in it, so what is centred at its mean is null; the rest of the row is good. `failed`: the computation raised on this
+prompt, for the `reason` given, so its row says what was asked and holds no values."""
 
 PROMPTS = pa.schema(
     [
@@ -28,28 +33,20 @@ PROMPTS = pa.schema(
         ("wrong_answer", pa.string()),
         ("wrong_token", pa.string()),
         ("n_tokens", pa.int32()),
+        ("reference", pa.string()),
         ("answer_logit", pa.float32()),
         ("wrong_logit", pa.float32()),
         ("correct", pa.bool_()),
+        ("above_wrong", pa.bool_()),
         ("loss", pa.float32()),
         ("status", pa.string()),
+        ("reason", pa.string()),
     ]
 )
 """One row per prompt and wrong answer. `wrong_answer` is the definition, `wrong_token` the token it picked (null for a
-distribution), `correct` whether the model's first choice is an answer."""
-
-COHERENCE = pa.schema(
-    [
-        ("task", pa.string()),
-        ("wrong_answer", pa.string()),
-        ("component", pa.string()),
-        ("batch", pa.int64()),
-        ("n", pa.int64()),
-        ("sum_sq", pa.float64()),
-        ("sq_sum", pa.float64()),
-    ]
-)
-"""One row per component and batch of `n` prompts: `sum_sq = ||sum_i G_i||^2` and `sq_sum = sum_i ||G_i||^2`."""
+distribution), `reference` what contrast norms and attributions compare with (`counterfactual`, `partner`, `none`),
+`correct` whether the model's first choice is an answer, `above_wrong` whether the answer's logit is above that of the
+task's own wrong answer (null where it has none)."""
 
 COMPONENTS = pa.schema(
     [
@@ -62,18 +59,40 @@ COMPONENTS = pa.schema(
     ]
 )
 
+_MOMENT = pa.list_(pa.field("item", pa.float64(), nullable=False))
+
+EDGES = pa.schema(
+    [("task", pa.string()), ("wrong_answer", pa.string()), ("n", pa.int64())]
+    + [(name, _MOMENT) for name in ("sum", "sum_sq", "n_positive")]
+)
+"""One row per task and wrong answer: over `n` prompts, the sum of the attributions of each edge, the sum of their squares
+and the number of positive ones; edges in the order of `gbcd.component.edges`."""
+
 
 def norms_schema(n_components: int) -> pa.Schema:
-    """Schema of the norms: float32 lists of `n_components` values; null where the row is `non_finite` or `failed`, and
-    the centred ones also where it is `uncalibrated`."""
+    """Schema of the statistics: float32 lists of `n_components` values, null where a prompt has none."""
     values = pa.list_(pa.field("item", pa.float32(), nullable=False), n_components)
     keys = [(name, pa.string()) for name in ("prompt_id", "task", "template", "wrong_answer")]
     return pa.schema([*keys, *((name, values) for name in STATISTICS)])
 
 
 class ShardTables(NamedTuple):
-    """Everything that one shard writes."""
+    """Everything that one shard, or one batch of it, writes; `edges` where a study asks for them."""
 
     prompts: pa.Table
     norms: pa.Table
-    coherence: pa.Table
+    edges: pa.Table | None = None
+
+
+def concatenated(batches: Sequence[ShardTables]) -> ShardTables:
+    """The tables of a shard from those of its batches: rows by wrong answer, then in the order of the batches."""
+    prompts, norms = (pa.concat_tables(tables) for tables in ([b.prompts for b in batches], [b.norms for b in batches]))
+    order = pc.unique(prompts["wrong_answer"])
+    rank = pc.index_in(prompts["wrong_answer"], value_set=order)
+    at = pc.sort_indices(
+        pa.table({"rank": rank, "row": range(len(prompts))}), sort_keys=[("rank", "ascending"), ("row", "ascending")]
+    )
+    edges = [batch.edges for batch in batches if batch.edges is not None]
+    return ShardTables(prompts.take(at), norms.take(at), pa.concat_tables(edges) if edges else None)
+
+COHERENCE = pa.schema([])

@@ -65,7 +65,8 @@ class Options:
         record: names of values to keep in `Run.values`: those of `Patches`, and `x3`, the residual stream before block 3.
         patches: values that are replaced.
         every_token: compute every token in the last block too.
-        per_query_head: give every head of queries a key and value of its own, so that their gradients are apart.
+        edges: keep what attribution of edges reads: inputs of norms, and gradients of keys and values apart for every head
+            of queries.
     """
 
     rules: Rules = PLAIN
@@ -74,7 +75,7 @@ class Options:
     record: Collection[str] = ()
     patches: Patches = field(default_factory=dict[str, SlicePatch])
     every_token: bool = False
-    per_query_head: bool = False
+    edges: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,11 @@ class Run:
         receive(self._embedding_gradient(d_root, d_logits, d_hidden))
         return d_root
 
+    def inputs(self) -> list[InputRows]:
+        """Every input of maps and norm weights, once each, of a run that keeps them; last what the unembedding reads."""
+        kept = {id(one.input): one.input for one in self.trace.maps.values()}
+        return [*kept.values(), *self.trace.norms.values(), self.hidden()]
+
     def hidden(self) -> InputRows:
         """What the unembedding reads."""
         return _Rows(self.packed, True).named("unembed", self._hidden)
@@ -241,7 +247,7 @@ class _Forward:
 
     def __init__(self, decoder: Decoder, packed: Packed, options: Options) -> None:
         self.decoder, self.packed, self.options = decoder, packed, options
-        self.trace = Trace(options.rules, keep=options.keep)
+        self.trace = Trace(options.rules, keep=options.keep, keep_sources=options.edges)
         self.values: dict[str, Tensor] = {}
         self._everything = _Rows(packed, False)
         self._masks: dict[int | None, Float[Tensor, "#example 1 pos pos"]] = {}
@@ -281,7 +287,7 @@ class _Forward:
         else:
             parts = self._parts(normal, block.maps, read)
         q, k, v = (self._patched(f"a{layer}.{part}", parts[part]) for part in "qkv")
-        if self.options.per_query_head and k.shape[2] != q.shape[2]:
+        if self.options.edges and k.shape[2] != q.shape[2]:
             k, v = (_per_query_head(values, q.shape[2], self.trace, f"a{layer}", part)
                     for values, part in ((k, "k"), (v, "v")))  # fmt: skip
         z = self._patched(f"a{layer}.z", self._mixed(block, q, k, v, rows)).flatten(2)

@@ -164,6 +164,8 @@ class Trace:
         keep: whether `maps` and `norms` are filled.
         maps: by the components of a map.
         norms: normalised inputs by the norm's component.
+        keep_sources: whether `sources` is filled.
+        sources: inputs of norms by the norm's component.
         shared: while it is passed back with a key and value for every head of queries, their gradients by name (`a3.k`).
         receive: gets the gradients.
     """
@@ -172,6 +174,8 @@ class Trace:
     keep: bool = False
     maps: dict[tuple[str, ...], KeptMap] = field(default_factory=dict[tuple[str, ...], KeptMap])
     norms: dict[str, InputRows] = field(default_factory=dict[str, InputRows])
+    keep_sources: bool = False
+    sources: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     shared: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     receive: Callable[[Gradient], None] | None = None
 
@@ -251,6 +255,8 @@ def mapped(
 
 def normed(x: Float[Tensor, "*rows d"], norm: Norm, rows: InputRows, trace: Trace) -> Float[Tensor, "*rows d"]:
     """Apply a norm; likewise. `rows` names the normalised input, whose values are made when somebody asks."""
+    if trace.keep_sources:
+        trace.sources[norm.component] = x.detach()
     if trace.keep:
         normalised = norm.normalised(x.detach(), norm.inverse_deviation(x.detach()))
         trace.norms[norm.component] = rows._replace(x=normalised.flatten(2))

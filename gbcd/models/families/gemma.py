@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
+
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from gbcd.models.families.llama import attention_maps, mlp_maps, rotary, window
@@ -60,7 +62,7 @@ def spec(model: PreTrainedModel) -> ModelSpec:
     width = int(config.hidden_size)
     embedding = EmbeddingSpec(
         "model.embed_tokens", None, "lm_head", bool(config.tie_word_embeddings),
-        scale=width**0.5, logit_cap=config.final_logit_softcapping,
+        scale=float(torch.tensor(width**0.5)), logit_cap=config.final_logit_softcapping,
     )  # fmt: skip
     heads = int(config.num_attention_heads)
     return ModelSpec(tuple(attentions), tuple(mlps), _norm("model.norm", "final.norm"), embedding, heads, width)
