@@ -63,107 +63,144 @@ def recorded(decoder: Decoder) -> tuple[str, ...]:
 
 
 class EdgeScores:
-    """Receives the gradients of one backward pass (`Run.backward`), beside the difference of two runs."""
+    """Receives the gradients of one backward pass (`Run.backward`), beside the difference of two runs.
+
+    What every node writes, less what it writes in the other run, lies in one tensor, source by source, so that the
+    sources before a reader are a slice of it. The norm before a reader is linear on the way back: for an RMS norm with
+    weight s, input x of width d and inverse deviation r, `g = r s h - (r^3 / d) <s h, x> x` of a gradient h by its output,
+    so that `a . g = r <a, s h> - (r^3 / d) <s h, x> <a, x>`: the reader's gradients are never formed beside h.
+    """
 
     def __init__(self, decoder: Decoder, run: Run, other: Run) -> None:
         """`run` is passed back; both recorded what `recorded` names, and `run` keeps its norms' inputs."""
         self._decoder, self._run = decoder, run
         self._written = _differences(decoder, run, other)
-        self._read: dict[tuple[int, str], Tensor] = {}
-        self._into_mlps: dict[int, Tensor] = {}
+        self._into_heads: dict[tuple[int, str], Tensor] = {}
+        self._d_mlps: dict[int, Tensor] = {}
         self._into_logits: Tensor | None = None
 
     def __call__(self, gradient: Gradient) -> None:
         """Take in one gradient."""
         if isinstance(gradient, EmbeddingGradient):
-            norm = self._decoder.final_norm
-            back = self._through_norm(norm, gradient.d_hidden)
-            self._into_logits = self._scores(self._before(self._decoder.spec.n_layers), back.unsqueeze(2))
+            n_sources = self._written.shape[1]
+            d = gradient.d_hidden.unsqueeze(2)
+            self._into_logits = self._scores(n_sources, d, self._decoder.final_norm)
         elif isinstance(gradient, MapGradient) and gradient.axis == "out":
-            layer = int(gradient.components[0].split(".")[0][1:])
-            if gradient.components[0].startswith("m"):
-                before = self._into_mlps.get(layer)
-                self._into_mlps[layer] = gradient.d_input if before is None else before + gradient.d_input
+            name = gradient.components[0]
+            layer = int(name.split(".")[0][1:])
+            if name.startswith("m"):
+                before = self._d_mlps.get(layer)
+                self._d_mlps[layer] = gradient.d_input if before is None else before + gradient.d_input
             else:
-                self._into_heads(layer, gradient)
+                self._heads(layer, gradient)
 
     def values(self) -> Float[Tensor, "prompt edge"]:
         """Scores of all edges, after the pass."""
         decoder, n_heads = self._decoder, self._decoder.spec.n_heads
         found: list[Tensor] = []
         for layer in range(decoder.spec.n_layers):
-            by_part = torch.stack([self._read[layer, part] for part in "qkv"], 2)
-            found.append(by_part.flatten(1))
+            found.append(torch.stack([self._into_heads[layer, part] for part in "qkv"], 2).flatten(1))
             mlp = decoder.mlps[layer]
             if mlp is not None:
-                d = self._through_norm(mlp.norm, self._into_mlps.pop(layer))
-                heads = 0 if decoder.spec.parallel else n_heads
-                sources = self._before(layer, heads)
-                found.append(self._scores(sources, d.unsqueeze(2)).flatten(1))
+                n_sources = self._n_before(layer) + (0 if decoder.spec.parallel else n_heads)
+                found.append(self._scores(n_sources, self._d_mlps.pop(layer).unsqueeze(2), mlp.norm).flatten(1))
         assert self._into_logits is not None
         return torch.cat([*found, self._into_logits.flatten(1)], 1)
 
-    def _into_heads(self, layer: int, gradient: MapGradient) -> None:
+    def _heads(self, layer: int, gradient: MapGradient) -> None:
+        """Edges into the queries, keys or values of every head, from the gradients of their maps' outputs."""
         n_heads = self._decoder.spec.n_heads
-        attention = self._decoder.attentions[layer]
         width = gradient.d_output.shape[2] // len(gradient.components)
         by_part: dict[str, list[int]] = {}
         for index, name in enumerate(gradient.components):
             by_part.setdefault(name.rsplit(".", 1)[1], []).append(index)
         for part, indices in by_part.items():
             shared = self._run.trace.shared.pop(f"a{layer}.{part}", None)
-            d = gradient.d_output.unflatten(2, (-1, width))[:, :, indices] if shared is None else shared
+            if shared is None:
+                d = gradient.d_output.unflatten(2, (-1, width))[:, :, indices]
+            else:
+                d = self._before_norm(layer, part, shared)
             weight = gradient.weight.unflatten(1, (-1, width))[:, indices]
             weight = weight.repeat_interleave(n_heads // len(indices), 1)
             into = torch.einsum("erhk,dhk->erhd", d.to(weight.dtype), weight)
-            back = self._through_norm(attention.norm, into)
-            self._read[layer, part] = self._scores(self._before(layer), back)
+            norm = self._decoder.attentions[layer].norm
+            self._into_heads[layer, part] = self._scores(self._n_before(layer), into, norm)
 
-    def _through_norm(self, norm: Norm | None, d: Float[Tensor, "prompt row *d"]) -> Float[Tensor, "prompt row *d"]:
-        """Back to the residual stream, reader by reader."""
+    def _before_norm(
+        self, layer: int, part: str, d: Float[Tensor, "prompt pos head d_head"]
+    ) -> Float[Tensor, "prompt pos head d_head"]:
+        """Gradients of keys, one for every head of queries, back through their norm where the model has one."""
+        norm = self._decoder.attentions[layer].k_norm if part == "k" else None
         if norm is None:
             return d
         x = self._run.trace.sources[norm.component]
-        rows_at_answers = d.shape[1] != x.shape[1]
-        x = self._run.packed.at_answers(x) if rows_at_answers else x
-        x = x.unsqueeze(2).expand_as(d).contiguous() if d.ndim == 4 else x
+        x = x.repeat_interleave(d.shape[2] // x.shape[2], 2)
         _, mean, rstd = norm(x)
-        return norm.back(d, x, mean, rstd, self._run.trace.rules.fixed_norms)
+        return norm.back(d.contiguous(), x, mean, rstd, self._run.trace.rules.fixed_norms)
 
-    def _before(self, layer: int, heads: int = 0) -> list[Tensor]:
-        """Differences of what stands before `layer`, with `heads` of its own."""
-        n_heads = self._decoder.spec.n_heads
+    def _n_before(self, layer: int) -> int:
+        """How many sources stand before `layer`."""
         n_mlps = sum(mlp is not None for mlp in self._decoder.mlps[:layer])
-        return self._written[: 1 + layer * n_heads + n_mlps + heads]
+        return 1 + layer * self._decoder.spec.n_heads + n_mlps
 
     def _scores(
-        self, sources: list[Tensor], d: Float[Tensor, "prompt row reader d"]
+        self, n_sources: int, d: Float[Tensor, "prompt row reader d"], norm: Norm | None
     ) -> Float[Tensor, "prompt reader source"]:
-        aligned = [_rows(self._run.packed, one, d.shape[1]) for one in sources]
-        written = torch.stack(aligned, 1).flatten(2)
-        return torch.bmm(widened(d.transpose(1, 2).flatten(2)), widened(written).transpose(1, 2))
+        """Inner products of what sources wrote and readers' gradients `d` by the output of their norm."""
+        d, packed = widened(d), self._run.packed
+        written = self._written[:, :n_sources]
+        if d.shape[1] != packed.ids.shape[1]:
+            index = packed.answers[:, None, :, None].expand(-1, n_sources, -1, written.shape[3])
+            written = written.gather(2, index)
+        if norm is None:
+            return torch.bmm(d.transpose(1, 2).flatten(2), written.flatten(2).transpose(1, 2))
+        x = self._run.trace.sources[norm.component]
+        x = widened(packed.at_answers(x) if x.shape[1] != d.shape[1] else x)
+        rstd = norm.inverse_deviation(x)
+        d = d * (norm.scale * rstd).unsqueeze(2)
+        if norm.kind == "layer":
+            x = x - x.mean(-1, keepdim=True)
+            d = d - d.mean(-1, keepdim=True)
+        found = torch.bmm(d.transpose(1, 2).flatten(2), written.flatten(2).transpose(1, 2))
+        if self._run.trace.rules.fixed_norms:
+            return found
+        along = torch.einsum("erhd,erd->ehr", d, x) * (rstd.squeeze(2).square() / x.shape[2]).unsqueeze(1)
+        return found - torch.bmm(along, torch.einsum("eurd,erd->eru", written, x))
 
 
-def _rows(packed: Packed, x: Float[Tensor, "prompt pos d"], n_rows: int) -> Float[Tensor, "prompt row d"]:
-    """Differences at the rows that a reader has; what was written at the answers alone is zero elsewhere."""
-    if x.shape[1] == n_rows:
-        return x
-    if x.shape[1] == packed.ids.shape[1]:
-        return packed.at_answers(x)
-    zeros = x.new_zeros(len(x), n_rows, x.shape[2])
-    return zeros.scatter_(1, packed.answers.unsqueeze(2).expand(-1, -1, x.shape[2]), x)
+def _differences(decoder: Decoder, run: Run, other: Run) -> Float[Tensor, "prompt source pos d_model"]:
+    """What every node writes to the residual stream, less what it writes in the other run, in the order of sources.
 
-
-def _differences(decoder: Decoder, run: Run, other: Run) -> list[Float[Tensor, "prompt row d_model"]]:
-    """What every node writes to the residual stream, less what it writes in the other run, in the order of sources."""
-    found = [_aligned(run, run.values["x0"], other.values["x0"])]
+    What was written at the answers alone (last block) is zero elsewhere.
+    """
+    n_heads, n_mlps = decoder.spec.n_heads, sum(mlp is not None for mlp in decoder.mlps)
+    x0 = _aligned(run, run.values["x0"], other.values["x0"])
+    n_sources = 1 + decoder.spec.n_layers * n_heads + n_mlps
+    wide = torch.promote_types(x0.dtype, torch.float32)
+    found = torch.zeros(len(x0), n_sources, *x0.shape[1:], dtype=wide, device=x0.device)
+    found[:, 0] = x0
+    at = 1
     for layer in range(decoder.spec.n_layers):
         here, there = (_by_head(decoder, layer, one.values[f"a{layer}.z"]) for one in (run, other))
-        found += list(_aligned(run, here.flatten(2), there.flatten(2)).unflatten(2, (decoder.spec.n_heads, -1)).unbind(2))
+        heads = _aligned(run, here.flatten(2), there.flatten(2)).unflatten(2, (n_heads, -1))
+        _put(run.packed, found[:, at : at + n_heads], heads.transpose(1, 2))
+        at += n_heads
         if decoder.mlps[layer] is not None:
             name = f"m{layer}.out"
-            found.append(_aligned(run, run.values[name].squeeze(2), other.values[name].squeeze(2)))
+            mlp = _aligned(run, run.values[name].squeeze(2), other.values[name].squeeze(2))
+            _put(run.packed, found[:, at : at + 1], mlp.unsqueeze(1))
+            at += 1
     return found
+
+
+def _put(
+    packed: Packed, place: Float[Tensor, "prompt source pos d"], rows: Float[Tensor, "prompt source row d"]
+) -> None:
+    if rows.shape[2] == place.shape[2]:
+        place.copy_(rows)
+    else:
+        index = packed.answers[:, None, :, None].expand(-1, rows.shape[1], -1, rows.shape[3])
+        place.scatter_(2, index, rows.to(place.dtype))
 
 
 def _aligned(

@@ -287,15 +287,13 @@ class _Forward:
         else:
             parts = self._parts(normal, block.maps, read)
         q, k, v = (self._patched(f"a{layer}.{part}", parts[part]) for part in "qkv")
-        if self.options.edges and k.shape[2] != q.shape[2]:
-            k, v = (_per_query_head(values, q.shape[2], self.trace, f"a{layer}", part)
-                    for values, part in ((k, "k"), (v, "v")))  # fmt: skip
-        z = self._patched(f"a{layer}.z", self._mixed(block, q, k, v, rows)).flatten(2)
+        z = self._patched(f"a{layer}.z", self._mixed(layer, block, q, k, v, rows)).flatten(2)
         written = mapped(z, block.out, rows.named(f"a{layer}.o", z), self.trace)
         return written if block.post_norm is None else self._normed(written, block.post_norm, rows)
 
     def _mixed(
         self,
+        layer: int,
         block: _Attention,
         q: Float[Tensor, "example row head d_head"],
         k: Float[Tensor, "example pos group d_head"],
@@ -308,6 +306,9 @@ class _Forward:
             q = self._normed(q, block.q_norm, rows)
         if block.k_norm is not None:
             k = self._normed(k, block.k_norm, self._everything)
+        if self.options.edges and k.shape[2] != q.shape[2]:
+            k, v = (_per_query_head(values, q.shape[2], self.trace, f"a{layer}.{part}")
+                    for values, part in ((k, "k"), (v, "v")))  # fmt: skip
         if spec.rotary is not None:
             q, k = self._rotated(q, spec, rows), self._rotated(k, spec, self._everything)
         # one minus the largest probability of a sure head has no digits in bfloat16
@@ -426,11 +427,11 @@ def _by_group(
 
 
 def _per_query_head(
-    values: Float[Tensor, "example pos group d_head"], n_heads: int, trace: Trace, layer: str, part: str
+    values: Float[Tensor, "example pos group d_head"], n_heads: int, trace: Trace, name: str
 ) -> Float[Tensor, "example pos head d_head"]:
     repeated = values.repeat_interleave(n_heads // values.shape[2], 2)
     if repeated.requires_grad:
-        repeated.register_hook(lambda d: trace.hand_out_shared(f"{layer}.{part}", d))
+        repeated.register_hook(lambda d: trace.keep_shared(name, d))
     return repeated
 
 

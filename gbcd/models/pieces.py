@@ -166,7 +166,8 @@ class Trace:
         norms: normalised inputs by the norm's component.
         keep_sources: whether `sources` is filled.
         sources: inputs of norms by the norm's component.
-        shared: while it is passed back with a key and value for every head of queries, their gradients by name (`a3.k`).
+        shared: while it is passed back, gradients of keys (behind their norm) and values by name (`a3.k`), apart for
+            every head of queries.
         receive: gets the gradients.
     """
 
@@ -179,7 +180,7 @@ class Trace:
     shared: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     receive: Callable[[Gradient], None] | None = None
 
-    def hand_out_shared(self, name: str, d: Float[Tensor, "example pos head d_head"]) -> None:
+    def keep_shared(self, name: str, d: Float[Tensor, "example pos head d_head"]) -> None:
         """Keep the gradient of keys or values by head of queries until their map is reached."""
         self.shared[name] = d
 
