@@ -9,6 +9,7 @@ import polars as pl
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gbcd.engine.engine import Engine
+from gbcd.engine.tables import concatenated
 from gbcd.errors import BadInput
 from gbcd.models import load as models
 from gbcd.prompting import tokens
@@ -47,7 +48,9 @@ def gradient_norms(
     names = [wrong_answer] if isinstance(wrong_answer, str) else list(wrong_answer)
     loaded = models.prepared(type(model).__name__, model, tokenizer)
     encoded = tokens.encode(prompts, tokenizer, loaded.context)
-    calibration = Engine(loaded, names, batch_size).calibrate(encoded)
-    tables = Engine(loaded, names, batch_size, calibration).compute(encoded)
+    calibration = Engine(loaded, names).calibrate(encoded, batch_size=batch_size)
+    engine = Engine(loaded, names, calibration)
+    batches = [encoded[start : start + batch_size] for start in range(0, len(encoded), batch_size)]
+    tables = concatenated([engine.compute(batch) for batch in batches])
     parts = cast(pl.DataFrame, pl.from_arrow(component_table(loaded.components)))
     return unfold(cast(pl.DataFrame, pl.from_arrow(tables.norms)).lazy(), parts).collect()
