@@ -7,7 +7,7 @@ reference.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,7 @@ from gbcd.models.captured import EmbeddingGradient, InputRows, MapGradient
 from gbcd.models.decoder import Run
 
 
+@runtime_checkable
 class Reference(Protocol):
     """A reference point for the examples of a batch."""
 
