@@ -287,15 +287,13 @@ class _Forward:
         else:
             parts = self._parts(normal, block.maps, read)
         q, k, v = (self._patched(f"a{layer}.{part}", parts[part]) for part in "qkv")
-        if self.options.edges and k.shape[2] != q.shape[2]:
-            k, v = (_per_query_head(values, q.shape[2], self.trace, f"a{layer}", part)
-                    for values, part in ((k, "k"), (v, "v")))  # fmt: skip
-        z = self._patched(f"a{layer}.z", self._mixed(block, q, k, v, rows)).flatten(2)
+        z = self._patched(f"a{layer}.z", self._mixed(layer, block, q, k, v, rows)).flatten(2)
         written = mapped(z, block.out, rows.named(f"a{layer}.o", z), self.trace)
         return written if block.post_norm is None else self._normed(written, block.post_norm, rows)
 
     def _mixed(
         self,
+        layer: int,
         block: _Attention,
         q: Float[Tensor, "example row head d_head"],
         k: Float[Tensor, "example pos group d_head"],
@@ -306,8 +304,12 @@ class _Forward:
         spec, rules = block.spec, self.options.rules
         if block.q_norm is not None:
             q = self._normed(q, block.q_norm, rows)
+        source = k
         if block.k_norm is not None:
             k = self._normed(k, block.k_norm, self._everything)
+        if self.options.edges and k.shape[2] != q.shape[2]:
+            k = self._per_query_head(f"a{layer}.k", k, q.shape[2], block.k_norm, source.detach())
+            v = self._per_query_head(f"a{layer}.v", v, q.shape[2])
         if spec.rotary is not None:
             q, k = self._rotated(q, spec, rows), self._rotated(k, spec, self._everything)
         # one minus the largest probability of a sure head has no digits in bfloat16
@@ -324,6 +326,29 @@ class _Forward:
         pattern = softmax(scores, rules.softmax_temperature).flatten(2, 3)
         z = torch.matmul(pattern, v).unflatten(2, (-1, shape[1]))
         return z.permute(0, 3, 1, 2, 4).flatten(2, 3).to(self.decoder.token_table.dtype)
+
+    def _per_query_head(
+        self,
+        name: str,
+        values: Float[Tensor, "example pos group d_head"],
+        n_heads: int,
+        norm: Norm | None = None,
+        source: Float[Tensor, "example pos group d_head"] | None = None,
+    ) -> Float[Tensor, "example pos head d_head"]:
+        """Shared keys or values, repeated; their gradients, by `source` where a norm made them of it, are kept apart."""
+        n_repeats, fixed = n_heads // values.shape[2], self.options.rules.fixed_norms
+        repeated = values.repeat_interleave(n_repeats, 2)
+
+        def keep(d: Float[Tensor, "example pos head d_head"]) -> None:
+            if norm is not None and source is not None:
+                x = source.repeat_interleave(n_repeats, 2)
+                _, mean, rstd = norm(x)
+                d = norm.back(d, x, mean, rstd, fixed)
+            self.trace.shared[name] = d
+
+        if repeated.requires_grad:
+            repeated.register_hook(keep)
+        return repeated
 
     def _mlp(
         self, layer: int, block: _Mlp, stream: Float[Tensor, "example row d"], rows: _Rows
@@ -423,15 +448,6 @@ def _by_group(
 ) -> Float[Tensor, "example group rows_of_group d_head"]:
     """Queries of the heads that share keys and values, end to end."""
     return q.unflatten(2, (n_groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-
-
-def _per_query_head(
-    values: Float[Tensor, "example pos group d_head"], n_heads: int, trace: Trace, layer: str, part: str
-) -> Float[Tensor, "example pos head d_head"]:
-    repeated = values.repeat_interleave(n_heads // values.shape[2], 2)
-    if repeated.requires_grad:
-        repeated.register_hook(lambda d: trace.hand_out_shared(f"{layer}.{part}", d))
-    return repeated
 
 
 def _parameter(model: nn.Module, module: str) -> Tensor:

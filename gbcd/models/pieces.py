@@ -179,10 +179,6 @@ class Trace:
     shared: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     receive: Callable[[Gradient], None] | None = None
 
-    def hand_out_shared(self, name: str, d: Float[Tensor, "example pos head d_head"]) -> None:
-        """Keep the gradient of keys or values by head of queries until their map is reached."""
-        self.shared[name] = d
-
 
 class _Map(torch.autograd.Function):
     @staticmethod
