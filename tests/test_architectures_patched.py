@@ -15,7 +15,7 @@ from gbcd.evaluation.attribution import attribute
 from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import pair_up
-from gbcd.evaluation.points import points
+from gbcd.evaluation.places import places_of
 from gbcd.models.load import prepared
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
@@ -105,7 +105,7 @@ def case(family: str, level: str):
         ids, other = (tuple(map(int, rng.integers(0, VOCAB, 7))) for _ in range(2))
         answer, wrong = map(int, rng.choice(VOCAB, 2, replace=False))
         prompts.append(EncodedPrompt(Prompt(f"p{index}", "ioi", "t", "", ()), ids, (answer,), (wrong,), None, other))
-    places = points(loaded.sites, loaded.components, level)
+    places = places_of(loaded.components, level)
     places = [point for point in places if point.layer == 1]
     return loaded, prompts, pair_up(prompts, 2), places, metric_for("logit_difference", prompts, loaded.device)
 
@@ -118,6 +118,8 @@ def test_effects_are_those_of_hooks_placed_by_hand(family):
     np.testing.assert_allclose(effects.clean[0], difference(loaded.model, prompt, prompt.ids), rtol=1e-5)
     for column, point in enumerate(places):
         where = place(family, loaded.model, point.name)
+        if point.value == "m1.out" and family.startswith("gemma"):
+            where = Place(loaded.model.model.layers[1].post_feedforward_layernorm, False, slice(None))
         away = value(loaded.model, prompt.counterfactual_ids, where)
         mean = torch.stack([value(loaded.model, prompt.ids, where) for prompt in prompts]).mean(0)
         for ablation, by in {"resample": away, "mean": mean, "zero": torch.zeros_like(away)}.items():
@@ -149,7 +151,7 @@ def test_in_the_last_block_the_mlps_direct_effect_is_its_share_of_the_logits(fam
     model, ids = loaded.model, (3, 1, 4, 1, 5)
     record = Prompt("p", "ioi", "t", "", ())
     prompt = EncodedPrompt(record, ids, (9,), (2,), None, (2, 7, 1, 8, 2))
-    places = points(loaded.sites, loaded.components, "node")
+    places = places_of(loaded.components, "node")
     metric = metric_for("logit_difference", [prompt], loaded.device)
     found = attribute(loaded, pair_up([prompt], 1), places, metric, with_direct=True)["direct_effect"].values[0]
     block = model.gpt_neox.layers[2] if family == "gpt_neox_serial" else model.model.layers[2]
