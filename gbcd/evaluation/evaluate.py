@@ -25,7 +25,7 @@ from gbcd.analysis.shard_values import Key
 from gbcd.errors import BadInput, listed
 from gbcd.evaluation.aggregation import first_prompts
 from gbcd.evaluation.pairs import Pairs, alone, pair_up
-from gbcd.evaluation.points import Level
+from gbcd.evaluation.places import Level
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import poisson_weights, score_replicas
 from gbcd.evaluation.steps import Watch, unwatched
@@ -95,7 +95,7 @@ def evaluate(
     loaded = _load(store, plan)
     inputs, pairs, notes = Inputs(store, plan), dict[str, Pairs](), list[str]()
     for task in plan.study.tasks:
-        batched = alone if loaded.sites.reads_every_token else pair_up
+        batched = alone if loaded.spec.reads_every_token else pair_up
         pairs[task] = batched(inputs.sample(task, n_pairs), batch_size)
         if pairs[task].refused:
             notes.append(_refusals(task, pairs[task].refused))

@@ -40,8 +40,8 @@ EFFECTS = pl.Schema(
     }
 )
 """One row per component and method. Of an ablation or an attribution `value` is the mean drop in the metric (or its
-estimate); of `contrast_norm`, one for each `wrong_answer`, the mean norm, which has no sign and another unit. `gap` is
-the mean metric on the prompts less that on their counterfactuals; `cost` in forward passes over all pairs."""
+estimate). `gap` is the mean metric on the prompts less that on their counterfactuals; `cost` in forward passes over all
+pairs."""
 
 FAITHFULNESS = pl.Schema(
     {**_NAMES, "size": pl.Float64(), "n_components": pl.Int64(), "faithfulness": pl.Float64()}

@@ -15,13 +15,13 @@ from gbcd.component import Component
 from gbcd.evaluation.aggregation import aggregation_rows
 from gbcd.evaluation.agreement import largest
 from gbcd.evaluation.attribution import Attribution, attribute
-from gbcd.evaluation.baselines import Asked, attribution_scores, baseline_scores, contrast_scores
-from gbcd.evaluation.edges import can_score_edges, edge_attribution
+from gbcd.evaluation.baselines import Asked, attribution_scores, baseline_scores
+from gbcd.evaluation.edges import edge_attribution
 from gbcd.evaluation.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
 from gbcd.evaluation.interventions import Effects, measure_effects
 from gbcd.evaluation.metrics import MEAN_SQUARED_ERROR, Metric, metric_for
 from gbcd.evaluation.pairs import Pairs
-from gbcd.evaluation.points import Level, points
+from gbcd.evaluation.places import Level, places_of
 from gbcd.evaluation.recovery import Score, Truth, measured_truth, published_truth, recovery_rows
 from gbcd.evaluation.replicas import interval, means
 from gbcd.evaluation.steps import Watch, of_task
@@ -51,11 +51,6 @@ class Case(NamedTuple):
     per_prompt: dict[str, dict[str, Float[np.ndarray, "components prompts"]]]
 
     @property
-    def wrong_answers(self) -> list[str]:
-        """Of the study."""
-        return list(dict.fromkeys(score.wrong_answer for score in self.scores if score.wrong_answer is not None))
-
-    @property
     def default_scores(self) -> list[Score]:
         """Those of the statistic that components are ranked by, one for each wrong answer."""
         default = score_statistic({score.method for score in self.scores})
@@ -74,19 +69,17 @@ class TaskEvaluation(NamedTuple):
 
 def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int, watch: Watch) -> TaskEvaluation:
     """Measure effects, hold every score against them, and run the circuits that the scores give."""
-    places = points(loaded.sites, loaded.components, level)
+    places = places_of(loaded.components, level)
     metric = metric_for(_metric_name(case), case.pairs.encoded, loaded.device, space_of(loaded.tokenizer))
     watch = of_task(watch, case.task)
     effects = measure_effects(loaded, case.pairs, places, metric, watch=watch)
     attributions: dict[str, Attribution] = {}
     asked = Asked(loaded, case.pairs, case.components, np.random.default_rng(seed))
     scores = [*case.scores, *baseline_scores(asked, case.weights)]
-    contrasts: list[Score] = []
     if case.pairs.are_pairs:
         watch("attributions", 0, 1)
         attributions = attribute(loaded, case.pairs, places, metric, with_direct=level == "node")
-        contrasts = contrast_scores(loaded, case.pairs, case.components, case.wrong_answers, case.weights)
-        scores += [*attribution_scores(attributions, case.weights), *contrasts]
+        scores += attribution_scores(attributions, case.weights)
     truths = _truths(case, effects, loaded.name, level)
     first = next(iter(effects.drops.values())).mean(axis=0)
     figures = list(recovery_rows(scores, truths, _groups(case.components)))
@@ -99,7 +92,7 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int, watc
     counted = {**shared, "n_components": len(case.components)}
     return TaskEvaluation(
         [{**counted, **row} for row in [*figures, *curves.figures]],
-        [{**shared, **row} for row in _effect_rows(case, effects, attributions, contrasts)],
+        [{**shared, **row} for row in _effect_rows(case, effects, attributions)],
         [{"task": case.task, **row} for row in curves.rows],
         [
             {"task": case.task, "wrong_answer": wrong_answer, **row}
@@ -112,8 +105,8 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int, watc
 
 def _circuits(loaded: LoadedModel, case: Case, metric: Metric) -> dict[str, Circuit]:
     """The circuit of each default score, its edges scored by edge attribution."""
-    cfg = Config.of(loaded.components, loaded.sites.parallel)
-    if cfg is None or not can_score_edges(loaded):
+    cfg = Config.of(loaded.components, loaded.spec.parallel)
+    if cfg is None or None in loaded.spec.mlps:
         return {}
     edges, names = edge_attribution(loaded, case.pairs, metric, cfg), [node.name for node in case.components]
     found: dict[str, Circuit] = {}
@@ -154,16 +147,14 @@ def _groups(components: Sequence[Component]) -> dict[str, Bool[np.ndarray, " com
     return {name: inside for name, inside in groups.items() if inside.any()}
 
 
-def _effect_rows(
-    case: Case, effects: Effects, attributions: dict[str, Attribution], contrasts: Sequence[Score]
-) -> list[dict[str, Any]]:
+def _effect_rows(case: Case, effects: Effects, attributions: dict[str, Attribution]) -> list[dict[str, Any]]:
     gap = float((effects.clean - effects.counterfactual).mean())
     tables = [
         Score(name, None, means(case.weights, drops), effects.cost[name]) for name, drops in effects.drops.items()
     ]
     tables += [Score(name, None, means(case.weights, some.values), some.cost) for name, some in attributions.items()]
     rows: list[dict[str, Any]] = []
-    for table in (*tables, *contrasts):
+    for table in tables:
         for index, component in enumerate(case.components):
             low, high = interval(table.replicas[:, index])
             rows.append(
