@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 from tiny_models import saved_tiny_gpt2
 
+from gbcd.analysis.circuit_files import load_circuit
 from gbcd.analysis.nodes import NodeMap
 from gbcd.analysis.shard_values import Key
-from gbcd.analysis.stored_circuits import load_circuit
 from gbcd.commands.evaluate import show_evaluation
 from gbcd.errors import BadInput
 from gbcd.evaluation import baselines
@@ -102,20 +102,25 @@ def test_every_score_and_baseline_is_held_against_every_truth(evaluation):
     figures = rows.group_by("method", "wrong_answer").agg(pl.col("figure").unique())
     wanted = {"auroc", "auroc_pessimistic", "auprc", "spearman", "stability", "cpr", "cmd"}
     assert all(wanted <= set(found) for found in figures["figure"])
-    assert rows.filter(pl.col("figure") == "completeness")["method"].unique().to_list() == ["writing_norm"]
+    assert rows.filter(pl.col("figure") == "completeness")["method"].unique().to_list() == [
+        "grad_norm"
+    ]  # too few are centred
     assert evaluation.figures["n_pairs"].unique().to_list() == [N_PAIRS]
 
 
 def test_edges_are_scored_by_edge_attribution(study, evaluation, case):
     loaded, pairs, _, metric = case
-    written = load_circuit(f"{study}/circuit_edges_ioi_foil.json")
+    written = load_circuit(f"{study}/circuit_edges.ioi.foil.json")
     of_nodes = load_circuit(study, "ioi", "foil")
     assert {name for name, node in written.nodes.items() if node.in_graph} == {
         name for name, node in of_nodes.nodes.items() if node.in_graph
     }
     assert written.nodes["m1"].score == pytest.approx(of_nodes.nodes["m1"].score)
     wanted = edge_attribution(loaded, pairs, metric, written.cfg)
-    assert {name: edge.score for name, edge in written.edges.items()} == pytest.approx(wanted)
+    assert written.edges.keys() == of_nodes.edges.keys()
+    assert {name: edge.score for name, edge in written.edges.items()} == pytest.approx(
+        {name: wanted[name] for name in written.edges}
+    )
     assert min(wanted.values()) < 0 < max(wanted.values())
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import polars as pl
 
+from gbcd.component import file_name
+
 EVALUATION_FILE, EFFECTS_FILE = "evaluation.parquet", "effects.parquet"
 FAITHFULNESS_FILE, AGGREGATION_FILE = "faithfulness.parquet", "aggregation.parquet"
 
 
 def edges_file(task: str, wrong_answer: str) -> str:
     """File of the circuit whose edges have scores of their own."""
-    return f"circuit_edges_{task}_{wrong_answer}.json"
+    return file_name("circuit_edges", task, wrong_answer, suffix="json")
 
 
 _NAMES = {name: pl.String() for name in ("task", "wrong_answer", "method")}

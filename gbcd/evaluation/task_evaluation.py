@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gbcd import tasks
-from gbcd.analysis.circuits import Circuit, Config, circuit_of
-from gbcd.analysis.ranking import CIRCUIT_SHARE, score_statistic
+from gbcd.analysis.circuits import Circuit, Config, circuit_of_edges, circuit_of_nodes
+from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.component import Component
 from gbcd.evaluation.aggregation import aggregation_rows
 from gbcd.evaluation.agreement import largest
@@ -41,6 +41,7 @@ class Case(NamedTuple):
         weights: of the pairs, in the estimate and its replicas.
         scores: of the components, by gradients.
         per_prompt: what these are means of, by wrong answer and statistic, for some of the prompts.
+        ranked_by: name of the score in the study's summary, by wrong answer.
     """
 
     task: str
@@ -49,12 +50,12 @@ class Case(NamedTuple):
     weights: Float[np.ndarray, "replicas prompts"]
     scores: list[Score]
     per_prompt: dict[str, dict[str, Float[np.ndarray, "components prompts"]]]
+    ranked_by: dict[str, str | None]
 
     @property
     def default_scores(self) -> list[Score]:
         """Those of the statistic that components are ranked by, one for each wrong answer."""
-        default = score_statistic({score.method for score in self.scores})
-        return [score for score in self.scores if score.method == default]
+        return [score for score in self.scores if score.method == self.ranked_by.get(str(score.wrong_answer))]
 
 
 class TaskEvaluation(NamedTuple):
@@ -114,7 +115,9 @@ def _circuits(loaded: LoadedModel, case: Case, metric: Metric) -> dict[str, Circ
         values = score.replicas[0]
         members = [names[index] for index in largest(values, CIRCUIT_SHARE)]
         scores = dict(zip(names, values.tolist(), strict=True))
-        found[edges_file(case.task, str(score.wrong_answer))] = circuit_of(cfg, scores, members, edges)
+        found[edges_file(case.task, str(score.wrong_answer))] = circuit_of_edges(
+            cfg, scores, {edge: edges[edge] for edge in circuit_of_nodes(cfg, scores, members).edges}
+        )
     return found
 
 
