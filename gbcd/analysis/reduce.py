@@ -105,13 +105,6 @@ class _Group:
                 histogram = self.histograms.setdefault(found.statistic, LogHistogram(len(found.values)))
                 histogram.add(found.values)
 
-    def add_batches(self, index: np.ndarray, n: np.ndarray, sum_sq: np.ndarray, sq_sum: np.ndarray) -> None:
-        """Take in coherence rows; `index` is the part that each row speaks of."""
-        np.add.at(self.pairs, index, n * (n - 1.0))
-        np.add.at(self.draws, index, n)
-        np.add.at(self.excess, index, np.where(n > 1, sum_sq - sq_sum, 0.0))
-        np.add.at(self.squares, index, sq_sum)
-
     def coherence(self) -> Float[np.ndarray, "2 columns"]:
         """Signal and noise of parts, then nodes; NaN for a part that no batch of two prompts or more speaks of."""
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -132,12 +125,10 @@ def summarise(shards: Iterable[ShardTables], components: Sequence[Component]) ->
     """
     nodes = NodeMap.of(components)
     groups: dict[Key, _Group] = {}
-    position = {component.name: index for index, component in enumerate(components)}
     for shard in shards:
         for key in keys(shard.norms):
             groups.setdefault(key, _Group(nodes, len(components)))
             groups[key].add(rows_of(shard.norms, key))
-            _add_coherence(groups[key], rows_of(shard.coherence, key), position)
     tables = [_table(key, group, components) for key, group in groups.items()]
     return pa.concat_tables(tables) if tables else SUMMARY.empty_table()
 
@@ -161,14 +152,6 @@ def reduce(out: str) -> pl.DataFrame:
     for name, content in (circuit_files(summary, cfg) | draw_heatmaps(summary)).items():
         store.write(name, content)
     return summary
-
-
-def _add_coherence(group: _Group, rows: pa.Table, position: dict[str, int]) -> None:
-    names = rows["component"].to_pylist()
-    if unknown := set(names) - position.keys():
-        raise ValueError(f"coherence speaks of components that the model lacks: {', '.join(sorted(unknown))}")
-    index = np.array([position[name] for name in names], dtype=np.int64)
-    group.add_batches(index, *(rows[name].to_numpy().astype(np.float64) for name in ("n", "sum_sq", "sq_sum")))
 
 
 def _table(key: Key, group: _Group, components: Sequence[Component]) -> pa.Table:

@@ -65,13 +65,12 @@ class BatchRows:
 def assemble(
     batches: Sequence[BatchRows], tokenizer: PreTrainedTokenizerBase, components: Sequence[Component]
 ) -> tables.ShardTables:
-    """The three tables of a shard: rows in order of wrong answer (as the study lists them), then of prompt."""
+    """The tables of a shard: rows in order of wrong answer (as the study lists them), then of prompt."""
     order = {name: index for index, name in enumerate(dict.fromkeys(batch.wrong_answer for batch in batches))}
     batches = sorted(batches, key=lambda batch: order[batch.wrong_answer])
     return tables.ShardTables(
         pa.concat_tables([_prompt_rows(batch, tokenizer) for batch in batches]),
         pa.concat_tables([_norm_rows(batch, len(components)) for batch in batches]),
-        pa.concat_tables([_coherence_rows(batch, components) for batch in batches]),
     )
 
 
@@ -87,6 +86,7 @@ def _prompt_rows(batch: BatchRows, tokenizer: PreTrainedTokenizerBase) -> pa.Tab
         "n_tokens": [len(prompt.ids) for prompt in batch.prompts],
         "loss": batch.losses.tolist(),
         "status": batch.statuses,
+        "reason": [None] * len(records),
     }
     scene, target = batch.scene, batch.target
     read = _token_readings(scene, target, tokenizer) if isinstance(scene, Scene) else output_readings(scene, target)
@@ -136,21 +136,3 @@ def _lists(values: Float[Tensor, "prompt component"], present: np.ndarray) -> pa
     flat = pa.array(np.where(present[:, None], numbers, 0).ravel(), pa.float32())
     kind = tables.norms_schema(numbers.shape[1]).field("taylor").type
     return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(~present))
-
-
-def _coherence_rows(batch: BatchRows, components: Sequence[Component]) -> pa.Table:
-    if not bool(batch.finite.all()):
-        return tables.COHERENCE.empty_table()
-    n, columns = len(components), batch.norms.squares.double().sum(0).tolist()
-    return pa.table(
-        {
-            "task": [batch.prompts[0].prompt.task] * n,
-            "wrong_answer": [batch.wrong_answer] * n,
-            "component": [component.name for component in components],
-            "batch": [batch.number] * n,
-            "n": [len(batch.prompts)] * n,
-            "sum_sq": batch.norms.summed_squares.double().tolist(),
-            "sq_sum": columns,
-        },
-        schema=tables.COHERENCE,
-    )

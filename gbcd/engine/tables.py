@@ -33,23 +33,11 @@ PROMPTS = pa.schema(
         ("correct", pa.bool_()),
         ("loss", pa.float32()),
         ("status", pa.string()),
+        ("reason", pa.string()),
     ]
 )
 """One row per prompt and wrong answer. `wrong_answer` is the definition, `wrong_token` the token it picked (null for a
-distribution), `correct` whether the model's first choice is an answer."""
-
-COHERENCE = pa.schema(
-    [
-        ("task", pa.string()),
-        ("wrong_answer", pa.string()),
-        ("component", pa.string()),
-        ("batch", pa.int64()),
-        ("n", pa.int64()),
-        ("sum_sq", pa.float64()),
-        ("sq_sum", pa.float64()),
-    ]
-)
-"""One row per component and batch of `n` prompts: `sum_sq = ||sum_i G_i||^2` and `sq_sum = sum_i ||G_i||^2`."""
+distribution), `correct` whether the model's first choice is an answer, `reason` why a prompt failed."""
 
 COMPONENTS = pa.schema(
     [
@@ -72,8 +60,8 @@ def norms_schema(n_components: int) -> pa.Schema:
 
 
 class ShardTables(NamedTuple):
-    """Everything that one shard writes."""
+    """Tables of some prompts; `edges` where the study asks for edges."""
 
     prompts: pa.Table
     norms: pa.Table
-    coherence: pa.Table
+    edges: pa.Table | None = None

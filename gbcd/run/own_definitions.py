@@ -21,8 +21,8 @@ from gbcd.errors import BadInput, own_code, place
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.run.norms_work import EngineBuilder, ShardEngine
 from gbcd.run.shards import Plan
-from gbcd.run.workers import EngineBuilder, ShardEngine
 from gbcd.wrong_answers import WrongAnswer
 
 
@@ -124,12 +124,10 @@ class WithDefinitions(NamedTuple):
         for definition in self.definitions:
             wrong_answers.know(definition)
 
-    def __call__(
-        self, loaded: LoadedModel, plan: Plan, batch_size: int, calibration: Calibration | None
-    ) -> ShardEngine:
+    def __call__(self, loaded: LoadedModel, plan: Plan, calibration: Calibration | None) -> ShardEngine:
         """Build the engine of a worker."""
         self.know()
-        return self.build(loaded, plan, batch_size, calibration)
+        return self.build(loaded, plan, calibration)
 
 
 def with_definitions(build: EngineBuilder, names: Sequence[str], files: Sequence[DefinitionFile] = ()) -> EngineBuilder:
