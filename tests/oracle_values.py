@@ -143,8 +143,8 @@ def oracle_values(
 def check(found: Values, expected: Values, loaded: LoadedModel, tolerance: float) -> None:
     """Every value relative to itself; what cancels, relative to what it is a difference or a sum of.
 
-    A norm that is compared with a reference is a difference of inputs, and its measure is at least a thousandth of the norm
-    without reference. An attribution is a sum of products, and its measure is `||G|| ||W||`.
+    A norm that is compared with a reference is a difference of inputs, and its measure is at least a thousandth of the
+    norm without reference. An attribution is a sum of products, and its measure is `||G|| ||W||`.
     """
     names = [component.name for component in loaded.components]
     weights = Oracle(loaded).weights()

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from gbcd.models.gpt2_pass import Gpt2Pass
+from gbcd.models.hooked_pass import HookedPass
 from random_prompts import VOCAB, random_prompts
 from tiny_models import random_gpt2
 
@@ -17,8 +19,6 @@ from gbcd.engine.calibration import MIN_PROMPTS, Calibration
 from gbcd.engine.engine import Engine
 from gbcd.engine.tables import ShardTables
 from gbcd.errors import BadInput
-from gbcd.models.gpt2_pass import Gpt2Pass
-from gbcd.models.hooked_pass import HookedPass
 from gbcd.models.load import LoadedModel, prepared
 from gbcd.prompting.tokens import EncodedPrompt
 
@@ -82,19 +82,6 @@ def test_prompts_without_twin_stand_beside_those_with(loaded: LoadedModel) -> No
     np.testing.assert_allclose(found[key], alone[key], rtol=1e-5)
 
 
-def test_coherence_is_the_norm_of_the_batch_gradient_and_batches_are_numbered(loaded: LoadedModel) -> None:
-    prompts = random_prompts((6, 9, 4))
-    tables = Engine(loaded, ["foil"], batch_size=2).compute(prompts)
-    rows = tables.coherence.to_pylist()
-    assert {(row["batch"], row["n"]) for row in rows} == {(0, 2), (2, 1)}
-    norms = by_prompt(tables, "grad_norm")
-    for index, component in enumerate(loaded.components):
-        (single,) = (row for row in rows if row["component"] == component.name and row["batch"] == 2)
-        expected = norms[(prompts[2].prompt.id, "foil")][index] ** 2
-        assert single["sum_sq"] == pytest.approx(expected, rel=1e-4)
-        assert single["sq_sum"] == pytest.approx(expected, rel=1e-4)
-
-
 def test_a_prompt_with_a_nan_is_kept_with_its_status_and_spoils_nothing(loaded: LoadedModel) -> None:
     poisoned_token = VOCAB - 1
     model, tokenizer = random_gpt2(2, 2, 8, VOCAB, 0)
@@ -109,8 +96,6 @@ def test_a_prompt_with_a_nan_is_kept_with_its_status_and_spoils_nothing(loaded: 
     assert statuses == {prompts[0].prompt.id: "ok", bad.prompt.id: "non_finite", prompts[2].prompt.id: "ok"}
     missing = [row["prompt_id"] for row in tables.norms.to_pylist() if row["grad_norm"] is None]
     assert missing == [bad.prompt.id]
-    assert {row["n"] for row in tables.coherence.to_pylist()} == {2}
-    assert all(np.isfinite(row["sum_sq"]) for row in tables.coherence.to_pylist())
 
 
 def test_prompts_beyond_the_calibration_have_no_centred_norm_and_say_so(loaded: LoadedModel) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gbcd.evaluation.points import Point, points
 from jaxtyping import Float
 
 from discovery_steps.aggregation_curve import curve
@@ -27,7 +28,6 @@ from gbcd.evaluation.faithfulness import CircuitRunner, dissection, faithfulness
 from gbcd.evaluation.interventions import Ablation, measure_effects
 from gbcd.evaluation.metrics import Metric, metric_for
 from gbcd.evaluation.pairs import Pairs, pair_up
-from gbcd.evaluation.points import Point, points
 from gbcd.evaluation.recovery import Score, Truth, measured_truth
 from gbcd.evaluation.replicas import means, poisson_weights
 from gbcd.models import load as models

@@ -137,7 +137,9 @@ def _readings(group: BatchRows, loss: LossRows, tokenizer: PreTrainedTokenizerBa
         return output_readings(scene, target)
     found: dict[str, list[Any]] = {}
     if target.tokens is not None:
-        found["wrong_token"] = ["|".join(str(tokenizer.decode([token])) for token in tokens) for tokens in target.tokens]
+        found["wrong_token"] = [
+            "|".join(str(tokenizer.decode([token])) for token in tokens) for tokens in target.tokens
+        ]
         found["wrong_logit"] = set_logits(scene.logits, target.tokens).tolist()
     answers = set_logits(scene.logits, scene.answers)
     first_choice = scene.logits.argmax(1).tolist()

@@ -50,7 +50,7 @@ def warnings(findings: Findings) -> list[str]:
 def _missing(findings: Findings) -> list[str]:
     missing = len(findings.plan.shards) - len(findings.commits)
     said = [f"{missing} of {len(findings.plan.shards)} shards are missing; the command that started the study goes on."]
-    given_up = [f"Given up: {record.in_words}." for record in findings.quarantined]
+    given_up = [f"Given up: {record.message}." for record in findings.given_up]
     return (said if missing else []) + given_up
 
 

@@ -15,7 +15,7 @@ from gbcd.errors import BadInput
 from gbcd.evaluation.tables import EFFECTS, EFFECTS_FILE, EVALUATION_FILE, FAITHFULNESS_FILE
 from gbcd.report.prompt_pass import PromptFindings, pass_over
 from gbcd.run.commits import Commit, read_commits
-from gbcd.run.quarantine import Quarantine, quarantined
+from gbcd.run.given_up import GivenUp, given_up
 from gbcd.run.results import SUMMARY_FILE, read_components
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import Store
@@ -46,7 +46,7 @@ class Findings:
         store: the folder.
         plan: what was wanted.
         commits: the shards that are there.
-        quarantined: those that were given up, and prompts of committed ones that were.
+        given_up: those that failed again and again.
         components: the parts of the model.
         summary: table `gbcd.analysis.reduce.SUMMARY`.
         measured: None where nothing was evaluated.
@@ -55,7 +55,7 @@ class Findings:
     store: Store
     plan: Plan
     commits: list[Commit]
-    quarantined: list[Quarantine]
+    given_up: list[GivenUp]
     components: list[Component]
     summary: pl.DataFrame
     measured: Measured | None
@@ -141,7 +141,7 @@ def read_findings(out: str) -> Findings:
         store=store,
         plan=plan,
         commits=read_commits(store),
-        quarantined=quarantined(store),
+        given_up=given_up(store),
         components=read_components(store),
         summary=_table(store, SUMMARY_FILE),
         measured=measured,

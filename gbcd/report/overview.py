@@ -12,6 +12,7 @@ from gbcd.printing import counted, duration
 from gbcd.report.charts import Section, Table, answers
 from gbcd.report.findings import Findings, last
 from gbcd.run.results import prompts
+from gbcd.run.status import n_prompts
 from gbcd.wrong_answers import output_targets
 
 #: Letters of an example.
@@ -30,7 +31,7 @@ def facts(findings: Findings) -> list[str]:
     """The size of the study, in a line."""
     nodes = findings.nodes(findings.groups[0])
     counts = (
-        (sum(commit.n_prompts for commit in findings.commits), "prompt"),
+        (n_prompts(findings.plan, findings.commits), "prompt"),
         (len({group.task for group in findings.all_groups}), "task"),
         (len({group.wrong_answer for group in findings.all_groups}), "wrong answer"),
     )
@@ -89,7 +90,7 @@ def computed(findings: Findings) -> Section:
     plan, study = findings.plan, findings.plan.study
     rows = [
         ("model", f"{study.model}, weights {plan.identity.hashes['model'][:12]}"),
-        ("prompts", f"{sum(c.n_prompts for c in findings.commits):,} of {plan.n_prompts:,}, seed {study.seed}"),
+        ("prompts", f"{n_prompts(plan, findings.commits):,} of {plan.n_prompts:,}, seed {study.seed}"),
         *([] if study.prompts is None else [("prompt file", study.prompts)]),
         (
             "computed with",
@@ -107,7 +108,7 @@ def _cost(findings: Findings) -> str:
     if not findings.commits:
         return "nothing is committed"
     seconds = sum(commit.seconds for commit in findings.commits)
-    n_prompts = sum(commit.n_prompts for commit in findings.commits)
+    done = n_prompts(findings.plan, findings.commits)
     size = sum(file.bytes for commit in findings.commits for file in commit.files.values())
     moments = [commit.committed_at for commit in findings.commits]
     spread = max(moments) - min(moments)
@@ -116,7 +117,7 @@ def _cost(findings: Findings) -> str:
         if spread > timedelta(0)
         else ""
     )
-    rate = f"{n_prompts / seconds:,.0f} prompts/s a worker" if seconds else "too quick to time"
+    rate = f"{done / seconds:,.0f} prompts/s a worker" if seconds else "too quick to time"
     taken = duration(seconds) if seconds >= 1 else "under 1 s"
     stored = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
     return f"{taken} of computing, summed over workers ({rate}), {stored} of tables{between}"

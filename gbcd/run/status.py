@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from gbcd.run.commits import Commit, read_commits
-from gbcd.run.quarantine import Quarantine, quarantined
+from gbcd.run.given_up import GivenUp, given_up
+from gbcd.run.results import failed_prompts
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import Store
 
@@ -15,14 +17,15 @@ from gbcd.run.store import Store
 WINDOW = timedelta(minutes=5)
 
 
-class FolderStanding(NamedTuple):
+class FolderStatus(NamedTuple):
     """What is committed.
 
     Attributes:
         plan: what is wanted.
         shards, prompts: how many are committed.
         statuses: rows (prompt and wrong answer) by status.
-        quarantined: shards, and prompts of committed ones, that were given up, and that nobody has computed since.
+        failed: prompts that have no values, with the reason.
+        given_up: shards that are missing because they failed again and again.
         last: when the last shard was committed; None if none was.
         rate: prompts per second over the last minutes before that.
     """
@@ -31,12 +34,13 @@ class FolderStanding(NamedTuple):
     shards: int
     prompts: int
     statuses: dict[str, int]
-    quarantined: list[Quarantine]
+    failed: dict[str, str]
+    given_up: list[GivenUp]
     last: datetime | None
     rate: float
 
 
-def folder_standing(out: str) -> FolderStanding:
+def folder_status(out: str) -> FolderStatus:
     """Read it.
 
     Raises:
@@ -49,22 +53,28 @@ def folder_standing(out: str) -> FolderStanding:
     statuses = Counter[str]()
     for commit in commits:
         statuses.update(commit.statuses)
-    return FolderStanding(
+    return FolderStatus(
         plan=plan,
         shards=len(commits),
-        prompts=sum(commit.n_prompts for commit in commits),
+        prompts=n_prompts(plan, commits),
         statuses=dict(statuses),
-        quarantined=quarantined(store),
+        failed=failed_prompts(store, commits),
+        given_up=given_up(store),
         last=max((commit.committed_at for commit in commits), default=None),
-        rate=_rate(commits),
+        rate=_rate(plan, commits),
     )
 
 
-def _rate(commits: list[Commit]) -> float:
+def n_prompts(plan: Plan, commits: Iterable[Commit]) -> int:
+    """Prompts of committed shards."""
+    return sum(plan.shards[commit.shard].n_prompts for commit in commits)
+
+
+def _rate(plan: Plan, commits: list[Commit]) -> float:
     """Prompts per second between the first and the last commit of the last minutes of work."""
     if not commits:
         return 0.0
     ordered = sorted(commits, key=lambda commit: commit.committed_at)
     recent = [commit for commit in ordered if ordered[-1].committed_at - commit.committed_at <= WINDOW]
     seconds = (recent[-1].committed_at - recent[0].committed_at).total_seconds()
-    return sum(commit.n_prompts for commit in recent[1:]) / seconds if seconds else 0.0
+    return n_prompts(plan, recent[1:]) / seconds if seconds else 0.0
