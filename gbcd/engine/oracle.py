@@ -146,7 +146,7 @@ class Oracle:
             usual = usual[: output.shape[2 if is_heads_first else 1]]
             usual = usual.transpose(0, 1) if is_heads_first else usual
         else:
-            usual = usual[: output.shape[1]]
+            usual = usual[: output.shape[-2]]
         # the value added is zero; its gradient takes that of the reference away from the weight's
         usual = usual * weight
         return output + (usual.detach() - usual)
