@@ -12,21 +12,19 @@ sizes = st.integers(1, 9)
 
 
 @given(sizes, sizes, st.integers(1, 4), st.integers(1, 5), sizes, st.sampled_from(["in", "out"]), st.integers(0, 999))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_all_routes_give_the_norms_of_the_formed_gradient(
-    units: int, length: int, n_slices: int, width: int, other: int, axis: gram.Axis, seed: int
+    examples: int, length: int, n_slices: int, width: int, other: int, axis: gram.Axis, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    sliced = torch.randn(units, length, n_slices * width, generator=generator, dtype=torch.float64)
-    plain = torch.randn(units, length, other, generator=generator, dtype=torch.float64)
+    sliced = torch.randn(examples, length, n_slices * width, generator=generator, dtype=torch.float64)
+    plain = torch.randn(examples, length, other, generator=generator, dtype=torch.float64)
     x, d = (sliced, plain) if axis == "in" else (plain, sliced)
     gradients = x.transpose(1, 2) @ d
     pieces = gradients.chunk(n_slices, 1 if axis == "in" else 2)
     expected = torch.stack([piece.square().sum((1, 2)) for piece in pieces], 1)
     torch.testing.assert_close(gram.slice_squares(gram.gram(plain), sliced, n_slices), expected)
     torch.testing.assert_close(gram.materialised_squares(x, d, n_slices, axis), expected)
-    total = torch.stack([piece.sum(0).square().sum() for piece in pieces])
-    torch.testing.assert_close(gram.summed_squares(x, d, n_slices, axis), total)
 
 
 def test_a_gram_pays_for_short_prompts_and_a_product_for_long_ones() -> None:

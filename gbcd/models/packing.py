@@ -86,7 +86,8 @@ def pack(
     if every_token:
         answers = torch.arange(width).expand(len(trees), -1)
     if len(examples[0]) == 1:
-        positions = torch.arange(width, device=device).expand(len(trees), -1)
+        # stride 0 for one example, too, which `expand` would not give
+        positions = torch.arange(width, device=device).as_strided((len(trees), width), (0, 1))
         visible = torch.ones(1, width, width, dtype=torch.bool).tril()
         if not causal:
             lengths = torch.tensor([len(tree.ids) for tree in trees])
