@@ -106,12 +106,13 @@ def oracle_values(
     name: str,
     sample: Sequence[EncodedPrompt] = (),
     centering: Centering = "position",
+    oracle: Oracle | None = None,
 ) -> Values:
     """Every statistic of every part by autograd, prompt by prompt; `sample` is what means are over.
 
-    The mean that a prompt of the sample is compared with is that of the others.
+    The mean that a prompt of the sample is compared with is that of the others. `oracle` is a changed one, if any.
     """
-    oracle, definition = Oracle(loaded), wrong_answers.get(name)
+    oracle, definition = oracle or Oracle(loaded), wrong_answers.get(name)
     names, weights = [component.name for component in loaded.components], oracle.weights()
     rows: dict[str, list[torch.Tensor]] = {statistic: [] for statistic in STATISTICS}
     losses: list[torch.Tensor] = []
