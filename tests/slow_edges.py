@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gbcd.engine.oracle import Oracle, _matrix
@@ -58,7 +57,9 @@ class SlowEdges:
         for layer, (attention, mlp) in enumerate(zip(self.spec.attentions, self.spec.mlps, strict=True)):
             assert mlp is not None
             weight = _matrix(self._module(attention.out.module), "data")
-            pieces = zip(kept[attention.out.module].chunk(self.spec.n_heads, 1), weight.chunk(self.spec.n_heads), strict=True)
+            pieces = zip(
+                kept[attention.out.module].chunk(self.spec.n_heads, 1), weight.chunk(self.spec.n_heads), strict=True
+            )
             for head, (z, rows) in enumerate(pieces):
                 found[f"a{layer}.h{head}"] = z @ rows
                 if attention.post_norm is not None:

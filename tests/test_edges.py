@@ -16,7 +16,10 @@ from gbcd.engine.engine import Engine
 from gbcd.engine.oracle import Oracle
 from gbcd.wrong_answers.losses import TowardsTokens
 
-TWO_LAYERS = {"gpt2": {"n_layer": 2}, "gemma3": {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}}
+TWO_LAYERS = {
+    "gpt2": {"n_layer": 2},
+    "gemma3": {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]},
+}
 #: Where a norm stands between what a head or MLP writes and the residual stream.
 NORM_BEHIND = ("gemma2", "gemma3")
 
@@ -36,7 +39,9 @@ def rows(loaded, prompts, definition, rules="plain"):
         assert loss.edges is not None
         for row, prompt in enumerate(group.prompts):
             edges = dict(zip(edge_names(loaded.spec), loss.edges[row].tolist(), strict=True))
-            found[prompt.prompt.id] = Row(edges, dict(zip(names, loss.statistics["attribution"][row].tolist(), strict=True)))
+            found[prompt.prompt.id] = Row(
+                edges, dict(zip(names, loss.statistics["attribution"][row].tolist(), strict=True))
+            )
     return [found[prompt.prompt.id] for prompt in prompts]
 
 
@@ -97,7 +102,9 @@ def test_edges_out_of_a_node_add_up_to_its_attribution(family, rules):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_edges_change_no_other_statistic(family):
     loaded, prompts = loaded_model(family), mixed_prompts((6, 4))
-    sample = [replace(one, prompt=replace(one.prompt, id=f"sample/{one.prompt.id}")) for one in mixed_prompts((6,) * 3, 9)]
+    sample = [
+        replace(one, prompt=replace(one.prompt, id=f"sample/{one.prompt.id}")) for one in mixed_prompts((6,) * 3, 9)
+    ]
     calibration = exact_calibration(Oracle(loaded), sample, "position")
     with_edges, without = (
         engine_values(Engine(loaded, ["inverse_logits"], calibration, edges=edges), prompts) for edges in (True, False)

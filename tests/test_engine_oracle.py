@@ -8,6 +8,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from gbcd.engine.mean_inputs import MeanInputs
+from gbcd.engine.part_norms import BatchMeans, PartNorms, all_statistics
+from gbcd.models.gpt2_pass import Gpt2Pass
+from gbcd.models.hooked_pass import HookedPass
+from gbcd.models.taps import ModelPass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_prompts import VOCAB, random_prompts
@@ -16,13 +21,8 @@ from tiny_models import random_gpt2
 from gbcd import wrong_answers
 from gbcd.engine.calibration import Calibration
 from gbcd.engine.engine import Engine, loss_gradient, scene_of
-from gbcd.engine.mean_inputs import MeanInputs
 from gbcd.engine.oracle import Oracle
-from gbcd.engine.part_norms import BatchMeans, PartNorms, all_statistics
-from gbcd.models.gpt2_pass import Gpt2Pass
-from gbcd.models.hooked_pass import HookedPass
 from gbcd.models.load import LoadedModel, prepared
-from gbcd.models.taps import ModelPass
 from gbcd.prompting.tokens import EncodedPrompt
 
 

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from gbcd.engine.part_norms import all_statistics
+from gbcd.models.gpt2_pass import Gpt2Pass
+from gbcd.models.hooked_pass import HookedPass
+from gbcd.models.taps import LinearTap, ModelPass, Tap
 from random_prompts import VOCAB, random_prompts
 from test_engine_oracle import compare
 from tiny_models import random_gpt2
 
 from gbcd.engine.engine import Engine
-from gbcd.engine.part_norms import all_statistics
 from gbcd.errors import BadInput
 from gbcd.models import load as models
-from gbcd.models.gpt2_pass import Gpt2Pass
-from gbcd.models.hooked_pass import HookedPass
 from gbcd.models.load import LoadedModel, prepared
-from gbcd.models.taps import LinearTap, ModelPass, Tap
 
 LENGTHS = (9, 6, 12, 9)
 

@@ -17,7 +17,11 @@ def random(*size: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tor
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_a_map_is_torchs_for_slices_and_transposes(dtype: torch.dtype, with_bias: bool) -> None:
-    x, weight, bias = random(3, 7, 24, dtype=dtype), random(24, 10, seed=1, dtype=dtype), random(10, seed=2, dtype=dtype)
+    x, weight, bias = (
+        random(3, 7, 24, dtype=dtype),
+        random(24, 10, seed=1, dtype=dtype),
+        random(10, seed=2, dtype=dtype),
+    )
     if not with_bias:
         bias = None
     layouts = [
@@ -32,7 +36,9 @@ def test_a_map_is_torchs_for_slices_and_transposes(dtype: torch.dtype, with_bias
         product = rows.double() @ matrix.double()
         wanted = product + (0 if offset is None else offset.double())
         torch.testing.assert_close(linear(rows).double(), wanted, rtol=tolerance, atol=10 * tolerance)
-        torch.testing.assert_close(linear.less_bias(linear(rows)).double(), product, rtol=tolerance, atol=10 * tolerance)
+        torch.testing.assert_close(
+            linear.less_bias(linear(rows)).double(), product, rtol=tolerance, atol=10 * tolerance
+        )
         d = torch.ones_like(wanted).to(dtype)
         torch.testing.assert_close(
             linear.back(d).double(), d.double() @ matrix.double().T, rtol=tolerance, atol=10 * tolerance

@@ -8,6 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from gbcd.engine.part_norms import BatchMeans, all_statistics
+from gbcd.models.hooked_pass import HookedPass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine_oracle import assert_close
@@ -16,10 +18,8 @@ from tiny_models import small_tokenizer
 from gbcd import tasks, wrong_answers
 from gbcd.engine.engine import Engine, loss_gradient, target_of
 from gbcd.engine.oracle import Oracle
-from gbcd.engine.part_norms import BatchMeans, all_statistics
 from gbcd.errors import BadInput
 from gbcd.models import load as models
-from gbcd.models.hooked_pass import HookedPass
 from gbcd.models.load import LoadedModel, prepared
 from gbcd.prompting.outputs import SPACE_KEY, OutputSpace, space_of, stored_form
 from gbcd.prompting.prompt import Prompt

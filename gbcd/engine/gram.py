@@ -48,7 +48,9 @@ def inner_products(
     """`sum_t <a_t, b_t>` over each of `n_slices` equal-width slices of the last axis."""
     examples, length, width = a.shape
     if n_slices == 1:
-        return torch.bmm(a.reshape(examples, 1, length * width), b.reshape(examples, length * width, 1)).view(examples, 1)
+        return torch.bmm(a.reshape(examples, 1, length * width), b.reshape(examples, length * width, 1)).view(
+            examples, 1
+        )
     slices = (examples, length, n_slices, width // n_slices)
     return torch.linalg.vecdot(a.reshape(slices), b.reshape(slices)).sum(1)
 

@@ -51,7 +51,9 @@ class MeanReference:
     `X - mean of the others = n / (n - 1) (X - mean)`.
     """
 
-    def __init__(self, tables: MeanTables, groups: Int[Tensor, " example"], is_member: Bool[Tensor, " example"]) -> None:
+    def __init__(
+        self, tables: MeanTables, groups: Int[Tensor, " example"], is_member: Bool[Tensor, " example"]
+    ) -> None:
         """`groups` index the templates of the sample; `is_member` says whose prompts are part of it."""
         self._tables, self._groups, self._is_member = tables, groups, is_member
 
@@ -147,7 +149,10 @@ class MeanTables:
         return torch.stack(found)
 
     def usual_logit_gradients(
-        self, d_logits: Float[Tensor, "example seq vocab"], at: Int[Tensor, "example pos"], groups: Int[Tensor, " example"]
+        self,
+        d_logits: Float[Tensor, "example seq vocab"],
+        at: Int[Tensor, "example pos"],
+        groups: Int[Tensor, " example"],
     ) -> Float[Tensor, "example seq pos"]:
         """`<f_t, d_logits_a>`: the logit gradient at the token that usually stands at each position."""
         found: list[Tensor] = []

@@ -95,4 +95,5 @@ def concatenated(batches: Sequence[ShardTables]) -> ShardTables:
     edges = [batch.edges for batch in batches if batch.edges is not None]
     return ShardTables(prompts.take(at), norms.take(at), pa.concat_tables(edges) if edges else None)
 
+
 COHERENCE = pa.schema([])

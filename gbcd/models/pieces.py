@@ -77,7 +77,9 @@ class LinearMap:
         names = tuple(self.components[index] for index in indices)
         if indices == list(range(indices[0], indices[0] + len(indices))):
             columns = slice(indices[0] * width, (indices[-1] + 1) * width)
-            return LinearMap(names, self.axis, self.weight[:, columns], None if self.bias is None else self.bias[columns])
+            return LinearMap(
+                names, self.axis, self.weight[:, columns], None if self.bias is None else self.bias[columns]
+            )
         weight = self.weight.unflatten(1, (-1, width))[:, indices].flatten(1)
         bias = None if self.bias is None else self.bias.unflatten(0, (-1, width))[indices].flatten()
         return LinearMap(names, self.axis, weight, bias)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from gbcd.models.families.llama import attention_maps, mlp_maps, rotary, window
