@@ -30,9 +30,9 @@ from gbcd.run.results import components, prompts, scan, summary
 from gbcd.study import Compute, Study
 
 if TYPE_CHECKING:
+    from gbcd.analysis.circuit_files import load_circuit
     from gbcd.analysis.factors import factors
     from gbcd.analysis.specificity import specificity
-    from gbcd.analysis.stored_circuits import load_circuit
     from gbcd.evaluation.evaluate import evaluate
     from gbcd.in_memory import gradient_norms
     from gbcd.models.load import load as load_model
@@ -64,7 +64,7 @@ _LATE = {
     "evaluate": ("gbcd.evaluation.evaluate", "evaluate"),
     "factors": ("gbcd.analysis.factors", "factors"),
     "gradient_norms": ("gbcd.in_memory", "gradient_norms"),
-    "load_circuit": ("gbcd.analysis.stored_circuits", "load_circuit"),
+    "load_circuit": ("gbcd.analysis.circuit_files", "load_circuit"),
     "load_model": ("gbcd.models.load", "load"),
     "run_study": ("gbcd.pipeline", "run_study"),
     "specificity": ("gbcd.analysis.specificity", "specificity"),

@@ -18,6 +18,7 @@ their own there are no groups.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,3 +56,13 @@ class Component:
     def is_group(self) -> bool:
         """True for a group of heads that share keys and values, and for its parts."""
         return self.node.startswith(f"a{self.layer}.g")
+
+
+def file_name(kind: str, *names: str, suffix: str) -> str:
+    """A file's name made of names of tasks and definitions: `circuit.ioi.margin.json`.
+
+    Different names never give one file, and no name leads out of a folder: every character but letters, digits, `_` and
+    `-` becomes `=` and its code.
+    """
+    escaped = (re.sub(r"[^A-Za-z0-9_-]", lambda found: f"={ord(found[0]):x}=", name) for name in names)
+    return ".".join([kind, *escaped, suffix])

@@ -2,7 +2,6 @@ import json
 
 import networkx as nx
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from hypothesis import given
@@ -11,8 +10,19 @@ from small_runs import finished, small_study
 from tiny_models import random_model, small_tokenizer
 
 import gbcd
-from gbcd.analysis.circuits import Circuit, Config, Node, circuit_files, circuit_of, edge_names, ends, node_names
-from gbcd.component import Component
+from gbcd.analysis.circuits import (
+    Circuit,
+    Config,
+    Edge,
+    Node,
+    Selection,
+    circuit_of_edges,
+    circuit_of_nodes,
+    edge_names,
+    ends,
+    n_edges,
+    node_names,
+)
 from gbcd.engine.tables import COMPONENTS
 from gbcd.errors import BadInput
 
@@ -22,7 +32,7 @@ SCORES = {"a0.h0": 4.0, "a0.h1": 1.0, "m0": 3.0, "a1.h0": 2.0, "a1.h1": 0.5, "m1
 
 def test_the_graph_of_a_small_model():
     assert node_names(CFG) == ["input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1", "logits"]
-    edges = list(edge_names(CFG))
+    edges = edge_names(CFG)
     assert len(edges) == len(set(edges))
     assert {edge for edge in edges if edge.startswith("a0.h0")} == {
         "a0.h0->m0",
@@ -36,33 +46,50 @@ def test_the_graph_of_a_small_model():
 
 def test_gpt2_has_the_number_of_edges_that_eap_ig_counts():
     gpt2 = Config(n_layers=12, n_heads=12, parallel_attn_mlp=False, d_model=768)
-    assert sum(1 for _ in edge_names(gpt2)) == 32491
+    assert len(edge_names(gpt2)) == n_edges(gpt2) == 32491
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.booleans())
 def test_edges_never_run_backwards(n_layers, n_heads, parallel):
     cfg = Config(n_layers=n_layers, n_heads=n_heads, parallel_attn_mlp=parallel, d_model=4)
     order = {name: number for number, name in enumerate(node_names(cfg))}
+    assert len(edge_names(cfg)) == n_edges(cfg)
     assert all(order[source] < order[target] for source, target in map(ends, edge_names(cfg)))
 
 
 def test_what_eap_ig_reads_is_there():
-    written = json.loads(circuit_of(CFG, SCORES, ["a0.h0", "m1"]).to_json())
+    written = json.loads(circuit_of_nodes(CFG, SCORES, ["a0.h0", "m1"]).to_json())
     assert written["cfg"] == {"n_layers": 2, "n_heads": 2, "parallel_attn_mlp": False, "d_model": 8}
     assert written["nodes"]["a0.h0"] == {"in_graph": True, "score": 4.0}
     assert written["nodes"]["m0"] == {"in_graph": False, "score": 3.0}
     assert written["nodes"]["input"] == written["nodes"]["logits"] == {"in_graph": True}
     assert written["edges"]["a0.h0->m1"] == {"score": 4.0, "in_graph": True}
-    assert written["edges"]["a0.h0->a1.h0<v>"] == {"score": 2.0, "in_graph": False}
     assert written["edges"]["input->a0.h0<q>"] == {"score": 4.0, "in_graph": True}
 
 
-def test_edges_of_mlps_that_a_model_of_attention_alone_has_not_count_nothing():
+def test_a_file_lists_the_edges_of_the_circuit_only():
+    circuit = circuit_of_nodes(CFG, SCORES, ["a0.h0", "m1"])
+    inside = {"input", "a0.h0", "m1", "logits"}
+    assert set(circuit.edges) == {edge for edge in edge_names(CFG) if inside.issuperset(ends(edge))}
+    assert all(edge.in_graph for edge in circuit.edges.values())
+
+
+def test_a_model_of_attention_alone_has_a_circuit_of_heads():
     heads = {name: score for name, score in SCORES.items() if name[0] == "a"}
-    circuit = circuit_of(CFG, heads, ["a0.h0", "a1.h0"])
+    circuit = circuit_of_nodes(CFG, heads, ["a0.h0", "a1.h0"])
     assert circuit.nodes["m0"] == Node(in_graph=False)
-    assert {edge.score for name, edge in circuit.edges.items() if "m" in name} == {0.0}
+    assert not any("m" in name for name in circuit.edges)
     assert circuit.edges["a0.h0->a1.h0<v>"].score == 2.0
+
+
+def test_a_circuit_of_edges_has_their_ends_and_says_how_it_was_chosen():
+    chosen = Selection(by="top", n=2, score="edges", condition="interval")
+    circuit = circuit_of_edges(CFG, SCORES, {"input->a0.h1<v>": -0.5, "a0.h1->logits": 0.25}, chosen)
+    assert [name for name, node in circuit.nodes.items() if node.in_graph] == ["input", "a0.h1", "logits"]
+    assert circuit.edges["input->a0.h1<v>"] == Edge(score=-0.5, in_graph=True)
+    read = Circuit.from_json(circuit.to_json(), "c.json")
+    assert read == circuit
+    assert json.loads(circuit.to_json())["selection"]["by"] == "top"
 
 
 class EapIgGraph:
@@ -105,54 +132,33 @@ def test_eap_ig_reads_the_circuit_that_was_written(n_layers, n_heads, data):
     names = node_names(cfg)[1:-1]
     scores = {name: float(number) for number, name in enumerate(names, start=1)}
     members = data.draw(st.sets(st.sampled_from(names)))
-    read = EapIgGraph(circuit_of(cfg, scores, members).to_json())
+    read = EapIgGraph(circuit_of_nodes(cfg, scores, members).to_json())
     assert read.nodes_scores[1:].tolist() == list(scores.values())
     assert np.isnan(read.nodes_scores[0])
     assert read.nodes_in_graph.tolist() == [True, *(name in members for name in names)]
     assert read.in_graph[0, -1]
-    assert read.scores[:, -1].tolist() == [len(names), *scores.values()]
-    assert (read.scores > 0).sum() == sum(1 for _ in edge_names(cfg))
+    assert read.in_graph[:, -1].tolist() == [True, *(name in members for name in names)]
+    assert (read.scores > 0).sum() == read.in_graph.sum()
+    assert read.in_graph[0].sum() == 1 + sum(3 if ".h" in name else 1 for name in members)
 
 
 def test_a_file_of_eap_ig_is_read():
-    written = json.loads(circuit_of(CFG, SCORES, ["a0.h0", "m1"]).to_json())
+    written = json.loads(circuit_of_nodes(CFG, SCORES, ["a0.h0", "m1"]).to_json())
     written["nodes"]["input"] |= {"score": float("nan"), "neurons": [True] * 8, "neurons_scores": [0.0] * 8}
     circuit = Circuit.from_json(json.dumps(written).encode(), "theirs.json")
     assert circuit.nodes["m1"] == Node(in_graph=True, score=5.0)
 
 
 def test_a_circuit_survives_the_file():
-    circuit = circuit_of(CFG, SCORES, ["a0.h0", "m1"])
+    circuit = circuit_of_nodes(CFG, SCORES, ["a0.h0", "m1"])
     assert Circuit.from_json(circuit.to_json(), "circuit.json") == circuit
 
 
 def test_networkx_has_the_members_only():
-    graph = circuit_of(CFG, SCORES, ["a0.h0", "a1.h1"]).to_networkx()
+    graph = circuit_of_nodes(CFG, SCORES, ["a0.h0", "a1.h1"]).to_networkx()
     assert set(graph.nodes) == {"input", "a0.h0", "a1.h1", "logits"}
     assert {data["part"] for *_, data in graph.edges("a0.h0", data=True) if "part" in data} == set("qkv")
     assert nx.has_path(graph, "input", "logits")
-
-
-def test_a_summary_gives_a_circuit_for_each_task_and_wrong_answer():
-    parts = [("q", "a0.h0", 0), ("o", "a0.h0", 0), ("q", "a0.h1", 1), ("in", "m0", None)]
-    components = [Component(f"{node}.{part}", node, 0, head, part, 4) for part, node, head in parts]
-    components.append(Component("final.norm", "final.norm", 1, None, "norm", 8))
-    cfg = Config.of(components, False)
-    assert cfg == Config(n_layers=1, n_heads=2, parallel_attn_mlp=False, d_model=8)
-    nodes = [{"component": name, "score": score, "rank": rank} for name, score, rank in
-             (("a0.h0", 1.0, 2), ("a0.h1", 3.0, 1), ("m0", 0.5, 3), ("final.norm", 9.0, None))]  # fmt: skip
-    rows = [
-        {"task": "ioi", "wrong_answer": wrong, "level": "node", **node}
-        for wrong in ("foil", "semantic")
-        for node in nodes
-    ]
-    files = circuit_files(pl.DataFrame(rows), cfg)
-    assert list(files) == ["circuit.json", "circuit_ioi_semantic.json"]
-    circuit = Circuit.from_json(files["circuit.json"], "circuit.json")
-    assert [name for name, node in circuit.nodes.items() if node.in_graph] == ["input", "a0.h1", "logits"]
-    assert circuit.nodes["m0"].score == 0.5
-    assert Config.of(components[:-1], False) is None
-    assert circuit_files(pl.DataFrame(rows), None) == {}
 
 
 @pytest.mark.parametrize(("family", "parallel"), [("gpt_neox", True), ("gpt_neox_serial", False)])
@@ -164,8 +170,8 @@ def test_heads_reach_the_mlp_of_their_layer_only_where_it_comes_after_them(tmp_p
     finished(study)
     circuit = gbcd.load_circuit(study.out)
     assert circuit.cfg.parallel_attn_mlp is parallel
-    assert ("a1.h2->m1" in circuit.edges) is not parallel
-    assert {"a1.h2->m2", "m1->a2.h0<k>", "a1.h2->a2.h0<q>"} <= circuit.edges.keys()
+    assert ("a1.h2->m1" in edge_names(circuit.cfg)) is not parallel
+    assert {"a1.h2->m2", "m1->a2.h0<k>", "a1.h2->a2.h0<q>"} <= set(edge_names(circuit.cfg))
     assert gbcd.components(study.out).collect_schema().names() == COMPONENTS.names
 
 
@@ -175,11 +181,13 @@ def test_heads_reach_the_mlp_of_their_layer_only_where_it_comes_after_them(tmp_p
         (lambda written: written.pop("cfg"), r"c\.json is not a circuit.*cfg: Field required"),
         (lambda written: written["nodes"].pop("m0"), "differ in 1 nodes or edges, first 'm0'"),
         (lambda written: written["edges"].update({"m1->m0": {"score": 1, "in_graph": True}}), "first 'm1->m0'"),
+        (lambda written: written["edges"].update({"m0->a1.h0": {"score": 1, "in_graph": True}}), "first 'm0->a1.h0'"),
+        (lambda written: written["edges"].update({"x->m1<q>": {"score": 1, "in_graph": True}}), "first 'x->m1<q>'"),
         (lambda written: written["nodes"].update(m0={"score": "x"}), r"nodes\.m0\.in_graph"),
     ],
 )
 def test_files_that_are_no_circuit_are_refused(change, message):
-    written = json.loads(circuit_of(CFG, SCORES, []).to_json())
+    written = json.loads(circuit_of_nodes(CFG, SCORES, []).to_json())
     change(written)
     with pytest.raises(BadInput, match=message):
         Circuit.from_json(json.dumps(written).encode(), "c.json")

@@ -3,7 +3,8 @@ import polars as pl
 import pytest
 from small_runs import finished, small_study
 
-from gbcd.analysis.factors import PromptRows, factorise, factors
+from gbcd.analysis.factors import factorise, factors
+from gbcd.analysis.stored import PromptRows
 from gbcd.component import Component
 from gbcd.errors import BadInput
 
@@ -17,7 +18,7 @@ def mixed(shares, noise=0.0):
     blends = np.outer(shares, ONE / ONE.sum()) + np.outer(1 - shares, TWO / TWO.sum())
     values = blends * rng.uniform(0.1, 10, (len(shares), 1)) + noise * rng.random((len(shares), 6))
     ids = pl.DataFrame({"prompt_id": [str(i) for i in range(len(shares))], "task": ["t"] * len(shares)})
-    return PromptRows(values, ids)
+    return PromptRows(values, ids, NODES)
 
 
 def test_patterns_that_were_mixed_are_found_again():
@@ -44,12 +45,12 @@ def test_the_result_is_the_same_each_time_and_heavy_factors_come_first():
 
 def test_factors_of_a_study(tmp_path):
     study = small_study(tmp_path, wrong_answers=("inverse_logits", "foil"))
-    with pytest.raises(BadInput, match="nothing is committed"):
+    with pytest.raises(BadInput, match=r"holds no summary.parquet"):
         factors(study.out, 2)
     finished(study)
     with pytest.raises(BadInput, match="name one wrong answer of inverse_logits, foil"):
         factors(study.out, 2)
-    with pytest.raises(BadInput, match=r"7 factors cannot be had from \d+ prompts and 6 nodes"):
+    with pytest.raises(BadInput, match=r"\d+ prompts and 6 nodes do not give 7 factors"):
         factors(study.out, 7, "foil")
     found = factors(study.out, 2, "foil")
     assert found.nodes["component"].unique(maintain_order=True).to_list()[:3] == ["a0.h0", "a0.h1", "m0"]

@@ -1,10 +1,9 @@
-import io
+import struct
 
-import numpy as np
 import polars as pl
-from matplotlib.image import imread
+import pytest
 
-from gbcd.analysis.heatmap import draw_heatmaps, heatmap, score_grids
+from gbcd.analysis.heatmap import draw_heatmaps, heatmap, score_cells
 
 
 def summary(layers, heads, wrong="foil"):
@@ -17,41 +16,45 @@ def summary(layers, heads, wrong="foil"):
         for layer in range(layers)
         for head in [*range(heads), None]
     ]
-    keys = {"task": "ioi", "wrong_answer": wrong, "level": "node", "n": 5, "rank": 1}
+    keys = {"task": "ioi", "wrong_answer": wrong, "level": "node", "n": 5, "rank": 1, "score_name": "grad_norm"}
     rows.append({"component": "final.norm", "layer": layers, "score": 1e9, "rank": None})
     return pl.DataFrame([{**keys, **row} for row in rows])
 
 
-def test_grid_puts_every_node_in_its_place():
-    grids = score_grids(summary(2, 3).filter(pl.col("rank").is_not_null()))
-    assert {kind: grid.tolist() for kind, grid in grids.items()} == {
-        "head": [[1, 2, 3], [11, 12, 13]], "MLP": [[4], [14]]
-    }  # fmt: skip
-    mlp_only = summary(2, 0).filter(pl.col("rank").is_not_null())
-    assert {kind: grid.tolist() for kind, grid in score_grids(mlp_only).items()} == {"MLP": [[1], [11]]}
+def ranked(frame):
+    return frame.filter(pl.col("rank").is_not_null())
+
+
+def test_every_node_has_its_place_and_its_share_of_the_largest_score():
+    cells = score_cells(ranked(summary(2, 12)))
+    assert cells["column"].unique(maintain_order=True).to_list() == [*map(str, range(12)), "MLP"]
+    shares = {(column, layer): share for column, layer, share in cells.iter_rows()}
+    assert shares["11", 1] == pytest.approx(100 * 22 / 23)
+    assert shares["MLP", 0] == pytest.approx(100 * 13 / 23)
+    assert score_cells(ranked(summary(2, 0)))["column"].to_list() == ["MLP", "MLP"]
 
 
 def test_groups_stand_between_heads_and_mlps():
-    nodes = summary(2, 4).filter(pl.col("rank").is_not_null())
-    groups = [{"component": f"a{layer}.g1", "layer": layer, "score": 20.0 + layer} for layer in range(2)]
-    nodes = pl.concat([nodes, pl.DataFrame(groups)], how="diagonal")
-    grids = score_grids(nodes)
-    assert list(grids) == ["head", "group", "MLP"]
-    np.testing.assert_array_equal(grids["group"], [[np.nan, 20], [np.nan, 21]])
-    assert [axes.get_xlabel() for axes in heatmap(nodes, "t").axes[:3]] == ["head", "group", ""]
+    groups = [{"component": f"a{layer}.g{index}", "layer": layer, "score": 2.0} for layer in (0, 1) for index in (0, 1)]
+    cells = score_cells(pl.concat([pl.DataFrame(groups), ranked(summary(2, 2))], how="diagonal"))
+    assert cells["column"].unique(maintain_order=True).to_list() == ["0", "1", "g0", "g1", "MLP"]
+
+
+def test_scores_that_are_all_zero_are_drawn():
+    cells = score_cells(ranked(summary(2, 2)).with_columns(score=pl.lit(0.0)))
+    assert set(cells["share"]) == {0.0}
 
 
 def test_one_picture_a_task_and_wrong_answer():
-    files = draw_heatmaps(pl.concat([summary(4, 8), summary(4, 8, "inverse_logits")]))
-    assert list(files) == ["heatmap_ioi_foil.png", "heatmap_ioi_inverse_logits.png"]
-    pixels = imread(io.BytesIO(files["heatmap_ioi_foil.png"]))
-    assert min(pixels.shape[:2]) > 200
-    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 30
+    files = draw_heatmaps(pl.concat([summary(4, 8), summary(4, 8, "b.c/d")]))
+    assert list(files) == ["heatmap.ioi.foil.png", "heatmap.ioi.b=2e=c=2f=d.png"]
+    for png in files.values():
+        assert png.startswith(b"\x89PNG")
+        assert min(struct.unpack(">II", png[16:24])) > 200
+    assert files["heatmap.ioi.foil.png"] != draw_heatmaps(summary(4, 7))["heatmap.ioi.foil.png"]
 
 
-def test_numbers_are_shares_of_the_largest_score_and_left_out_of_wide_pictures():
-    nodes = summary(2, 2).filter(pl.col("rank").is_not_null())
-    written = [text.get_text() for axes in heatmap(nodes, "t").axes for text in axes.texts]
-    assert sorted(written, key=int) == [f"{100 * score / 13:.0f}" for score in (1, 2, 3, 11, 12, 13)]
-    wide = heatmap(summary(2, 40).filter(pl.col("rank").is_not_null()), "t")
-    assert not any(axes.texts for axes in wide.axes)
+def test_numbers_are_left_out_of_wide_pictures():
+    marks = [[layer["mark"]["type"] for layer in heatmap(ranked(summary(2, heads)), "t").to_dict()["layer"]]
+             for heads in (2, 40)]  # fmt: skip
+    assert marks == [["rect", "text"], ["rect"]]

@@ -17,20 +17,20 @@ from gbcd import tasks
 from gbcd.evaluation.interventions import circuit_metrics, measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import Pairs, alone
-from gbcd.evaluation.points import Point, points
+from gbcd.evaluation.places import Place, places_of
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt, encode
 
-Case = tuple[LoadedModel, list[EncodedPrompt], Pairs, list[Point]]
+Case = tuple[LoadedModel, list[EncodedPrompt], Pairs, list[Place]]
 
 
 @pytest.fixture(scope="module", params=["tracr_reverse", "tracr_xproportion"])
 def case(request: pytest.FixtureRequest) -> Case:
     loaded = models.load(request.param, "cpu", "float64")
     prompts = encode(tasks.draw(loaded.name, loaded.tokenizer, 24, seed=2), loaded.tokenizer, loaded.context)
-    return loaded, prompts, alone(prompts, 5), points(loaded.sites, loaded.components, "node")
+    return loaded, prompts, alone(prompts, 5), places_of(loaded.components, "node")
 
 
 def by_hand(model: Any, ids: tuple[int, ...], replaced: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -8,11 +8,11 @@ from transformer_lens_values import STEPS, VALUES, shared_model, shared_prompts
 
 from gbcd.analysis.circuits import Config
 from gbcd.evaluation.attribution import INTEGRATION_STEPS, attribute
-from gbcd.evaluation.edges import can_score_edges, edge_attribution
+from gbcd.evaluation.edges import edge_attribution
 from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import pair_up
-from gbcd.evaluation.points import points
+from gbcd.evaluation.places import places_of
 from gbcd.models.load import prepared
 
 WANTED = json.loads(VALUES.read_text())["prompts"]
@@ -21,7 +21,7 @@ WANTED = json.loads(VALUES.read_text())["prompts"]
 @pytest.fixture(scope="module")
 def case():
     loaded, prompts = prepared("shared", *shared_model()), shared_prompts()
-    places = points(loaded.sites, loaded.components, "node")
+    places = places_of(loaded.components, "node")
     return loaded, pair_up(prompts, 8), places, metric_for("logit_difference", prompts, loaded.device)
 
 
@@ -46,7 +46,6 @@ def test_resample_ablation_is_that_of_transformer_lens(case):
 
 def test_edge_attribution_is_that_of_transformer_lens(case):
     loaded, pairs, _, metric = case
-    assert can_score_edges(loaded)
-    found = edge_attribution(loaded, pairs, metric, Config.of(loaded.components, loaded.sites.parallel))
+    found = edge_attribution(loaded, pairs, metric, Config.of(loaded.components, loaded.spec.parallel))
     assert found.keys() == WANTED[0]["edges"].keys()
     np.testing.assert_allclose(list(found.values()), table("edges", found).mean(axis=0), atol=1e-9)

@@ -2,29 +2,29 @@
 
     {"cfg": {"n_layers", "n_heads", "parallel_attn_mlp", "d_model"},
      "nodes": {"input" | "a{L}.h{H}" | "m{L}" | "logits": {"in_graph", "score"}},
-     "edges": {"a5.h5->m7": {"score", "in_graph"}, "input->a0.h0<q>": ...}}
+     "edges": {"a5.h5->m7": {"score", "in_graph"}, "input->a0.h0<q>": ...},
+     "selection": {"by", "n", "score", ...}}
 
 Every node hands its output to every later node through the residual stream: a head reads it three times (`<q>`, `<k>`,
 `<v>`), an MLP also from the heads of its own layer unless both run in parallel. `input` and `logits` are in every
-circuit and have no score.
+circuit and have no score. A file lists all nodes, and of the edges those in the circuit: the others are too many to be
+written (1.6 million in a model of 32 layers of 32 heads), and readers take an edge that is not listed as outside.
 
-A score of nodes says nothing about single edges, but an edge matters no more than either of its ends. So an edge
-has the smaller of its ends' scores, and is in the circuit if both of them are. `gbcd evaluate`, which has
-counterfactuals, gives edges scores of their own by edge attribution.
+Where a study has edges, the circuit is made of edges (`selection.py`). Otherwise it is made of nodes: an edge is inside
+if both of its ends are, and has the smaller of their scores, since it matters no more than either.
 
-The format knows heads and MLPs. Where heads share keys and values, the groups that own these are left out and the best
-of the heads and MLPs are taken.
+The format knows heads and MLPs. Where heads share keys and values, each has its own reads of them, as MIB counts them,
+and the groups that own the weights are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import networkx as nx
-import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.component import Component
 from gbcd.errors import BadInput
 
@@ -78,6 +78,24 @@ class Edge(BaseModel):
     in_graph: bool
 
 
+class Selection(BaseModel):
+    """How the circuit was chosen.
+
+    Attributes:
+        by: `nodes` (the best by score), or a method of `selection.select`.
+        n: how many nodes or edges were asked for.
+        score: what ranked the nodes, or `edges`.
+        condition: what each edge had to meet.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    by: str
+    n: int
+    score: str
+    condition: str | None = None
+
+
 class Circuit(BaseModel):
     """A circuit inside the full graph of its model."""
 
@@ -86,6 +104,7 @@ class Circuit(BaseModel):
     cfg: Config
     nodes: dict[str, Node]
     edges: dict[str, Edge]
+    selection: Selection | None = None
 
     def to_json(self) -> bytes:
         """The file."""
@@ -104,15 +123,15 @@ class Circuit(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(step) for step in first["loc"])
             raise BadInput(f"{source} is not a circuit in the format of EAP-IG: {where}: {first['msg']}") from error
-        nodes, edges = set(node_names(circuit.cfg)), set(edge_names(circuit.cfg))
-        if strange := sorted((circuit.nodes.keys() ^ nodes) | (circuit.edges.keys() ^ edges)):
+        nodes, has = set(node_names(circuit.cfg)), _edge_check(circuit.cfg)
+        if strange := sorted(circuit.nodes.keys() ^ nodes) + [name for name in circuit.edges if not has(name)]:
             raise BadInput(
                 f"{source}: its cfg and its graph differ in {len(strange)} nodes or edges, first {strange[0]!r}"
             )
         return circuit
 
     def to_csv(self) -> str:
-        """Every edge of the graph as a line: `source,target,part,score,in_graph`; `part` is q, k or v into heads."""
+        """Every edge of the file as a line: `source,target,part,score,in_graph`; `part` is q, k or v into heads."""
         lines = ["source,target,part,score,in_graph"]
         for name, edge in self.edges.items():
             source, target = ends(name)
@@ -134,50 +153,38 @@ class Circuit(BaseModel):
         return graph
 
 
-def circuit_of(
-    cfg: Config, scores: Mapping[str, float], members: Collection[str], edge_scores: Mapping[str, float] | None = None
+def circuit_of_nodes(
+    cfg: Config, scores: Mapping[str, float], members: Collection[str], selection: Selection | None = None
 ) -> Circuit:
-    """The circuit of the nodes `members`, in a graph with the score of every head and MLP.
+    """The circuit of the nodes `members` and all edges between them, in a graph with the score of every head and MLP.
 
     Args:
         cfg: shape of the model.
         scores: of its heads and MLPs.
         members: names of those inside.
-        edge_scores: of all edges, where these have scores of their own (`gbcd.evaluation.edges`).
+        selection: how they were chosen.
     """
-    inside = {INPUT, LOGITS, *members}
+    inside = [name for name in node_names(cfg) if name in {INPUT, LOGITS, *members}]
     highest = max(scores.values())
     known = {**scores, INPUT: highest, LOGITS: highest}
-    nodes = {name: Node(in_graph=name in inside, score=scores.get(name)) for name in node_names(cfg)}
-    edges: dict[str, Edge] = {}
-    for name in edge_names(cfg):
-        source, target = ends(name)
-        # the format has an MLP in every layer, and a model of attention alone has none
-        weaker = min(known[source], known[target]) if {source, target} <= known.keys() else 0.0
-        score = weaker if edge_scores is None else edge_scores[name]
-        edges[name] = Edge(score=score, in_graph=source in inside and target in inside)
-    return Circuit(cfg=cfg, nodes=nodes, edges=edges)
+    edges = {edge: Edge(score=min(known[s], known[t]), in_graph=True) for edge, s, t in _edges_between(cfg, inside)}
+    return Circuit(cfg=cfg, nodes=_nodes(cfg, scores, inside), edges=edges, selection=selection)
 
 
-def circuit_files(summary: pl.DataFrame, cfg: Config | None) -> dict[str, bytes]:
-    """The circuits of a summary by file name: the best `CIRCUIT_SHARE` of the nodes of each task and wrong answer.
+def circuit_of_edges(
+    cfg: Config, scores: Mapping[str, float], edges: Mapping[str, float], selection: Selection | None = None
+) -> Circuit:
+    """The circuit of `edges`, with their scores, and the nodes that they join.
 
-    The first is `circuit.json`; a study of several has a `circuit_<task>_<wrong answer>.json` for each further one. A
-    model without norms, as tracr compiles them, is not what the format describes and has none.
+    Args:
+        cfg: shape of the model.
+        scores: of its heads and MLPs.
+        edges: scores of the edges inside, by name.
+        selection: how they were chosen.
     """
-    files: dict[str, bytes] = {}
-    if cfg is None:
-        return files
-    known = set(node_names(cfg))
-    nodes = summary.filter(
-        (pl.col("level") == "node") & pl.col("rank").is_not_null() & pl.col("component").is_in(known)
-    )
-    for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
-        scores = dict(rows.select("component", "score").iter_rows())
-        members = rows.sort("rank").head(round(CIRCUIT_SHARE * len(rows)))["component"].to_list()
-        name = f"circuit_{task}_{wrong_answer}.json" if files else "circuit.json"
-        files[name] = circuit_of(cfg, scores, members).to_json()
-    return files
+    inside = {INPUT, LOGITS, *(end for edge in edges for end in ends(edge))}
+    found = {edge: Edge(score=score, in_graph=True) for edge, score in edges.items()}
+    return Circuit(cfg=cfg, nodes=_nodes(cfg, scores, inside), edges=found, selection=selection)
 
 
 def node_names(cfg: Config) -> list[str]:
@@ -186,23 +193,87 @@ def node_names(cfg: Config) -> list[str]:
     return [INPUT, *(name for block in blocks for name in block), LOGITS]
 
 
-def edge_names(cfg: Config) -> Iterator[str]:
-    """All edges, in the order of their targets."""
+class EdgeEnds(NamedTuple):
+    """Source and target of every edge, in canonical order; targets that are heads end in `<q>`, `<k>` or `<v>`."""
+
+    sources: list[str]
+    targets: list[str]
+
+
+def edge_ends(cfg: Config) -> EdgeEnds:
+    """Ends of all edges, in the order of their targets and, for one target, of the forward pass."""
+    found = EdgeEnds([], [])
+
+    def add(sources: list[str], target: str) -> None:
+        found.sources.extend(sources)
+        found.targets.extend([target] * len(sources))
+
     earlier = [INPUT]
     for layer in range(cfg.n_layers):
         heads = _heads(cfg, layer)
-        yield from (f"{source}->{head}<{part}>" for head in heads for part in "qkv" for source in earlier)
-        into_mlp = earlier if cfg.parallel_attn_mlp else [*earlier, *heads]
-        yield from (f"{source}->m{layer}" for source in into_mlp)
-        earlier += [*heads, f"m{layer}"]
-    yield from (f"{source}->{LOGITS}" for source in earlier)
+        for head in heads:
+            for part in "qkv":
+                add(earlier, f"{head}<{part}>")
+        add(earlier if cfg.parallel_attn_mlp else [*earlier, *heads], f"m{layer}")
+        earlier = [*earlier, *heads, f"m{layer}"]
+    add(earlier, LOGITS)
+    return found
+
+
+def edge_names(cfg: Config) -> list[str]:
+    """All edges, in the order of `edge_ends`."""
+    return [f"{source}->{target}" for source, target in zip(*edge_ends(cfg), strict=True)]
+
+
+def n_edges(cfg: Config) -> int:
+    """Edges of the whole graph."""
+    per_layer = cfg.n_heads + 1
+    before = sum(1 + layer * per_layer for layer in range(cfg.n_layers))
+    into_mlps = 0 if cfg.parallel_attn_mlp else cfg.n_layers * cfg.n_heads
+    return before * (3 * cfg.n_heads + 1) + into_mlps + 1 + cfg.n_layers * per_layer
 
 
 def ends(edge: str) -> tuple[str, str]:
-    """Source and target of an edge by its name."""
+    """The nodes that an edge joins, by its name."""
     source, target = edge.split("->", 1)
     return source, target.split("<", 1)[0]
 
 
 def _heads(cfg: Config, layer: int) -> list[str]:
     return [f"a{layer}.h{head}" for head in range(cfg.n_heads)]
+
+
+def _nodes(cfg: Config, scores: Mapping[str, float], inside: Collection[str]) -> dict[str, Node]:
+    return {name: Node(in_graph=name in inside, score=scores.get(name)) for name in node_names(cfg)}
+
+
+def _visible(cfg: Config) -> dict[str, int]:
+    """How many of `node_names`, from the first, each node reads."""
+    per_layer = cfg.n_heads + 1
+    before = {layer: 1 + layer * per_layer for layer in range(cfg.n_layers + 1)}
+    heads = {head: before[layer] for layer in range(cfg.n_layers) for head in _heads(cfg, layer)}
+    own = 0 if cfg.parallel_attn_mlp else cfg.n_heads
+    return heads | {f"m{layer}": before[layer] + own for layer in range(cfg.n_layers)} | {LOGITS: before[cfg.n_layers]}
+
+
+def _edge_check(cfg: Config) -> Callable[[str], bool]:
+    """Whether the graph has an edge of that name."""
+    place = {name: index for index, name in enumerate(node_names(cfg))}
+    visible = _visible(cfg)
+
+    def has(edge: str) -> bool:
+        source, _, target = edge.partition("->")
+        node, _, part = target.partition("<")
+        return (part in ("q>", "k>", "v>")) == (".h" in node) and place.get(source, len(place)) < visible.get(node, 0)
+
+    return has
+
+
+def _edges_between(cfg: Config, inside: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Names and ends of the edges between nodes, which are in the order of the forward pass."""
+    place = {name: index for index, name in enumerate(node_names(cfg))}
+    visible = _visible(cfg)
+    for target in inside[1:]:
+        names = [f"{target}<{part}>" for part in "qkv"] if ".h" in target else [target]
+        sources = [source for source in inside if place[source] < visible[target]]
+        yield from ((f"{source}->{name}", source, target) for name in names for source in sources)

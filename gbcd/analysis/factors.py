@@ -1,7 +1,7 @@
 """Circuits that mix: the prompt-by-node matrix as a sum of a few non-negative patterns.
 
-A prompt may call on several circuits at once, and its norms are then a blend. With A the statistic that ranks
-components, of every prompt and head or MLP, non-negative matrix factorisation (Lee & Seung 1999; scikit-learn's
+A prompt may call on several circuits at once, and its values are then a blend. With A the sizes of the statistic that
+ranks components, of every prompt and head or MLP, non-negative matrix factorisation (Lee & Seung 1999; scikit-learn's
 coordinate descent) finds
 
     A ~ W H,   W >= 0 [prompts, factors],   H >= 0 [factors, nodes]
@@ -14,7 +14,7 @@ The start is fixed (NNDSVDA, Boutsidis & Gallopoulos 2008), so the result is the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -23,29 +23,12 @@ from jaxtyping import Float
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
-from gbcd.analysis.nodes import NodeMap
-from gbcd.analysis.ranking import SCORES
-from gbcd.analysis.shard_values import finite_values, keys, rows_of
+from gbcd.analysis.stored import PromptRows, read_prompt_rows
 from gbcd.component import Component
-from gbcd.engine.tables import ShardTables
 from gbcd.errors import BadInput
-from gbcd.run.commits import committed_ids
-from gbcd.run.results import read_components, shard_tables
-from gbcd.run.store import Store
-
-#: Prompts of each task that are factorised; stored prompts are shuffled, so these are a random draw.
-MAX_PROMPTS = 2000
-
 
 #: Sweeps of the coordinate descent at most.
 MAX_SWEEPS = 1000
-
-
-class PromptRows(NamedTuple):
-    """Values of one statistic; `prompts` has the columns `prompt_id, task`, one row per row of the values."""
-
-    values: Float[np.ndarray, "prompts nodes"]
-    prompts: pl.DataFrame
 
 
 class Factors(NamedTuple):
@@ -66,54 +49,16 @@ def factors(out: str, n_factors: int, wrong_answer: str | None = None) -> Factor
     """Separate the circuits that mix in the prompts of a study, all its tasks together.
 
     Args:
-        out: a results folder of one model.
+        out: a results folder that has been reduced. Its samples are read: up to 2,000 prompts of each task.
         n_factors: how many patterns to look for; as many as there are tasks is a start.
         wrong_answer: needed where the study has several.
 
     Raises:
-        BadInput: nothing is committed, the wrong answer is not of the study, or there are fewer prompts or nodes
+        BadInput: the study has not been reduced, the wrong answer is not of it, or there are fewer prompts or nodes
             than factors.
     """
-    store = Store(out)
-    if not committed_ids(store):
-        raise BadInput(f"nothing is committed in {store.location!r}, so there is nothing to factorise")
-    components = read_components(store)
-    found = node_values(shard_tables(store), components)
-    if wrong_answer is None and len(found) == 1:
-        (wrong_answer,) = found
-    if wrong_answer not in found:
-        raise BadInput(f"{store.location!r}: name one wrong answer of {', '.join(found)}")
-    nodes = [node for node in NodeMap.of(components).nodes if node.is_circuit_part]
-    return factorise(found[wrong_answer], nodes, n_factors)
-
-
-def node_values(shards: Iterable[ShardTables], components: Sequence[Component]) -> dict[str, PromptRows]:
-    """The statistic that ranks components, of heads and MLPs, on the first `MAX_PROMPTS` prompts of each task.
-
-    By wrong answer. Shards after these are not read to the end.
-    """
-    nodes = NodeMap.of(components)
-    chosen = [len(components) + index for index, node in enumerate(nodes.nodes) if node.is_circuit_part]
-    pieces: dict[tuple[str, str], dict[str, list[PromptRows]]] = {}
-    for shard in shards:
-        for key in keys(shard.norms):
-            rows = rows_of(shard.norms, key)
-            held = pieces.setdefault(key, {})
-            for found in finite_values(rows, nodes):
-                of_statistic = held.setdefault(found.statistic, [])
-                if found.statistic in SCORES and sum(len(piece.prompts) for piece in of_statistic) < MAX_PROMPTS:
-                    ids = rows["prompt_id"].take(found.rows).to_pylist()
-                    prompts = pl.DataFrame({"prompt_id": ids, "task": [key.task] * len(ids)})
-                    of_statistic.append(PromptRows(found.values[chosen].T, prompts))
-    joined: dict[str, list[PromptRows]] = {}
-    for (_, wrong_answer), held in pieces.items():
-        best = next((name for name in SCORES if held.get(name)), None)
-        joined.setdefault(wrong_answer, []).extend(held[best] if best else [])
-    return {
-        name: PromptRows(np.concatenate([one.values for one in some]), pl.concat([one.prompts for one in some]))
-        for name, some in joined.items()
-        if some
-    }
+    rows = read_prompt_rows(out, wrong_answer)
+    return factorise(rows._replace(values=np.abs(rows.values)), rows.nodes, n_factors)
 
 
 def factorise(rows: PromptRows, nodes: Sequence[Component], n_factors: int) -> Factors:
@@ -124,7 +69,7 @@ def factorise(rows: PromptRows, nodes: Sequence[Component], n_factors: int) -> F
     """
     if not 1 <= n_factors <= min(rows.values.shape):
         n_prompts, n_nodes = rows.values.shape
-        raise BadInput(f"{n_factors} factors cannot be had from {n_prompts} prompts and {n_nodes} nodes")
+        raise BadInput(f"{n_prompts} prompts and {n_nodes} nodes do not give {n_factors} factors")
     scaled = rows.values / np.maximum(rows.values.sum(axis=1, keepdims=True), np.finfo(float).tiny)
     columns = np.maximum(scaled.mean(axis=0), np.finfo(float).tiny)
     scaled = scaled / columns

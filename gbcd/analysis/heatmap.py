@@ -1,89 +1,72 @@
 """A picture of where a task's score lies: layers upwards, heads across, then groups that share keys, then the MLP.
 
 The colours are cividis, which reads the same for colour-blind eyes and in grey, on a scale from zero to the picture's
-largest score; numbers are in units of that largest score, in per cent, so that they stay short for any task.
+largest score; numbers are in per cent of that largest score, so that they stay short for any task.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-
-import numpy as np
+import altair as alt
 import polars as pl
-from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+import vl_convert
+
+from gbcd.component import file_name
 
 #: Cells in a row beyond which numbers would no longer be readable.
 MAX_NUMBERED = 24
+
+#: Pixels of a cell, with and without a number in it, and of the narrowest picture.
+NUMBERED, BARE, LEAST = 34, 16, 220
+
+DOTS_PER_INCH = 144
+
+_FONT = "Liberation Sans, Arial, sans-serif"
 
 
 def draw_heatmaps(summary: pl.DataFrame) -> dict[str, bytes]:
     """Draw every task and wrong answer.
 
     Args:
-        summary: table with the schema `gbcd.analysis.reduce.SUMMARY`; its ranked nodes are drawn.
+        summary: table `reduce.SUMMARY`; its ranked nodes are drawn.
 
     Returns:
-        PNG files by name, `heatmap_<task>_<wrong answer>.png`, in the order of the table. A task and wrong answer
-        without a single score has none.
+        PNG files by name, `heatmap.TASK.WRONG-ANSWER.png`, in the order of the table. A task and wrong answer without a
+        single score has none.
     """
     nodes = summary.filter((pl.col("level") == "node") & pl.col("rank").is_not_null())
-    files: dict[str, bytes] = {}
-    for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
-        png = io.BytesIO()
-        heatmap(rows, f"{task}, {wrong_answer} ({rows['n'][0]} prompts)").savefig(png, format="png", dpi=120)
-        files[f"heatmap_{task}_{wrong_answer}.png"] = png.getvalue()
-    return files
+    return {
+        file_name("heatmap", str(task), str(wrong_answer), suffix="png"): vl_convert.vegalite_to_png(
+            heatmap(rows, f"{task}, {wrong_answer}: {rows['score_name'][0]}, {rows['n'][0]:,} prompts").to_dict(),
+            ppi=DOTS_PER_INCH,
+        )
+        for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True)
+    }
 
 
-def heatmap(nodes: pl.DataFrame, title: str) -> Figure:
+def heatmap(nodes: pl.DataFrame, title: str) -> alt.LayerChart:
     """Draw one row of the summary per head, group and MLP (`component`, `layer`, `score`)."""
-    grids = score_grids(nodes)
-    largest = max(float(np.nanmax(grid)) for grid in grids.values()) or 1.0
-    layers, columns = len(grids["MLP"]), sum(grid.shape[1] for grid in grids.values())
-    figure = Figure(figsize=(2.6 + 0.52 * columns, 1.9 + 0.42 * layers), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(grids), width_ratios=[grid.shape[1] for grid in grids.values()], squeeze=False)[0]
-    for axes, (kind, grid) in zip(panels, grids.items(), strict=True):
-        share = 100 * grid / largest
-        axes.imshow(share, cmap="cividis", vmin=0, vmax=100, origin="lower", aspect="auto")
-        _label(axes, ["MLP"] if kind == "MLP" else [str(number) for number in range(grid.shape[1])], layers)
-        axes.set(xlabel="" if kind == "MLP" else kind)
-        if columns <= MAX_NUMBERED:
-            _number(axes, share)
-    panels[0].set_ylabel("layer")
-    for axes in panels[1:]:
-        axes.set_yticklabels([])
-    figure.colorbar(panels[0].images[0], ax=list(panels), label="score, % of the largest")
-    figure.suptitle(title, fontsize=10)
-    return figure
+    cells = score_cells(nodes)
+    columns = cells["column"].unique(maintain_order=True).to_list()
+    is_numbered = len(columns) <= MAX_NUMBERED
+    size = NUMBERED if is_numbered else BARE
+    layers = sorted(cells["layer"].unique().to_list(), reverse=True)
+    base = alt.Chart(alt.Data(values=cells.to_dicts())).encode(
+        x=alt.X("column:N", title="head", scale=alt.Scale(domain=columns), axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=layers)),
+    )
+    colour = alt.Color("share:Q", title="% of the largest", scale=alt.Scale(scheme="cividis", domain=[0, 100]))
+    ink = alt.when("datum.share > 48").then(alt.value("black")).otherwise(alt.value("white"))
+    numbers = base.mark_text(fontSize=11).encode(text=alt.Text("share:Q", format=".0f"), color=ink)
+    marks = [base.mark_rect().encode(color=colour), *([numbers] if is_numbered else [])]
+    width, height = max(LEAST, size * len(columns)), size * len(layers)
+    chart = alt.LayerChart(layer=marks).properties(title=title, width=width, height=height)
+    return chart.configure(font=_FONT, padding=10).configure_axis(ticks=False, domain=False).configure_view(stroke=None)
 
 
-def score_grids(nodes: pl.DataFrame) -> dict[str, Float[np.ndarray, "layers columns"]]:
-    """Scores by layer and number, for `head`, `group` and `MLP`, of the kinds that there are; NaN where no node is."""
-    layers = int(nodes["layer"].to_numpy().max()) + 1
-    found: dict[str, np.ndarray] = {}
-    for kind, pattern in (("head", r"\.h(\d+)$"), ("group", r"\.g(\d+)$"), ("MLP", r"^m\d+()$")):
-        rows = nodes.select("layer", "score", number=pl.col("component").str.extract(pattern)).drop_nulls("number")
-        cells = [(layer, int(number or 0), score) for layer, score, number in rows.iter_rows()]
-        if cells:
-            found[kind] = np.full((layers, 1 + max(number for _, number, _ in cells)), np.nan)
-        for layer, number, score in cells:
-            found[kind][layer, number] = score
-    return found
-
-
-def _label(axes: Axes, columns: Sequence[str], layers: int) -> None:
-    axes.set_xticks(range(len(columns)), list(columns))
-    axes.set_yticks(range(layers))
-    axes.tick_params(length=0)
-
-
-def _number(axes: Axes, share: Float[np.ndarray, "layers columns"]) -> None:
-    for (layer, column), value in np.ndenumerate(share):
-        if not np.isnan(value):
-            colour = "black" if value > 55 else "white"
-            axes.text(column, layer, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+def score_cells(nodes: pl.DataFrame) -> pl.DataFrame:
+    """Cells in the order of columns: `column` (`0`, `1`, ... of heads, `g0` ... of groups, `MLP`), `layer`, `share`."""
+    place = pl.col("component").str.extract(r"\.h?(g?\d+)$").fill_null("MLP")
+    kind = pl.col("column").str.starts_with("g").cast(pl.Int8) + 2 * (pl.col("column") == "MLP").cast(pl.Int8)
+    share = 100 * pl.col("score") / pl.max_horizontal(pl.col("score").max(), pl.lit(1e-300))
+    number = pl.col("column").str.extract(r"(\d+)").cast(pl.Int64)
+    return nodes.with_columns(column=place, share=share).sort(kind, number, "layer").select("column", "layer", "share")

@@ -1,4 +1,4 @@
-"""Means, standard deviations and 95 % intervals from sums that can be added up shard by shard.
+"""Means, standard deviations and 95 % intervals from sums that can be added up shard by shard, in any grouping.
 
 Prompts of one template resemble each other, so they are not independent draws, and an interval that takes them for such
 is too narrow. Templates are therefore clusters. With `n_g` prompts of template `g` whose mean is `m_g`, the variance
@@ -7,9 +7,10 @@ of the overall mean `m` is estimated by the cluster-robust (sandwich) formula
     V = G / (G - 1) * sum_g (n_g (m_g - m))^2 / n^2
 
 and the interval is `m +- t sqrt(V)` with the quantile of Student's t with `G - 1` degrees of freedom, since templates
-are few (Cameron & Miller 2015, A Practitioner's Guide to Cluster-Robust Inference, sections II and VI). Where every
-prompt is its own template this is the ordinary interval of a mean. With two templates t is 12.7, so the
-interval is wide, and rightly so.
+are few (Cameron & Miller 2015, A Practitioner's Guide to Cluster-Robust Inference, sections II and VI). `V` is what the
+variance over draws of whole templates (the cluster bootstrap) tends to; percentiles of such draws hold the mean in 88 %
+of cases with eight templates, this interval in 95 % (`tests/test_intervals.py`). Where every prompt is its own template
+it is the ordinary interval of a mean. With two templates t is 12.7, so the interval is wide, and rightly so.
 
 One template says nothing about others. The interval then speaks of prompts of that template alone, drawn independently:
 `n_templates = 1` marks it. One prompt has neither spread nor interval.
@@ -17,6 +18,8 @@ One template says nothing about others. The interval then speaks of prompts of t
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,8 +27,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-#: Clusters kept in memory. Further templates share them in turn: a template is still never split, so the interval
-#: stays valid, and memory is bounded where every line of a prompt file is its own template.
+#: Clusters that are kept. Further templates share them by a hash of their names: a template is still never split, so
+#: the interval stays valid, and memory is bounded where every line of a prompt file is its own template.
 MAX_CLUSTERS = 100
 
 CONFIDENCE = 0.95
@@ -34,50 +37,83 @@ CONFIDENCE = 0.95
 class Estimate(NamedTuple):
     """A mean with its spread over prompts and its 95 % interval; NaN where it is not defined."""
 
-    mean: Float[np.ndarray, " *columns"]
-    std: Float[np.ndarray, " *columns"]
-    ci_low: Float[np.ndarray, " *columns"]
-    ci_high: Float[np.ndarray, " *columns"]
+    mean: Float[np.ndarray, " columns"]
+    std: Float[np.ndarray, " columns"]
+    ci_low: Float[np.ndarray, " columns"]
+    ci_high: Float[np.ndarray, " columns"]
+
+
+class Clusters:
+    """Numbers of templates, in the order in which they are met."""
+
+    def __init__(self) -> None:
+        """Know none."""
+        self.names: dict[str, int] = {}
+
+    def numbers(self, templates: Iterable[str]) -> Int[np.ndarray, " templates"]:
+        """The cluster of each template."""
+        for template in templates:
+            if len(self.names) < MAX_CLUSTERS:
+                self.names.setdefault(template, len(self.names))
+        known = (self.names.get(name, zlib.crc32(name.encode()) % MAX_CLUSTERS) for name in templates)
+        return np.fromiter(known, dtype=np.int64)
 
 
 @dataclass
 class ClusteredMoments:
-    """Running mean and spread of many columns over prompts, with a sum per cluster of templates.
+    """Mean and spread of many columns over prompts, with a sum per cluster of templates.
 
-    `mean` and `m2` (sum of squared deviations) are updated by the formula of Chan, Golub & LeVeque (1983), which does
+    `mean` and `m2` (sum of squared deviations) are merged by the formula of Chan, Golub & LeVeque (1983), which does
     not cancel; all sums are float64.
     """
 
     n: int = 0
-    mean: Float[np.ndarray, " *columns"] = field(default_factory=lambda: np.zeros(()))
-    m2: Float[np.ndarray, " *columns"] = field(default_factory=lambda: np.zeros(()))
-    _clusters: dict[str, int] = field(default_factory=dict[str, int])
-    _sizes: list[int] = field(default_factory=list[int])
-    _sums: list[Float[np.ndarray, " *columns"]] = field(default_factory=list[np.ndarray])
+    mean: Float[np.ndarray, " columns"] = field(default_factory=lambda: np.zeros(0))
+    m2: Float[np.ndarray, " columns"] = field(default_factory=lambda: np.zeros(0))
+    n_positive: Int[np.ndarray, " columns"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    sizes: Int[np.ndarray, " clusters"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    sums: Float[np.ndarray, "clusters columns"] = field(default_factory=lambda: np.zeros((0, 0)))
+
+    @staticmethod
+    def of(
+        values: Float[np.ndarray, "prompts columns"], clusters: Int[np.ndarray, " prompts"], n_clusters: int
+    ) -> ClusteredMoments:
+        """Of one prompt or more; `values` are finite, `clusters` below `n_clusters`."""
+        belongs = (np.arange(n_clusters)[:, None] == clusters).astype(np.float64)
+        sums, mean = belongs @ values, values.mean(axis=0)
+        return ClusteredMoments(
+            n=len(values),
+            mean=mean,
+            m2=np.square(values - mean).sum(axis=0),
+            n_positive=(values > 0).sum(axis=0),
+            sizes=belongs.sum(axis=1).astype(np.int64),
+            sums=sums,
+        )
+
+    def add(self, other: ClusteredMoments, numbers: Int[np.ndarray, " others"]) -> None:
+        """Take in `other`, whose cluster i is the cluster `numbers[i]` here."""
+        if not other.n:
+            return
+        if not self.n:
+            columns = len(other.mean)
+            self.mean, self.m2, self.sums = np.zeros(columns), np.zeros(columns), np.zeros((0, columns))
+            self.n_positive = np.zeros(columns, dtype=np.int64)
+        if (missing := int(numbers.max()) + 1 - len(self.sizes)) > 0:
+            self.sizes = np.pad(self.sizes, (0, missing))
+            self.sums = np.pad(self.sums, ((0, missing), (0, 0)))
+        np.add.at(self.sizes, numbers, other.sizes)
+        np.add.at(self.sums, numbers, other.sums)
+        shift, n = other.mean - self.mean, self.n + other.n
+        self.m2 = self.m2 + other.m2 + np.square(shift) * (self.n * other.n / n)
+        self.mean = self.mean + shift * (other.n / n)
+        self.n_positive = self.n_positive + other.n_positive
+        self.n = n
 
     @property
-    def n_templates(self) -> int:
-        """Distinct templates seen."""
-        return len(self._clusters)
-
-    def add(self, values: Float[np.ndarray, "*columns prompts"], templates: list[str]) -> None:
-        """Take in `values`, finite, one entry of `templates` per prompt."""
-        count = values.shape[-1]
-        if count == 0:
-            return
-        clusters = np.array([self._cluster(template) for template in templates])
-        order = np.argsort(clusters, kind="stable")
-        found, starts = np.unique(clusters[order], return_index=True)
-        sums = np.add.reduceat(values[..., order], starts, axis=-1)
-        self._add_to_clusters(found, np.diff([*starts, count]), sums)
-
-        mean = sums.sum(axis=-1) / count
-        shift = mean - self.mean
-        deviations = values - mean[..., None]
-        within = np.einsum("...n,...n->...", deviations, deviations)
-        self.m2 = self.m2 + within + np.square(shift) * (self.n * count / (self.n + count))
-        self.mean = self.mean + shift * (count / (self.n + count))
-        self.n += count
+    def sign_agreement(self) -> Float[np.ndarray, " columns"]:
+        """Share of the prompts whose value has the sign of the mean; needs at least one prompt."""
+        positive = self.n_positive / self.n
+        return np.where(self.mean > 0, positive, 1 - positive)
 
     def estimate(self) -> Estimate:
         """What has been taken in so far; needs at least one prompt."""
@@ -85,39 +121,32 @@ class ClusteredMoments:
         if self.n < 2:
             return Estimate(self.mean, undefined, undefined, undefined)
         std = np.sqrt(self.m2 / (self.n - 1))
-        clusters = len(self._sums)
+        seen = self.sizes > 0
+        clusters = int(seen.sum())
         if clusters == 1:
             error, freedom = std / np.sqrt(self.n), self.n - 1
         else:
-            sizes = np.array(self._sizes, dtype=np.float64)
-            scores = np.stack(self._sums, axis=-1) - self.mean[..., None] * sizes
-            error = np.sqrt(clusters / (clusters - 1) * np.square(scores).sum(axis=-1)) / self.n
+            scores = self.sums[seen] - self.mean * self.sizes[seen][:, None]
+            error = np.sqrt(clusters / (clusters - 1) * np.square(scores).sum(axis=0)) / self.n
             freedom = clusters - 1
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
         return Estimate(self.mean, std, self.mean - half, self.mean + half)
 
-    def resampled_means(self, n_replicas: int, seed: int) -> Float[np.ndarray, " replicas *columns"] | None:
-        """Means over other draws of as many clusters (the cluster bootstrap); None if there is one cluster only."""
-        clusters = len(self._sums)
-        if clusters < 2:
-            return None
-        drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), n_replicas)
-        sums = np.tensordot(drawn.astype(np.float64), np.stack(self._sums), axes=1)
-        counts = drawn @ np.array(self._sizes)
-        return sums / counts.reshape(-1, *[1] * (sums.ndim - 1))
 
-    def _cluster(self, template: str) -> int:
-        return self._clusters.setdefault(template, len(self._clusters)) % MAX_CLUSTERS
+def resampled_means(
+    sums: Float[np.ndarray, "clusters columns"], sizes: Int[np.ndarray, " clusters"], n_resamples: int, seed: int
+) -> Float[np.ndarray, "resamples columns"] | None:
+    """Means over other draws of as many clusters (the cluster bootstrap); None if there is one cluster only.
 
-    def _add_to_clusters(
-        self,
-        clusters: Int[np.ndarray, " found"],
-        sizes: Int[np.ndarray, " found"],
-        sums: Float[np.ndarray, "*columns f"],
-    ) -> None:
-        for index, cluster in enumerate(clusters.tolist()):
-            while len(self._sums) <= cluster:
-                self._sums.append(np.zeros(sums.shape[:-1]))
-                self._sizes.append(0)
-            self._sums[cluster] += sums[..., index]
-            self._sizes[cluster] += int(sizes[index])
+    Args:
+        sums: of each cluster.
+        sizes: prompts of each; those without one are not drawn.
+        n_resamples: how many draws.
+        seed: fixes them.
+    """
+    sums, sizes = sums[sizes > 0], sizes[sizes > 0]
+    if len(sizes) < 2:
+        return None
+    n = len(sizes)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_resamples).astype(np.float64)
+    return (drawn @ sums) / (drawn @ sizes)[:, None]

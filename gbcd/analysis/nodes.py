@@ -1,14 +1,13 @@
 """From parts to nodes: what the numbers of a head's q, k, v and o say about the head.
 
 Squared norms add, since the gradient of a node is the gradients of its parts side by side:
-`||G_node||^2 = sum of ||G_part||^2`. Signal and noise are squared norms too, so they add as well.
+`||G_node||^2 = sum of ||G_part||^2`.
 
-Taylor scores do not add. A node's Taylor score is to be the first-order effect of removing the node, and its parts form
+Attributions do not add. A node's attribution is the first-order effect of replacing what it writes, and its parts form
 a chain: scaling `v` by `1 - e` and scaling `o` by `1 - e` change the head's output in one and the same way, so
-their sum counts that removal twice, and `q` and `k` add the effect of flatter attention, which is no removal at
-all. What removes a node is silence of the part that writes to the residual stream, hence the Taylor score of a head is
+their sum counts that change twice, and `q` and `k` add the effect of flatter attention. So the attribution of a head is
 that of its `o`, of an MLP that of its `out` or `down`, and of a node with one part that part's. A group of heads that
-share keys and values hands values to them, so its Taylor score is that of its `v`.
+share keys and values hands values to them, so its attribution is that of its `v`.
 """
 
 from __future__ import annotations
@@ -57,13 +56,9 @@ class NodeMap:
             writers=np.array([_writer(components, indices) for indices in members.values()], dtype=np.int64),
         )
 
-    def sums(self, values: Float[np.ndarray, " parts *rest"]) -> Float[np.ndarray, " nodes *rest"]:
-        """Sum over the parts of each node."""
-        return np.add.reduceat(values[self.by_node], self.starts, axis=0)
-
     def norms(self, values: Float[np.ndarray, " parts *rest"]) -> Float[np.ndarray, " nodes *rest"]:
         """Norms of nodes from norms of parts."""
-        return np.sqrt(self.sums(np.square(values)))
+        return np.sqrt(np.add.reduceat(np.square(values)[self.by_node], self.starts, axis=0))
 
 
 def _node(parts: list[Component]) -> Component:

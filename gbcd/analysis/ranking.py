@@ -5,26 +5,49 @@ The choice of score and of the cut is made here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
+from gbcd.analysis.shard_values import ATTRIBUTIONS, SIGNED, SUMMARISED
 from gbcd.component import Component
 
-#: Statistics whose mean over prompts is the score, best first; the first one that was computed is taken. What a node
-#: writes says more of its effect than what it reads: see docs/findings.md.
-SCORES = ("writing_norm", "grad_norm")
+#: Scores that are taken by default, best first: the first that enough prompts have. See docs/findings.md.
+DEFAULT_SCORES = ("attribution", "mean_attribution", "writing_norm", "grad_norm")
+
+#: Scores by name, with the statistic whose mean over prompts they are. Of `attribution` the signed values are averaged
+#: and the score is the size of the mean; of every other statistic sizes are averaged.
+SCORES = {name: name + SIGNED if name == "attribution" else name for name in SUMMARISED}
+
+#: All means that components can be ordered by, which the evaluation compares.
+METHODS = SCORES | {name + SIGNED: name + SIGNED for name in ATTRIBUTIONS if name != "attribution"}
+
+#: Share of the prompts that must have a statistic before its mean can be the score.
+MIN_SHARE = 0.9
 
 #: Share of the heads and MLPs that make up the circuit where one size is to speak for all.
 CIRCUIT_SHARE = 0.2
 
+#: The same of edges, where the study has them.
+EDGE_SHARE = 0.05
 
-def score_statistic(computed: Collection[str]) -> str:
-    """Name of the statistic whose mean ranks the components, given the names of those that were computed."""
-    return next((name for name in SCORES if name in computed), SCORES[-1])
+#: With fewer templates an interval says little.
+FEW_TEMPLATES = 5
+
+
+def choose_score(counts: Mapping[str, int], wanted: str | None = None) -> str | None:
+    """Name of the score of a task and wrong answer; None where no prompt has a finite gradient.
+
+    Args:
+        counts: prompts that have each statistic.
+        wanted: a name of `SCORES` that goes before the default ones.
+    """
+    n = counts.get("grad_norm", 0)
+    names = DEFAULT_SCORES if wanted is None else (wanted, *DEFAULT_SCORES)
+    return next((name for name in names if n and counts.get(SCORES[name], 0) >= MIN_SHARE * n), None)
 
 
 class RankInterval(NamedTuple):
@@ -35,13 +58,13 @@ class RankInterval(NamedTuple):
 
 
 def rank_intervals(
-    components: Sequence[Component], replicas: Float[np.ndarray, "replicas components"] | None
+    components: Sequence[Component], resamples: Float[np.ndarray, "resamples components"] | None
 ) -> RankInterval:
-    """Intervals of ranks from scores on other draws of templates (`ClusteredMoments.resampled_means`)."""
+    """Intervals of ranks from scores on other draws of templates (`intervals.resampled_means`)."""
     bounds: list[list[int | None]] = [[None] * len(components), [None] * len(components)]
-    if replicas is not None:
-        rankable = [index for index, component in enumerate(components) if component.is_circuit_part]
-        drawn = rankdata(-replicas[:, rankable], "ordinal", axis=1)
+    rankable = [index for index, component in enumerate(components) if component.is_circuit_part]
+    if resamples is not None and rankable:
+        drawn = rankdata(-resamples[:, rankable], "ordinal", axis=1)
         for bound, quantile in zip(bounds, (0.025, 0.975), strict=True):
             found = np.quantile(drawn, quantile, axis=0, method="inverted_cdf")
             for index, rank in zip(rankable, found.tolist(), strict=True):

@@ -1,22 +1,12 @@
-"""From prompts to components: one pass over the committed shards gives the summary of every part and node.
+"""From prompts to components: one pass over the committed shards gives all that is said of them later.
 
-Shards come in the order of the plan and are forgotten once added, so memory depends on the model and on the number of
-tasks and wrong answers, never on the number of prompts, and the bytes of the result depend on the shards alone.
-Per prompt, parts become nodes first (`nodes.py`) and are averaged afterwards (`intervals.py`): the norm of a node is
-averaged, not the norms of its parts. Signal and noise come from sums over batches: with `S = ||sum_i G_i||^2` and
-`q = sum_i ||G_i||^2` over a batch of b prompts drawn at random, `E[S - q] = b (b - 1) ||E G||^2`, hence
-
-    signal = sum (S - q) / sum b (b - 1)        an unbiased estimate of ||E G||^2; it can fall below zero
-    noise  = sum q / sum b - signal             the same for E ||G - E G||^2
-
-A prompt whose gradient is not finite is in no average: `n` counts what is averaged, `n_excluded` what is not. Fewer
-prompts can have a centred norm (`n_centered`): those longer than the calibration reaches have none.
+shards -> collect -> analysis/        sums by template, samples of prompts, counts
+                  -> summary.parquet  statistics of every part and node, with score and rank
+                  -> edges.parquet, circuit.json, heatmap.*.png
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -24,26 +14,27 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Float
 
-from gbcd.analysis.circuits import Config, circuit_files
+from gbcd.analysis.circuit_files import circuit_files
+from gbcd.analysis.circuits import Config
+from gbcd.analysis.collect import Collected, Moments, collect
+from gbcd.analysis.edges import EDGES_FILE, edge_table
 from gbcd.analysis.heatmap import draw_heatmaps
-from gbcd.analysis.intervals import ClusteredMoments
+from gbcd.analysis.intervals import resampled_means
 from gbcd.analysis.nodes import NodeMap
-from gbcd.analysis.quantiles import LogHistogram
-from gbcd.analysis.ranking import rank_intervals, ranks, score_statistic
-from gbcd.analysis.shard_values import SIGNED, SUMMARISED, Key, finite_values, keys, rows_of
+from gbcd.analysis.ranking import SCORES, choose_score, rank_intervals, ranks
+from gbcd.analysis.shard_values import ATTRIBUTIONS, SIGNED, SUMMARISED, Key
+from gbcd.analysis.stored import store_collected
 from gbcd.component import Component
-from gbcd.engine.tables import ShardTables
 from gbcd.errors import BadInput
 from gbcd.run.commits import committed_ids
-from gbcd.run.results import SUMMARY_FILE, encoded, read_components, runs_in_parallel, shard_tables
+from gbcd.run.results import SUMMARY_FILE, encoded, read_components, runs_in_parallel
+from gbcd.run.shard_files import UnsoundShardError
 from gbcd.run.store import Store
 
 #: Draws of templates that the intervals of ranks are taken from.
-N_REPLICAS = 400
+N_RESAMPLES = 400
 
-QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
-
-_ESTIMATES = ("mean", "std", "ci_low", "ci_high")
+_SIGNED = ("signed_mean", "signed_ci_low", "signed_ci_high", "sign_agreement")
 
 SUMMARY = pa.schema(
     [
@@ -51,175 +42,126 @@ SUMMARY = pa.schema(
         ("layer", pa.int32()),
         ("head", pa.int32()),
         ("part", pa.string()),
-        *((name, pa.int64()) for name in ("n", "n_centered", "n_excluded", "n_templates")),
-        *((f"{statistic}_{name}", pa.float64()) for statistic in SUMMARISED for name in (*_ESTIMATES, *QUANTILES)),
-        *((name, pa.float64()) for name in ("taylor_signed_mean", "signal", "noise", "cv", "score")),
+        ("score_name", pa.string()),
+        *((name, pa.float64()) for name in ("score", "score_ci_low", "score_ci_high")),
         *((name, pa.int32()) for name in ("rank", "rank_ci_low", "rank_ci_high")),
+        *((name, pa.int64()) for name in ("n", "n_prompts", "n_templates")),
+        *(
+            (f"{statistic}_{name}", pa.int64() if name == "n" else pa.float64())
+            for statistic in SUMMARISED
+            for name in ("n", "mean", "std", "ci_low", "ci_high", *(_SIGNED if statistic in ATTRIBUTIONS else ()))
+        ),
     ]
 )
-"""One row per task, wrong answer, level (`part`, `node`) and component. `taylor_mean` and its like are of the absolute
-value, `taylor_signed_mean` of the signed one; `cv` is standard deviation over mean of the statistic that is the score.
-Intervals of these sizes end at 0.
-`part` of a node is `head`, `mlp` or, where it has one part, that part's. `rank_ci_low`, `rank_ci_high` bound the rank
-on 95 % of other draws of templates (null with one template); `_p05`, `_p50`, `_p95` are quantiles over prompts."""
+"""One row per task, wrong answer, level (`part`, `node`) and component. `part` of a node is `head`, `group`, `mlp` or,
+where it has one part, that part's. `score` is what `score_name` says (`ranking.SCORES`), `n` the prompts that it is a
+mean of, `n_prompts` all of the task, `n_templates` the clusters of the intervals (100 at most). `rank_ci_low` and
+`rank_ci_high` bound the rank on 95 % of other draws of templates (null with one template). Of attributions `_mean` and
+its interval are of sizes, `_signed_mean` and its interval of the values, and `_sign_agreement` is the share of prompts
+whose value has the sign of the mean. Intervals of sizes end at 0."""
 
 
-def _no_moments() -> dict[str, ClusteredMoments]:
-    return {name: ClusteredMoments() for name in (*SUMMARISED, SIGNED)}
-
-
-@dataclass
-class _Group:
-    """Running sums of one task and wrong answer; columns are the parts, then the nodes."""
-
-    nodes: NodeMap
-    n_parts: int
-    n_rows: int = 0
-    moments: dict[str, ClusteredMoments] = field(default_factory=_no_moments)
-    histograms: dict[str, LogHistogram] = field(default_factory=dict[str, LogHistogram])
-    pairs: Float[np.ndarray, " parts"] = field(init=False)
-    draws: Float[np.ndarray, " parts"] = field(init=False)
-    excess: Float[np.ndarray, " parts"] = field(init=False)
-    squares: Float[np.ndarray, " parts"] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Start the sums over batches at zero."""
-        self.pairs, self.draws, self.excess, self.squares = np.zeros((4, self.n_parts))
-
-    @property
-    def n(self) -> int:
-        """Prompts whose gradient is finite."""
-        return self.moments["grad_norm"].n
-
-    @property
-    def ranked_by(self) -> str:
-        """The statistic whose mean is the score."""
-        return score_statistic([name for name, moments in self.moments.items() if moments.n])
-
-    def add(self, rows: pa.Table) -> None:
-        """Take in norms."""
-        self.n_rows += rows.num_rows
-        for found in finite_values(rows, self.nodes):
-            self.moments[found.statistic].add(found.values, found.templates)
-            if found.statistic != SIGNED:
-                histogram = self.histograms.setdefault(found.statistic, LogHistogram(len(found.values)))
-                histogram.add(found.values)
-
-    def add_batches(self, index: np.ndarray, n: np.ndarray, sum_sq: np.ndarray, sq_sum: np.ndarray) -> None:
-        """Take in coherence rows; `index` is the part that each row speaks of."""
-        np.add.at(self.pairs, index, n * (n - 1.0))
-        np.add.at(self.draws, index, n)
-        np.add.at(self.excess, index, np.where(n > 1, sum_sq - sq_sum, 0.0))
-        np.add.at(self.squares, index, sq_sum)
-
-    def coherence(self) -> Float[np.ndarray, "2 columns"]:
-        """Signal and noise of parts, then nodes; NaN for a part that no batch of two prompts or more speaks of."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            signal = np.where(self.pairs > 0, self.excess / self.pairs, np.nan)
-            noise = self.squares / self.draws - signal
-        return np.stack([np.concatenate([parts, self.nodes.sums(parts)]) for parts in (signal, noise)])
-
-
-def summarise(shards: Iterable[ShardTables], components: Sequence[Component]) -> pa.Table:
-    """Reduce `shards`, in their order, to a table with the schema `SUMMARY`.
+def reduce(out: str, score: str | None = None) -> pl.DataFrame:
+    """Reduce what is committed in `out`; write summary, circuits, pictures and samples, return the summary.
 
     Args:
-        shards: tables as the engine wrote them; each is read once and dropped.
-        components: the parts, in the order of the values in the norms.
+        out: a results folder.
+        score: a name of `ranking.SCORES` to rank by, in place of the default, wherever enough prompts have it.
 
     Raises:
-        ValueError: the shards do not fit the components (their number, an unknown name).
+        BadInput: nothing is committed in `out`, a file is damaged, or there is no such score.
     """
-    nodes = NodeMap.of(components)
-    groups: dict[Key, _Group] = {}
-    position = {component.name: index for index, component in enumerate(components)}
-    for shard in shards:
-        for key in keys(shard.norms):
-            groups.setdefault(key, _Group(nodes, len(components)))
-            groups[key].add(rows_of(shard.norms, key))
-            _add_coherence(groups[key], rows_of(shard.coherence, key), position)
-    tables = [_table(key, group, components) for key, group in groups.items()]
-    return pa.concat_tables(tables) if tables else SUMMARY.empty_table()
-
-
-def reduce(out: str) -> pl.DataFrame:
-    """Reduce what is committed in `out`; write summary, circuits and heat maps there and return the summary.
-
-    Raises:
-        BadInput: nothing is committed in `out`.
-    """
+    if score is not None and score not in SCORES:
+        raise BadInput(f"unknown score {score!r}; known: {', '.join(SCORES)}")
     store = Store(out)
     if not committed_ids(store):
         raise BadInput(
             f"nothing is committed in {store.location!r}, so there is nothing to reduce: run the study first"
         )
     components = read_components(store)
-    table = summarise(shard_tables(store), components)
-    store.write(SUMMARY_FILE, encoded(table))
+    try:
+        collected = collect(store, components)
+    except (UnsoundShardError, FileNotFoundError) as error:
+        raise BadInput(f"{store.location!r}: {error}. `gbcd verify {out} --repair` computes it again") from error
+    table = summarise(collected, components, score)
     summary = cast(pl.DataFrame, pl.from_arrow(table))
+    store_collected(store, collected, components)
+    store.write(SUMMARY_FILE, encoded(table))
     cfg = Config.of(components, runs_in_parallel(store))
-    for name, content in (circuit_files(summary, cfg) | draw_heatmaps(summary)).items():
+    edges = edge_table(collected, cfg)
+    if edges is not None:
+        store.write(EDGES_FILE, encoded(edges.to_arrow()))
+    for name, content in (circuit_files(summary, cfg, edges) | draw_heatmaps(summary)).items():
         store.write(name, content)
     return summary
 
 
-def _add_coherence(group: _Group, rows: pa.Table, position: dict[str, int]) -> None:
-    names = rows["component"].to_pylist()
-    if unknown := set(names) - position.keys():
-        raise ValueError(f"coherence speaks of components that the model lacks: {', '.join(sorted(unknown))}")
-    index = np.array([position[name] for name in names], dtype=np.int64)
-    group.add_batches(index, *(rows[name].to_numpy().astype(np.float64) for name in ("n", "sum_sq", "sq_sum")))
+def summarise(collected: Collected, components: list[Component], score: str | None = None) -> pa.Table:
+    """The table `SUMMARY` of what was collected."""
+    tables = [_table(key, moments, components, score) for key, moments in collected.moments.items()]
+    return pa.concat_tables(tables) if tables else SUMMARY.empty_table()
 
 
-def _table(key: Key, group: _Group, components: Sequence[Component]) -> pa.Table:
-    columns = [*components, *group.nodes.nodes]
-    levels = np.array(["part"] * len(components) + ["node"] * len(group.nodes.nodes))
-    numbers = _numbers(group, len(columns))
-    names = ("task", "wrong_answer", "level", "component", "node", "layer", "head", "part")
-    described = [
-        (*key, level, c.name, c.node, c.layer, c.head, c.part) for level, c in zip(levels, columns, strict=True)
-    ]
-    table: dict[str, Any] = dict(zip(names, zip(*described, strict=True), strict=True))
-    counts = {
-        "n": group.n,
-        "n_centered": group.moments["centered_grad_norm"].n,
-        "n_excluded": group.n_rows - group.n,
-        "n_templates": group.moments["grad_norm"].n_templates,
+def _table(key: Key, moments: Moments, components: list[Component], wanted: str | None) -> pa.Table:
+    nodes = NodeMap.of(components).nodes
+    columns = [*components, *nodes]
+    levels = ["part"] * len(components) + ["node"] * len(nodes)
+    name = choose_score(moments.counts, wanted)
+    table: dict[str, Any] = {
+        "level": levels,
+        "component": [column.name for column in columns],
+        **{of: [getattr(column, of) for column in columns] for of in ("node", "layer", "head", "part")},
+        **_ranks(moments, components, nodes, name),
     }
-    table |= {name: [count] * len(columns) for name, count in counts.items()}
-    table |= {name: pa.array(values, from_pandas=True) for name, values in numbers.items()}
-    table |= _ranks(group, numbers["score"], components)
-    return pa.table(table, schema=SUMMARY)
+    alike = {
+        **key._asdict(),
+        "score_name": name,
+        "n": moments.counts[SCORES[name]] if name else 0,
+        "n_prompts": moments.n_rows,
+        "n_templates": len(moments.clusters.names),
+        **{f"{statistic}_n": moments.counts.get(statistic, 0) for statistic in SUMMARISED},
+    }
+    table |= {column: [value] * len(columns) for column, value in alike.items()}
+    estimates = _estimates(moments) | _score(moments, name)
+    table |= {column: pa.array(values, from_pandas=True) for column, values in estimates.items()}
+    missing = {column: pa.nulls(len(columns)) for column in SUMMARY.names if column not in table}
+    return pa.table(table | missing, schema=SUMMARY)
 
 
-def _ranks(
-    group: _Group, scores: Float[np.ndarray, " columns"], components: Sequence[Component]
-) -> dict[str, list[int | None]]:
-    moments = group.moments[group.ranked_by]
-    replicas = moments.resampled_means(N_REPLICAS, seed=0) if moments.n else None
-    found: dict[str, list[int | None]] = {"rank": [], "rank_ci_low": [], "rank_ci_high": []}
-    for start, level in ((0, components), (len(components), group.nodes.nodes)):
-        columns = slice(start, start + len(level))
-        low, high = rank_intervals(level, None if replicas is None else replicas[:, columns])
-        for name, ranked in zip(found, (ranks(level, scores[columns]), low, high), strict=True):
-            found[name] += ranked
+def _estimates(moments: Moments) -> dict[str, Float[np.ndarray, " columns"]]:
+    found: dict[str, np.ndarray] = {}
+    for statistic, some in moments.by_statistic.items():
+        estimate = some.estimate()
+        if statistic.endswith(SIGNED):
+            name = statistic.removesuffix(SIGNED)
+            values = (estimate.mean, estimate.ci_low, estimate.ci_high, some.sign_agreement)
+            found |= {f"{name}_{of}": column for of, column in zip(_SIGNED, values, strict=True)}
+        else:
+            above = estimate._replace(ci_low=np.maximum(estimate.ci_low, 0.0))
+            found |= {f"{statistic}_{of}": column for of, column in above._asdict().items()}
     return found
 
 
-def _numbers(group: _Group, n_columns: int) -> dict[str, Float[np.ndarray, " columns"]]:
-    signal, noise = group.coherence()
-    numbers = {name: np.full(n_columns, np.nan) for name in SUMMARY.names if SUMMARY.field(name).type == pa.float64()}
-    numbers |= {"signal": signal, "noise": noise}
-    computed = {name: moments.estimate() for name, moments in group.moments.items() if moments.n}
-    for statistic, estimate in computed.items():
-        if statistic == SIGNED:
-            numbers["taylor_signed_mean"] = estimate.mean
-        else:
-            above = estimate._replace(ci_low=np.maximum(estimate.ci_low, 0.0))
-            numbers |= {f"{statistic}_{name}": values for name, values in above._asdict().items()}
-            histogram = group.histograms[statistic]
-            numbers |= {f"{statistic}_{name}": histogram.quantile(level) for name, level in QUANTILES.items()}
-    numbers["score"] = numbers[f"{group.ranked_by}_mean"]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        numbers["cv"] = numbers[f"{group.ranked_by}_std"] / numbers["score"]
-    return numbers
+def _score(moments: Moments, name: str | None) -> dict[str, Float[np.ndarray, " columns"]]:
+    """Score and interval. Where it is the size of a signed mean, so are its bounds, and no sign is no distance."""
+    if name is None:
+        return {}
+    mean, _, low, high = moments.by_statistic[SCORES[name]].estimate()
+    low, high = np.where(mean < 0, -high, low), np.where(mean < 0, -low, high)
+    return {"score": np.abs(mean), "score_ci_low": np.maximum(low, 0.0), "score_ci_high": high}
+
+
+def _ranks(
+    moments: Moments, components: list[Component], nodes: tuple[Component, ...], name: str | None
+) -> dict[str, list[int | None]]:
+    found: dict[str, list[int | None]] = {"rank": [], "rank_ci_low": [], "rank_ci_high": []}
+    if name is None:
+        return {}
+    some = moments.by_statistic[SCORES[name]]
+    resampled = resampled_means(some.sums, some.sizes, N_RESAMPLES, seed=0)
+    for start, level in ((0, components), (len(components), nodes)):
+        columns = slice(start, start + len(level))
+        low, high = rank_intervals(level, None if resampled is None else np.abs(resampled[:, columns]))
+        for column, ranked in zip(found, (ranks(level, np.abs(some.mean[columns])), low, high), strict=True):
+            found[column] += ranked
+    return found

@@ -1,7 +1,4 @@
-"""What a shard's tables say of parts and nodes: the numbers of one task and wrong answer, unfolded and checked.
-
-Both the reduction and the evaluation read shards through here, so that they agree on which prompts count.
-"""
+"""What a shard's norms say of parts and nodes: the numbers of one task and wrong answer, unfolded and checked."""
 
 from __future__ import annotations
 
@@ -14,19 +11,24 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Float32, Int
 
 from gbcd.analysis.nodes import NodeMap
-from gbcd.engine.tables import STATISTICS
 
-#: Prompts that are unfolded to float64 at a time.
-CHUNK = 512
+#: Norms of gradients. That of a node is the root of the summed squares of its parts.
+NORMS = ("grad_norm", "centered_grad_norm", "contrast_norm")
 
-#: The signed Taylor score, beside `taylor`, its absolute value.
-SIGNED = "taylor_signed"
+#: Signed first-order effects. That of a node is the one of the part that writes.
+ATTRIBUTIONS = ("taylor", "mean_attribution", "attribution")
 
 #: The centred norm of the part through which a node writes; of a part, its own.
 WRITING = "writing_norm"
 
-#: Statistics that the summary describes.
-SUMMARISED = (*STATISTICS, WRITING)
+#: Statistics that the summary describes; attributions by their sizes, and with `SIGNED` as they are.
+SUMMARISED = (*NORMS, WRITING, *ATTRIBUTIONS)
+
+#: Ends the name of an attribution that keeps its sign.
+SIGNED = "_signed"
+
+#: Prompts that are unfolded to float64 at a time.
+CHUNK = 512
 
 
 class Key(NamedTuple):
@@ -40,16 +42,14 @@ class Values(NamedTuple):
     """One statistic of some prompts of one group.
 
     Attributes:
-        statistic: its name; `taylor` is in absolute value, `taylor_signed` is not.
-        values: of each part and then each node, and each prompt; finite.
+        statistic: one of `SUMMARISED`, or an attribution with its sign.
+        values: of each prompt, and each part and then each node; finite.
         rows: where these prompts stand among the rows.
-        templates: of the prompts.
     """
 
     statistic: str
-    values: Float[np.ndarray, "columns prompts"]
+    values: Float[np.ndarray, "prompts columns"]
     rows: Int[np.ndarray, " prompts"]
-    templates: list[str]
 
 
 def keys(table: pa.Table) -> list[Key]:
@@ -69,17 +69,16 @@ def finite_values(rows: pa.Table, nodes: NodeMap) -> Iterator[Values]:
     Raises:
         ValueError: the lists are not as long as there are components.
     """
-    templates = rows["template"].to_pylist()
-    for statistic in STATISTICS:
+    for statistic in (*NORMS, *ATTRIBUTIONS):
+        if statistic not in rows.column_names:
+            continue
         present = np.flatnonzero(rows[statistic].is_valid().to_numpy())
         table = _matrix(statistic, rows[statistic].drop_null(), len(nodes.by_node))
         finite = np.flatnonzero(np.isfinite(table).all(axis=1))
         for start in range(0, len(finite), CHUNK):
             chosen = finite[start : start + CHUNK]
-            where = present[chosen]
-            names = [templates[row] for row in where]
-            for name, values in _columns(statistic, table[chosen].T.astype(np.float64), nodes).items():
-                yield Values(name, values, where, names)
+            for name, values in _columns(statistic, table[chosen].astype(np.float64), nodes).items():
+                yield Values(name, values, present[chosen])
 
 
 def _matrix(name: str, lists: pa.ChunkedArray, n_parts: int) -> Float32[np.ndarray, "prompts parts"]:
@@ -90,10 +89,10 @@ def _matrix(name: str, lists: pa.ChunkedArray, n_parts: int) -> Float32[np.ndarr
 
 
 def _columns(
-    statistic: str, parts: Float[np.ndarray, "parts prompts"], nodes: NodeMap
-) -> dict[str, Float[np.ndarray, "columns prompts"]]:
-    written = np.concatenate([parts, parts[nodes.writers]])
-    if statistic == "taylor":
-        return {statistic: np.abs(written), SIGNED: written}
-    norms = {statistic: np.concatenate([parts, nodes.norms(parts)])}
+    statistic: str, parts: Float[np.ndarray, "prompts parts"], nodes: NodeMap
+) -> dict[str, Float[np.ndarray, "prompts columns"]]:
+    written = np.concatenate([parts, parts[:, nodes.writers]], axis=1)
+    if statistic in ATTRIBUTIONS:
+        return {statistic: np.abs(written), statistic + SIGNED: written}
+    norms = {statistic: np.concatenate([parts, nodes.norms(parts.T).T], axis=1)}
     return norms | {WRITING: written} if statistic == "centered_grad_norm" else norms

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import polars as pl
 from rich.console import Console
 
-from gbcd.analysis.ranking import score_statistic
-from gbcd.analysis.shard_values import SUMMARISED
+from gbcd.commands.result_table import show_results
 from gbcd.pipeline import Run
-from gbcd.printing import counted, duration, fact, heading, line, table
+from gbcd.printing import counted, duration, fact
 from gbcd.run.inputs import Inputs
 from gbcd.run.results import prompts
 from gbcd.run.store import Store
 from gbcd.study import Study
 
-#: Nodes listed per task and wrong answer.
-TOP = 10
-
 #: Prompts of a task that are looked at for a counterfactual.
 SAMPLE = 64
-
-#: Beyond as many tasks and wrong answers, each has a line instead of a table.
-MAX_TABLES = 8
 
 
 def closing_summary(runs: Sequence[Run], console: Console) -> None:
     """Print what was found, what is missing, and where it lies."""
-    rankings = [ranking for run in runs if run.summary is not None for ranking in _rankings(run.summary)]
-    show = _show_ranking if len(rankings) <= MAX_TABLES else _show_line
-    for title, rows in rankings:
-        show(title, rows, console)
-    console.print()
+    if summaries := [run.summary for run in runs if run.summary is not None]:
+        show_results(pl.concat(summaries), console)
     for run in runs:
         for task in _short_tasks(run):
             fact(console, "Fewer", task)
@@ -86,12 +75,6 @@ def unfinished(runs: Sequence[Run]) -> str | None:
     return " ".join(said) or None
 
 
-def _rankings(summary: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    nodes = summary.filter((pl.col("level") == "node") & (pl.col("rank") <= TOP)).sort("rank")
-    for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
-        yield f"{task}, {wrong_answer}", rows
-
-
 def _short_tasks(run: Run) -> Iterator[str]:
     """Tasks with fewer prompts than were asked for, because there are no more."""
     planned = Counter[str]()
@@ -100,22 +83,3 @@ def _short_tasks(run: Run) -> Iterator[str]:
     for task, count in planned.items():
         if run.plan.study.prompts_per_task is not None and count < run.plan.study.prompts_per_task:
             yield f"{counted(count, 'prompt')} of {task}, which are all inputs of its model"
-
-
-def _show_line(title: str, rows: pl.DataFrame, console: Console) -> None:
-    line(console, f"{title}: {', '.join(rows['component'])}")
-
-
-def _show_ranking(title: str, rows: pl.DataFrame, console: Console) -> None:
-    statistic = score_statistic([name for name in SUMMARISED if rows[f"{name}_mean"].is_not_null().any()])
-    heading(console, f"{title}: mean {statistic} over {counted(rows['n'][0], 'prompt')}")
-    cells = [
-        (str(row["rank"]), row["component"], f"{row['score']:#.4g}", _interval(row, statistic))
-        for row in rows.iter_rows(named=True)
-    ]
-    table(console, ["rank", "component", "score", "95 % interval"], cells, words=["component"])
-
-
-def _interval(row: dict[str, Any], statistic: str) -> str:
-    low, high = row[f"{statistic}_ci_low"], row[f"{statistic}_ci_high"]
-    return "" if low is None else f"{low:#.4g} to {high:#.4g}"

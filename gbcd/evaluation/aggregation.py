@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gbcd.analysis.nodes import NodeMap
-from gbcd.analysis.shard_values import SIGNED, Key, finite_values, keys, rows_of
+from gbcd.analysis.shard_values import Key, finite_values, keys, rows_of
 from gbcd.component import Component
 from gbcd.engine.tables import ShardTables
 from gbcd.evaluation.agreement import auroc, spearman
@@ -36,10 +36,10 @@ def first_prompts(shards: Iterable[ShardTables], components: Sequence[Component]
     pieces: dict[Key, dict[str, list[np.ndarray]]] = {}
     for shard in shards:
         for key in keys(shard.norms):
-            for name, values, _, _ in finite_values(rows_of(shard.norms, key), nodes):
+            for name, values, _ in finite_values(rows_of(shard.norms, key), nodes):
                 held = pieces.setdefault(key, {}).setdefault(name, [])
                 if sum(piece.shape[1] for piece in held) < MAX_PROMPTS:
-                    held.append(values[chosen])
+                    held.append(values[:, chosen].T)
     return {
         key: {name: np.concatenate(held, axis=1)[:, :MAX_PROMPTS] for name, held in group.items()}
         for key, group in pieces.items()
@@ -58,7 +58,7 @@ def aggregation_rows(
             if not n_blocks:
                 break
             blocks = table[:, : n_blocks * size].reshape(len(table), n_blocks, size).mean(axis=2).T
-            scores = np.abs(blocks) if method == SIGNED else blocks
+            scores = np.abs(blocks)
             figures = {
                 "auroc": auroc(scores, np.broadcast_to(members, scores.shape)),
                 "spearman": spearman(scores, np.broadcast_to(effects, scores.shape)),

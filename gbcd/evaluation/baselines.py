@@ -6,17 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from gbcd.component import Component
 from gbcd.errors import BadInput, own_code
 from gbcd.evaluation.attribution import Attribution
-from gbcd.evaluation.contrast import COST, contrast_norms
 from gbcd.evaluation.pairs import Pairs
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import means
-from gbcd.models import parameter
 from gbcd.models.load import LoadedModel
 
 #: Of each component, or of each prompt and component.
@@ -52,18 +49,6 @@ def attribution_scores(
         Score(name, None, np.abs(means(weights, attribution.values)), attribution.cost)
         for name, attribution in attributions.items()
     ]
-
-
-def contrast_scores(
-    loaded: LoadedModel,
-    pairs: Pairs,
-    components: Sequence[Component],
-    wrong_answers: Sequence[str],
-    weights: Float[np.ndarray, "replicas prompts"],
-) -> list[Score]:
-    """Mean norms of the difference of the gradients of prompt and counterfactual, with replicas."""
-    found = contrast_norms(loaded, pairs, components, wrong_answers)
-    return [Score("contrast_norm", name, means(weights, values), COST) for name, values in found.items()]
 
 
 def baseline(name: str, cost: float = 0.0) -> Callable[[Definition], Definition]:
@@ -138,10 +123,9 @@ def noise(asked: Asked) -> Values:
 
 def _squared_weight_norms(loaded: LoadedModel) -> dict[str, float]:
     """Of every part of every head and MLP."""
-    found: dict[str, float] = {}
-    for site in loaded.sites.linear:
-        weight = parameter(loaded.model, site.module).detach().double()
-        rows_are_outputs = isinstance(loaded.model.get_submodule(site.module), torch.nn.Linear)
-        slices = weight.chunk(len(site.components), dim=0 if rows_are_outputs == (site.axis == "out") else 1)
-        found |= {name: float(part.square().sum()) for name, part in zip(site.components, slices, strict=True)}
+    decoder, found = loaded.decoder, dict[str, float]()
+    blocks = [*decoder.attentions, *(mlp for mlp in decoder.mlps if mlp is not None)]
+    for linear in (linear for block in blocks for linear in (*block.maps, block.out)):
+        slices = linear.weight.double().chunk(len(linear.components), dim=1 if linear.axis == "out" else 0)
+        found |= {name: float(part.square().sum()) for name, part in zip(linear.components, slices, strict=True)}
     return found

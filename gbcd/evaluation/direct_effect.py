@@ -1,75 +1,59 @@
 """What a node adds to the metric through the residual stream alone, with the statistics of norms held fixed.
 
-The direct effect is `a . f` at the last position: f is the gradient of the metric by the final residual stream as the
-unembedding sees it, and a is what the node adds to that stream, after a norm of its own where the block has one
-(Gemma). A group of heads writes to its heads and not to the stream: its direct effect is zero.
+The direct effect is `a . f` at the answer: f is the gradient of the metric by the final residual stream, passed back
+through the final norm as if its statistics were constants, and a is what the node adds to that stream, after a norm of
+its own where the block has one (Gemma). For the logit difference this is direct logit attribution. A group of heads
+writes to its heads and not to the stream: its direct effect is zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from gbcd.evaluation.points import Point, Tensors
-from gbcd.models import gain_of, parameter
-from gbcd.models.hooked_pass import epsilon
-from gbcd.models.load import LoadedModel
-from gbcd.models.sites import GainSite
-
-Values = Mapping[Tensors, Tensor]
-
-
-def norm_tensors(loaded: LoadedModel) -> list[Tensors]:
-    """Tensors that `direct_effects` needs beside the points'."""
-    final, after = _final_norm(loaded), _post_norms(loaded).values()
-    return [Tensors(final.module, "output"), *(Tensors(norm.module, "input") for norm in (final, *after))]
+from gbcd.evaluation.places import Place
+from gbcd.models.decoder import Decoder, Run
 
 
 def direct_effects(
-    loaded: LoadedModel, points: Sequence[Point], values: Values, gradients: Values
-) -> list[Float[Tensor, " batch"]]:
-    """Direct effect of each of `points`, which are nodes."""
-    final, post_norms = _final_norm(loaded), _post_norms(loaded)
-    after = gradients[Tensors(final.module, "output")][:, -1]
-    scaled = after * gain_of(loaded.model, final) / _deviation(loaded, final, values)
-    direction = _without_mean(final, scaled)
-    found: list[Tensor] = []
-    for point in points:
-        value = point.of(values[point.tensor])[:, -1]
-        if ".g" in point.name:
-            found.append(torch.zeros_like(direction[:, 0]))
-            continue
-        if point.tensor.side == "input":
-            value = value @ _rows(loaded, point)
-        norm = post_norms.get(f"{point.name.split('.')[0]}.post_norm")
-        if norm is not None:
-            centred = _without_mean(norm, value)
-            value = centred * gain_of(loaded.model, norm) / _deviation(loaded, norm, values)
-        found.append((value * direction).sum(-1))
-    return found
+    decoder: Decoder, run: Run, d_hidden: Float[Tensor, "prompt seq d_model"], places: Sequence[Place]
+) -> Float[Tensor, "prompt place"]:
+    """Direct effect of each of `places`, which are nodes.
+
+    Args:
+        decoder: the model.
+        run: recorded the places' values and kept the inputs of norms (`Options.edges`).
+        d_hidden: gradient of the metric by what the unembedding reads.
+        places: of nodes.
+    """
+    direction, norm = d_hidden, decoder.final_norm
+    if norm is not None:
+        x = run.trace.sources[norm.component]
+        _, mean, rstd = norm(x)
+        direction = norm.back(d_hidden, x, mean, rstd, fixed=True)
+    found = {name: _written(decoder, run, name) for name in {place.value for place in places}}
+    effects = {name: torch.einsum("prsd,prd->ps", added, direction) for name, added in found.items()}
+    return torch.stack([effects[place.value][:, place.slice] for place in places], 1)
 
 
-def _final_norm(loaded: LoadedModel) -> GainSite:
-    return next(gain for gain in loaded.sites.gains if gain.component == "final.norm")
-
-
-def _post_norms(loaded: LoadedModel) -> dict[str, GainSite]:
-    return {gain.component: gain for gain in loaded.sites.gains if gain.component.endswith(".post_norm")}
-
-
-def _deviation(loaded: LoadedModel, norm: GainSite, values: Values) -> Float[Tensor, "batch 1"]:
-    x = _without_mean(norm, values[Tensors(norm.module, "input")][:, -1])
-    return (x.square().mean(-1, keepdim=True) + epsilon(loaded.model.get_submodule(norm.module))).sqrt()
-
-
-def _without_mean(norm: GainSite, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-    return x - x.mean(-1, keepdim=True) if norm.kind == "layer" else x
-
-
-def _rows(loaded: LoadedModel, point: Point) -> Float[Tensor, "slice d_model"]:
-    weight = parameter(loaded.model, point.tensor.module)
-    is_linear = isinstance(loaded.model.get_submodule(point.tensor.module), nn.Linear)
-    return point.of(weight if is_linear else weight.T).T
+def _written(decoder: Decoder, run: Run, name: str) -> Float[Tensor, "prompt seq slice d_model"]:
+    """What the slices of a value add to the residual stream at the answers."""
+    value = run.values[name]
+    if value.shape[1] != run.packed.answers.shape[1]:
+        value = run.packed.at_answers(value.flatten(2)).unflatten(2, value.shape[2:])
+    block, part = name.split(".")
+    if part == "out":
+        return value
+    attention = decoder.attentions[int(block[1:])]
+    if part == "v":
+        return value.new_zeros(*value.shape[:3], decoder.spec.d_model)
+    weight = attention.out.weight.unflatten(0, (value.shape[2], -1))
+    written = torch.einsum("prhk,hkd->prhd", value, weight)
+    norm = attention.post_norm
+    if norm is None:
+        return written
+    rstd = norm.inverse_deviation(attention.out(value.flatten(2)))
+    return written * rstd.unsqueeze(2) * norm.scale

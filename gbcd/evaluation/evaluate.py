@@ -21,11 +21,12 @@ from jaxtyping import Float
 
 from gbcd import wrong_answers
 from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.ranking import METHODS
 from gbcd.analysis.shard_values import Key
 from gbcd.errors import BadInput, listed
 from gbcd.evaluation.aggregation import first_prompts
 from gbcd.evaluation.pairs import Pairs, alone, pair_up
-from gbcd.evaluation.points import Level
+from gbcd.evaluation.places import Level
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import poisson_weights, score_replicas
 from gbcd.evaluation.steps import Watch, unwatched
@@ -46,7 +47,7 @@ from gbcd.printing import counted
 from gbcd.run.commits import committed_ids
 from gbcd.run.inputs import Inputs
 from gbcd.run.results import encoded as as_parquet
-from gbcd.run.results import shard_tables
+from gbcd.run.results import shard_tables, summary
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import Store
 
@@ -95,7 +96,7 @@ def evaluate(
     loaded = _load(store, plan)
     inputs, pairs, notes = Inputs(store, plan), dict[str, Pairs](), list[str]()
     for task in plan.study.tasks:
-        batched = alone if loaded.sites.reads_every_token else pair_up
+        batched = alone if loaded.spec.reads_every_token else pair_up
         pairs[task] = batched(inputs.sample(task, n_pairs), batch_size)
         if pairs[task].refused:
             notes.append(_refusals(task, pairs[task].refused))
@@ -157,6 +158,7 @@ def _cases(store: Store, plan: Plan, loaded: LoadedModel, pairs: dict[str, Pairs
     replicas = score_replicas(shard_tables(store), loaded.components, names, plan.study.seed)
     values = first_prompts(shard_tables(store), loaded.components, names)
     rng = np.random.default_rng(plan.study.seed)
+    ranked = summary(store.location).select("task", "wrong_answer", "score_name").unique().collect()
     return [
         Case(
             task=task,
@@ -164,7 +166,12 @@ def _cases(store: Store, plan: Plan, loaded: LoadedModel, pairs: dict[str, Pairs
             components=components,
             weights=poisson_weights(len(some.encoded), rng),
             scores=_gradient_scores(replicas, task),
-            per_prompt={key.wrong_answer: group for key, group in values.items() if key.task == task},
+            per_prompt={
+                key.wrong_answer: {method: group[name] for method, name in METHODS.items() if name in group}
+                for key, group in values.items()
+                if key.task == task
+            },
+            ranked_by=dict(ranked.filter(task=task).select("wrong_answer", "score_name").iter_rows()),
         )
         for task, some in pairs.items()
     ]
@@ -173,10 +180,13 @@ def _cases(store: Store, plan: Plan, loaded: LoadedModel, pairs: dict[str, Pairs
 def _gradient_scores(replicas: dict[Key, dict[str, Float[np.ndarray, "replicas columns"]]], task: str) -> list[Score]:
     return [
         # One forward and one backward pass, over the prompt and perhaps its twin.
-        Score(statistic, key.wrong_answer, values, 4.0 if wrong_answers.get(key.wrong_answer).reads_twin else 2.0)
+        Score(
+            method, key.wrong_answer, statistics[name], 4.0 if wrong_answers.get(key.wrong_answer).reads_twin else 2.0
+        )
         for key, statistics in replicas.items()
         if key.task == task
-        for statistic, values in statistics.items()
+        for method, name in METHODS.items()
+        if name in statistics
     ]
 
 

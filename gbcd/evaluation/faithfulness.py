@@ -22,7 +22,7 @@ from gbcd.evaluation.agreement import SIZES, cmd, cpr, faithfulness, largest, sh
 from gbcd.evaluation.interventions import circuit_metrics
 from gbcd.evaluation.metrics import Metric
 from gbcd.evaluation.pairs import Pairs
-from gbcd.evaluation.points import Point
+from gbcd.evaluation.places import Place
 from gbcd.evaluation.recovery import Score
 from gbcd.evaluation.replicas import interval, means
 from gbcd.evaluation.steps import Watch, unwatched
@@ -46,24 +46,24 @@ class CircuitRunner:
         self,
         loaded: LoadedModel,
         pairs: Pairs,
-        points: Sequence[Point],
+        places: Sequence[Place],
         metric: Metric,
         weights: Float[np.ndarray, "replicas prompts"],
         watch: Watch = unwatched,
     ) -> None:
         """Run nothing yet."""
-        self._case = loaded, pairs, points
+        self._case = loaded, pairs, places
         self._metric, self._weights, self._watch = metric, weights, watch
         self._known: dict[frozenset[int], Float[np.ndarray, " replicas"]] = {}
-        self.everything = frozenset(range(len(points)))
+        self.everything = frozenset(range(len(places)))
 
     def run(self, circuits: Sequence[frozenset[int]]) -> list[Float[np.ndarray, " replicas"]]:
         """Mean metric of each circuit, given by the indices of its components; estimate and replicas."""
-        loaded, pairs, points = self._case
+        loaded, pairs, places = self._case
         new = [circuit for circuit in dict.fromkeys(circuits) if circuit not in self._known]
         if new:
-            names = [{points[index].name for index in circuit} for circuit in new]
-            found = means(self._weights, circuit_metrics(loaded, pairs, points, names, self._metric, self._watch).T)
+            names = [{places[index].name for index in circuit} for circuit in new]
+            found = means(self._weights, circuit_metrics(loaded, pairs, places, names, self._metric, self._watch).T)
             self._known |= dict(zip(new, found.T, strict=True))
         return [self._known[circuit] for circuit in circuits]
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from gbcd.engine.gram import widened
 from gbcd.errors import BadInput
+from gbcd.models.decoder import Run
 from gbcd.prompting.outputs import OutputSpace
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers.output_targets import mean_squared_error, output_scene
@@ -49,6 +51,24 @@ def metric_for(
     wrong = _padded([prompt.wrong_ids for prompt in encoded], device) if needs_wrong else answers
     formula = _METRICS[name]
     return lambda logits, rows: formula(widened(logits), answers[rows], wrong[rows])
+
+
+def metric_of(metric: Metric, run: Run, rows: list[int]) -> Float[np.ndarray, " example"]:
+    """The metric of every example of a run; `rows` are the prompts that they are of."""
+    return metric(_read(run.logits), rows).double().cpu().numpy()
+
+
+def metric_gradient(metric: Metric, run: Run, rows: list[int]) -> Float[Tensor, "example seq vocab"]:
+    """The metric's gradient by the logits of a run."""
+    with torch.enable_grad():
+        # where the model is nearly certain, 1 - p has few digits left in float32
+        leaf = run.logits.detach().double().requires_grad_()
+        (gradient,) = torch.autograd.grad(metric(_read(leaf), rows).sum(), leaf)
+    return gradient.to(run.logits.dtype)
+
+
+def _read(logits: Float[Tensor, "example seq vocab"]) -> Float[Tensor, "example *pos vocab"]:
+    return logits[:, 0] if logits.shape[1] == 1 else logits
 
 
 def _mean_squared_error(encoded: Sequence[EncodedPrompt], space: OutputSpace) -> Metric:

@@ -1,6 +1,6 @@
-"""Prompts that can be patched: those with a counterfactual of the same length, token for token.
+"""Prompts that can be patched: those with a counterfactual, or a partner, of as many tokens.
 
-They are batched by length, so that no batch needs padding and a position means the same in both passes. Compiled
+Prompts of all lengths share batches, sorted by length, since padding stands on the right and nobody sees it. Compiled
 programs have no counterfactuals: their prompts are batched alone, and what is taken out of them is replaced by means.
 """
 
@@ -10,24 +10,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
+from gbcd.engine.engine import packed_for
+from gbcd.models.load import LoadedModel
+from gbcd.models.packing import Packed
 from gbcd.prompting.tokens import EncodedPrompt
 
 
 class Batch(NamedTuple):
-    """Pairs of one length. `rows` are their indices among the pairs; without counterfactuals `away` is 0."""
+    """Prompts that run together; `rows` are their indices among all."""
 
     rows: list[int]
-    ids: Int[Tensor, "batch pos"]
-    counterfactual_ids: Int[Tensor, "batch away"]
+    prompts: list[EncodedPrompt]
+
+    def packed(self, loaded: LoadedModel) -> Packed:
+        """The prompts, laid out for the model."""
+        return packed_for(loaded, [(prompt.ids,) for prompt in self.prompts])
+
+    def packed_references(self, loaded: LoadedModel) -> Packed:
+        """Their counterfactuals or partners; the prompt itself where there is neither."""
+        return packed_for(loaded, [(prompt.reference_ids or prompt.ids,) for prompt in self.prompts])
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Prompts with their counterfactuals.
+    """Prompts with what they are compared with.
 
     Attributes:
         encoded: prompts that can be patched.
@@ -41,16 +47,11 @@ class Pairs:
     batches: tuple[Batch, ...]
     are_pairs: bool = True
 
-    @property
-    def n_tokens(self) -> int:
-        """Tokens of all prompts."""
-        return sum(batch.ids.numel() for batch in self.batches)
-
 
 def pair_up(encoded: Sequence[EncodedPrompt], batch_size: int) -> Pairs:
     """Keep the prompts that can be patched and batch them."""
-    kept = [prompt for prompt in encoded if _refusal(prompt) is None]
-    refused = tuple(reason for prompt in encoded if (reason := _refusal(prompt)) is not None)
+    kept = [prompt for prompt in encoded if prompt.reference_ids is not None]
+    refused = tuple(_refusal(prompt) for prompt in encoded if prompt.reference_ids is None)
     return Pairs(tuple(kept), refused, _batches(kept, batch_size))
 
 
@@ -60,25 +61,13 @@ def alone(encoded: Sequence[EncodedPrompt], batch_size: int) -> Pairs:
 
 
 def _batches(kept: Sequence[EncodedPrompt], batch_size: int) -> tuple[Batch, ...]:
-    by_length: dict[int, list[int]] = {}
-    for row, prompt in enumerate(kept):
-        by_length.setdefault(len(prompt.ids), []).append(row)
-    return tuple(
-        _batch(kept, rows[start : start + batch_size])
-        for _, rows in sorted(by_length.items())
-        for start in range(0, len(rows), batch_size)
-    )
+    rows = sorted(range(len(kept)), key=lambda row: len(kept[row].ids))
+    cuts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    return tuple(Batch(cut, [kept[row] for row in cut]) for cut in cuts)
 
 
-def _refusal(encoded: EncodedPrompt) -> str | None:
+def _refusal(encoded: EncodedPrompt) -> str:
     if encoded.counterfactual_ids is None:
         return f"{encoded.prompt.id}: no counterfactual"
-    if len(encoded.ids) != len(encoded.counterfactual_ids):
-        lengths = f"{len(encoded.ids)} tokens, but {len(encoded.counterfactual_ids)} in its counterfactual"
-        return f"{encoded.prompt.id}: {lengths}"
-    return None
-
-
-def _batch(kept: Sequence[EncodedPrompt], rows: list[int]) -> Batch:
-    counterfactuals = [kept[row].counterfactual_ids or () for row in rows]
-    return Batch(rows, torch.tensor([kept[row].ids for row in rows]), torch.tensor(counterfactuals))
+    lengths = f"{len(encoded.ids)} tokens, but {len(encoded.counterfactual_ids)} in its counterfactual"
+    return f"{encoded.prompt.id}: {lengths}"

@@ -77,8 +77,8 @@ def score_replicas(
             rows = rows_of(shard.norms, key)
             weights = poisson_weights(rows.num_rows, rng)
             group, total = sums.setdefault(key, {}), totals.setdefault(key, {})
-            for name, values, where, _ in finite_values(rows, nodes):
-                group[name] = group.get(name, 0.0) + weights[:, where] @ values[chosen].T
+            for name, values, where in finite_values(rows, nodes):
+                group[name] = group.get(name, 0.0) + weights[:, where] @ values[:, chosen]
                 total[name] = total.get(name, 0.0) + weights[:, where].sum(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):  # no prompt may have a value, or a replica may have drawn none that has
         found = {key: {name: group[name] / totals[key][name] for name in group} for key, group in sums.items()}
@@ -86,4 +86,4 @@ def score_replicas(
 
 
 def _size(statistic: str, mean: Float[np.ndarray, "replicas columns"]) -> Float[np.ndarray, "replicas columns"]:
-    return np.abs(mean) if statistic == SIGNED else mean
+    return np.abs(mean) if statistic.endswith(SIGNED) else mean

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import polars as pl
 
+from gbcd.component import file_name
+
 EVALUATION_FILE, EFFECTS_FILE = "evaluation.parquet", "effects.parquet"
 FAITHFULNESS_FILE, AGGREGATION_FILE = "faithfulness.parquet", "aggregation.parquet"
 
 
 def edges_file(task: str, wrong_answer: str) -> str:
     """File of the circuit whose edges have scores of their own."""
-    return f"circuit_edges_{task}_{wrong_answer}.json"
+    return file_name("circuit_edges", task, wrong_answer, suffix="json")
 
 
 _NAMES = {name: pl.String() for name in ("task", "wrong_answer", "method")}
@@ -40,8 +42,8 @@ EFFECTS = pl.Schema(
     }
 )
 """One row per component and method. Of an ablation or an attribution `value` is the mean drop in the metric (or its
-estimate); of `contrast_norm`, one for each `wrong_answer`, the mean norm, which has no sign and another unit. `gap` is
-the mean metric on the prompts less that on their counterfactuals; `cost` in forward passes over all pairs."""
+estimate). `gap` is the mean metric on the prompts less that on their counterfactuals; `cost` in forward passes over all
+pairs."""
 
 FAITHFULNESS = pl.Schema(
     {**_NAMES, "size": pl.Float64(), "n_components": pl.Int64(), "faithfulness": pl.Float64()}

@@ -9,19 +9,19 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gbcd import tasks
-from gbcd.analysis.circuits import Circuit, Config, circuit_of
-from gbcd.analysis.ranking import CIRCUIT_SHARE, score_statistic
+from gbcd.analysis.circuits import Circuit, Config, circuit_of_edges, circuit_of_nodes
+from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.component import Component
 from gbcd.evaluation.aggregation import aggregation_rows
 from gbcd.evaluation.agreement import largest
 from gbcd.evaluation.attribution import Attribution, attribute
-from gbcd.evaluation.baselines import Asked, attribution_scores, baseline_scores, contrast_scores
-from gbcd.evaluation.edges import can_score_edges, edge_attribution
+from gbcd.evaluation.baselines import Asked, attribution_scores, baseline_scores
+from gbcd.evaluation.edges import edge_attribution
 from gbcd.evaluation.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
 from gbcd.evaluation.interventions import Effects, measure_effects
 from gbcd.evaluation.metrics import MEAN_SQUARED_ERROR, Metric, metric_for
 from gbcd.evaluation.pairs import Pairs
-from gbcd.evaluation.points import Level, points
+from gbcd.evaluation.places import Level, places_of
 from gbcd.evaluation.recovery import Score, Truth, measured_truth, published_truth, recovery_rows
 from gbcd.evaluation.replicas import interval, means
 from gbcd.evaluation.steps import Watch, of_task
@@ -41,6 +41,7 @@ class Case(NamedTuple):
         weights: of the pairs, in the estimate and its replicas.
         scores: of the components, by gradients.
         per_prompt: what these are means of, by wrong answer and statistic, for some of the prompts.
+        ranked_by: name of the score in the study's summary, by wrong answer.
     """
 
     task: str
@@ -49,17 +50,12 @@ class Case(NamedTuple):
     weights: Float[np.ndarray, "replicas prompts"]
     scores: list[Score]
     per_prompt: dict[str, dict[str, Float[np.ndarray, "components prompts"]]]
-
-    @property
-    def wrong_answers(self) -> list[str]:
-        """Of the study."""
-        return list(dict.fromkeys(score.wrong_answer for score in self.scores if score.wrong_answer is not None))
+    ranked_by: dict[str, str | None]
 
     @property
     def default_scores(self) -> list[Score]:
         """Those of the statistic that components are ranked by, one for each wrong answer."""
-        default = score_statistic({score.method for score in self.scores})
-        return [score for score in self.scores if score.method == default]
+        return [score for score in self.scores if score.method == self.ranked_by.get(str(score.wrong_answer))]
 
 
 class TaskEvaluation(NamedTuple):
@@ -74,19 +70,17 @@ class TaskEvaluation(NamedTuple):
 
 def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int, watch: Watch) -> TaskEvaluation:
     """Measure effects, hold every score against them, and run the circuits that the scores give."""
-    places = points(loaded.sites, loaded.components, level)
+    places = places_of(loaded.components, level)
     metric = metric_for(_metric_name(case), case.pairs.encoded, loaded.device, space_of(loaded.tokenizer))
     watch = of_task(watch, case.task)
     effects = measure_effects(loaded, case.pairs, places, metric, watch=watch)
     attributions: dict[str, Attribution] = {}
     asked = Asked(loaded, case.pairs, case.components, np.random.default_rng(seed))
     scores = [*case.scores, *baseline_scores(asked, case.weights)]
-    contrasts: list[Score] = []
     if case.pairs.are_pairs:
         watch("attributions", 0, 1)
         attributions = attribute(loaded, case.pairs, places, metric, with_direct=level == "node")
-        contrasts = contrast_scores(loaded, case.pairs, case.components, case.wrong_answers, case.weights)
-        scores += [*attribution_scores(attributions, case.weights), *contrasts]
+        scores += attribution_scores(attributions, case.weights)
     truths = _truths(case, effects, loaded.name, level)
     first = next(iter(effects.drops.values())).mean(axis=0)
     figures = list(recovery_rows(scores, truths, _groups(case.components)))
@@ -99,7 +93,7 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int, watc
     counted = {**shared, "n_components": len(case.components)}
     return TaskEvaluation(
         [{**counted, **row} for row in [*figures, *curves.figures]],
-        [{**shared, **row} for row in _effect_rows(case, effects, attributions, contrasts)],
+        [{**shared, **row} for row in _effect_rows(case, effects, attributions)],
         [{"task": case.task, **row} for row in curves.rows],
         [
             {"task": case.task, "wrong_answer": wrong_answer, **row}
@@ -112,8 +106,8 @@ def evaluate_task(loaded: LoadedModel, case: Case, level: Level, seed: int, watc
 
 def _circuits(loaded: LoadedModel, case: Case, metric: Metric) -> dict[str, Circuit]:
     """The circuit of each default score, its edges scored by edge attribution."""
-    cfg = Config.of(loaded.components, loaded.sites.parallel)
-    if cfg is None or not can_score_edges(loaded):
+    cfg = Config.of(loaded.components, loaded.spec.parallel)
+    if cfg is None or None in loaded.spec.mlps:
         return {}
     edges, names = edge_attribution(loaded, case.pairs, metric, cfg), [node.name for node in case.components]
     found: dict[str, Circuit] = {}
@@ -121,7 +115,9 @@ def _circuits(loaded: LoadedModel, case: Case, metric: Metric) -> dict[str, Circ
         values = score.replicas[0]
         members = [names[index] for index in largest(values, CIRCUIT_SHARE)]
         scores = dict(zip(names, values.tolist(), strict=True))
-        found[edges_file(case.task, str(score.wrong_answer))] = circuit_of(cfg, scores, members, edges)
+        found[edges_file(case.task, str(score.wrong_answer))] = circuit_of_edges(
+            cfg, scores, {edge: edges[edge] for edge in circuit_of_nodes(cfg, scores, members).edges}
+        )
     return found
 
 
@@ -154,16 +150,14 @@ def _groups(components: Sequence[Component]) -> dict[str, Bool[np.ndarray, " com
     return {name: inside for name, inside in groups.items() if inside.any()}
 
 
-def _effect_rows(
-    case: Case, effects: Effects, attributions: dict[str, Attribution], contrasts: Sequence[Score]
-) -> list[dict[str, Any]]:
+def _effect_rows(case: Case, effects: Effects, attributions: dict[str, Attribution]) -> list[dict[str, Any]]:
     gap = float((effects.clean - effects.counterfactual).mean())
     tables = [
         Score(name, None, means(case.weights, drops), effects.cost[name]) for name, drops in effects.drops.items()
     ]
     tables += [Score(name, None, means(case.weights, some.values), some.cost) for name, some in attributions.items()]
     rows: list[dict[str, Any]] = []
-    for table in (*tables, *contrasts):
+    for table in tables:
         for index, component in enumerate(case.components):
             low, high = interval(table.replicas[:, index])
             rows.append(

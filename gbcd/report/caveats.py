@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from gbcd.analysis.ranking import SCORES
+from gbcd.analysis.ranking import DEFAULT_SCORES as SCORES
 from gbcd.analysis.shard_values import Key
 from gbcd.engine.calibration import MIN_PROMPTS
 from gbcd.engine.tables import FAILED, NON_FINITE, OK, UNCALIBRATED

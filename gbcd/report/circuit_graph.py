@@ -8,10 +8,10 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from gbcd.analysis.circuit_files import read_circuits
 from gbcd.analysis.circuits import INPUT, LOGITS, Circuit, Config, ends
 from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.analysis.shard_values import Key
-from gbcd.analysis.stored_circuits import read_circuits
 from gbcd.evaluation.tables import edges_file
 from gbcd.report.charts import GROUP, KINDS, Chart, Section, by_kind, data, key, layered
 from gbcd.report.findings import Findings

@@ -8,8 +8,8 @@ from functools import cached_property
 
 import polars as pl
 
-from gbcd.analysis.ranking import SCORES, score_statistic
-from gbcd.analysis.shard_values import Key
+from gbcd.analysis.ranking import DEFAULT_SCORES as SCORES
+from gbcd.analysis.shard_values import SUMMARISED, Key
 from gbcd.component import Component
 from gbcd.errors import BadInput
 from gbcd.evaluation.tables import EFFECTS, EFFECTS_FILE, EVALUATION_FILE, FAITHFULNESS_FILE
@@ -75,9 +75,8 @@ class Findings:
     @cached_property
     def statistics(self) -> list[str]:
         """Those that the summary describes, the one that ranks first."""
-        described = [name.removesuffix("_ci_low") for name in self.summary.columns if name.endswith("_ci_low")]
-        ranking = [name for name in SCORES if name in described]
-        return ranking + [name for name in described if name not in (*SCORES, "rank")]
+        described = [name for name in SUMMARISED if self.summary[f"{name}_n"].max()]
+        return sorted(described, key=lambda name: SCORES.index(name) if name in SCORES else len(SCORES))
 
     @cached_property
     def ranked_by(self) -> dict[Key, str]:
@@ -85,7 +84,7 @@ class Findings:
         found: dict[Key, str] = {}
         for group in self.groups:
             rows = self.nodes(group)
-            found[group] = score_statistic([name for name in self.statistics if rows[f"{name}_mean"].is_finite().any()])
+            found[group] = str(rows["score_name"][0])
         return found
 
     @cached_property

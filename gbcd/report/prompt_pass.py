@@ -111,7 +111,8 @@ def texts(store: Store, wanted: set[str]) -> pl.DataFrame:
 
 def _add(findings: PromptFindings, values: Values, columns: np.ndarray, rows: pa.Table) -> None:
     ids = rows["prompt_id"].take(pa.array(values.rows)).to_pylist()
-    findings.add(values.values[columns], values.templates, ids)
+    templates = rows["template"].take(pa.array(values.rows)).to_pylist()
+    findings.add(values.values[:, columns].T, templates, ids)
 
 
 def _keep(heap: list[tuple[float, str]], entry: tuple[float, str]) -> None:

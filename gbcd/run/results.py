@@ -7,7 +7,11 @@ a query asks for. A study of several models (`parts.py`) is read as one: its tas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -19,7 +23,10 @@ from gbcd.errors import BadInput
 from gbcd.run.merged import read_pieces, shard_rows
 from gbcd.run.parts import folders
 from gbcd.run.shard_files import Contents, decode
+from gbcd.run.shards import StoredFile
 from gbcd.run.store import Store
+
+T = TypeVar("T")
 
 COMPONENTS_FILE = "components.parquet"
 SUMMARY_FILE = "summary.parquet"
@@ -120,6 +127,30 @@ def shard_tables(store: Store) -> Iterator[ShardTables]:
     for piece in read_pieces(store):
         whole = decode(Contents(*(store.read(piece.files[kind].path) for kind in Contents._fields)))
         yield from shard_rows(piece, whole)
+
+
+def map_shards(store: Store, work: Callable[[ShardTables], T]) -> Iterator[T]:
+    """Read the committed shards in threads and give the result of `work` on each, in order of shard.
+
+    Twice as many shards as there are processors are in memory at most.
+
+    Raises:
+        UnsoundShardError: a file is damaged.
+        FileNotFoundError: a file is gone.
+    """
+    n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def read(files: dict[str, StoredFile]) -> T:
+        return work(decode(Contents(*(store.read(files[kind].path) for kind in Contents._fields))))
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        waiting = deque[Future[T]]()
+        for piece in read_pieces(store):
+            if len(waiting) == 2 * n_threads:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(read, piece.files))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def read_components(store: Store) -> list[Component]:

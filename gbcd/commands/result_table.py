@@ -1,0 +1,103 @@
+"""The result on the terminal: the highest scores of every task and wrong answer, attribution and norm side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+
+from gbcd.analysis.ranking import FEW_TEMPLATES
+from gbcd.printing import counted, fact, heading, line, table
+
+#: Nodes listed per task and wrong answer.
+TOP = 10
+
+#: Beyond as many tasks and wrong answers, each has a line instead of a table.
+MAX_TABLES = 8
+
+#: Attributions and norms, of which the first that was computed is shown.
+_ATTRIBUTIONS = ("attribution", "mean_attribution", "taylor")
+_NORMS = ("writing_norm", "grad_norm")
+
+MEANINGS = {
+    "attribution": "what a component's output adds to the loss, to first order, in place of its output on the "
+    "reference (the counterfactual or a partner); with the loss margin, + is towards the right answer",
+    "mean_attribution": "what a component's output adds to the loss, to first order, in place of its mean output",
+    "taylor": "what a component's output adds to the loss, to first order, in place of zero",
+    "writing_norm": "size of the loss's gradient by the weights that a component writes with, centred: how hard the "
+    "loss pulls at it; it has no sign",
+    "grad_norm": "size of the loss's gradient by a component's weights: how hard the loss pulls at it; it has no sign",
+}
+"""What a statistic says, in a sentence."""
+
+
+def show_results(summary: pl.DataFrame, console: Console) -> None:
+    """Print a table for each task and wrong answer of a summary (a line, where there are many), and what it shows."""
+    groups = list(_groups(summary))
+    shown: list[str] = []
+    for title, nodes in groups:
+        if nodes["score_name"][0] is None:
+            line(console, f"\n{title}: none of its {counted(nodes['n_prompts'][0], 'prompt')} has finite values")
+        elif len(groups) > MAX_TABLES:
+            best = nodes.filter(pl.col("rank") <= TOP).sort("rank")
+            line(console, f"{title} (by {best['score_name'][0]}): {', '.join(best['component'])}")
+        else:
+            shown += _show(title, nodes, console)
+    console.print()
+    for statistic in dict.fromkeys(shown):
+        fact(console, _label(statistic).capitalize(), MEANINGS[statistic])
+    for templates in sorted({n for _, nodes in groups if (n := nodes["n_templates"][0]) < FEW_TEMPLATES and n}):
+        fact(console, "Warning", f"intervals over {counted(templates, 'template')} say little of other wordings")
+
+
+def _groups(summary: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    nodes = summary.filter(pl.col("level") == "node")
+    for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
+        yield f"{task}, {wrong_answer}", rows
+
+
+def _show(title: str, nodes: pl.DataFrame, console: Console) -> list[str]:
+    """Print one table; returns the statistics that it shows."""
+    score, n, n_prompts = (nodes[column][0] for column in ("score_name", "n", "n_prompts"))
+    of = counted(n, "prompt") if n == n_prompts else f"{n:,} of {counted(n_prompts, 'prompt')}"
+    heading(console, f"{title}: ranked by {score}, means over {of}")
+    attribution, norm = (
+        score if score in names else next((name for name in names if nodes[f"{name}_n"][0]), None)
+        for names in (_ATTRIBUTIONS, _NORMS)
+    )
+    headings, cells = ["rank", "component"], list[list[str]]()
+    if score not in (attribution, norm):
+        headings += [score, "95 % interval"]
+    if attribution:
+        headings += ["attribution", "95 % interval", "same sign"]
+    if norm:
+        headings += ["norm", "95 % interval"]
+    for row in nodes.filter(pl.col("rank") <= TOP).sort("rank").iter_rows(named=True):
+        cell = [str(row["rank"]), row["component"]]
+        if score not in (attribution, norm):
+            cell += [f"{row['score']:#.4g}", _interval(row, "score_ci", "#.4g")]
+        if attribution:
+            cell += _attribution(row, attribution)
+        if norm:
+            cell += [f"{row[f'{norm}_mean']:#.4g}", _interval(row, f"{norm}_ci", "#.4g")]
+        cells.append(cell)
+    table(console, headings, cells, words=["component"])
+    return [name for name in (attribution, norm) if name]
+
+
+def _attribution(row: dict[str, Any], name: str) -> list[str]:
+    mean, agreement = row[f"{name}_signed_mean"], row[f"{name}_sign_agreement"]
+    if mean is None:
+        return ["", "", ""]
+    return [f"{mean:+.4g}", _interval(row, f"{name}_signed_ci", "+.4g"), f"{100 * agreement:.0f} %"]
+
+
+def _label(statistic: str) -> str:
+    return "attribution" if statistic in _ATTRIBUTIONS else "norm"
+
+
+def _interval(row: dict[str, Any], name: str, form: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "" if low is None else f"{low:{form}} to {high:{form}}"

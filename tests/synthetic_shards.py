@@ -1,0 +1,66 @@
+"""Shards with values by hand, in the form in which the engine writes them, for what reads shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from gbcd.analysis.collect import Collected, part_of, ranked_nodes
+from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.shard_values import ATTRIBUTIONS, NORMS
+from gbcd.component import Component
+from gbcd.engine.tables import ShardTables
+
+STATISTICS = (*NORMS, *ATTRIBUTIONS)
+
+COMPONENTS = [
+    *(Component(f"a0.h{head}.{part}", f"a0.h{head}", 0, head, part, 8) for head in range(2) for part in "qkvo"),
+    *(Component(f"m0.{part}", "m0", 0, None, part, 16) for part in ("in", "out")),
+    Component("a0.norm", "a0.norm", 0, None, "norm", 4),
+]
+WIDTH = len(COMPONENTS)
+
+
+def drawn(n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Norms and attributions of `n` prompts, [prompts, components] by statistic."""
+    rng = np.random.default_rng(seed)
+    norms = {name: np.abs(rng.normal(size=(n, WIDTH))) for name in NORMS}
+    values = norms | {name: rng.normal(size=(n, WIDTH)) for name in ATTRIBUTIONS}
+    return {name: table.astype(np.float32).astype(np.float64) for name, table in values.items()}
+
+
+def shard(
+    values: dict[str, np.ndarray],
+    templates: Sequence[str],
+    task: str = "ioi",
+    wrong: str = "foil",
+    first: int = 0,
+    edges: pa.Table | None = None,
+    **columns: list[object],
+) -> ShardTables:
+    """A shard of the statistics that `values` has; a row of NaN is a null. `first` numbers the prompts, `columns` are
+    further columns of the table of prompts."""
+    n, width = len(templates), next(iter(values.values())).shape[1]
+    keys = {
+        "prompt_id": [f"{task}/{first + index:06d}" for index in range(n)],
+        "task": [task] * n,
+        "template": list(templates),
+        "wrong_answer": [wrong] * n,
+    }
+    lists = {
+        name: pa.array([None if np.isnan(row).all() else row for row in table], type=pa.list_(pa.float32(), width))
+        for name, table in values.items()
+    }
+    prompts = pa.table({**keys, "prompt": [f"text {index}" for index in range(n)], "status": ["ok"] * n, **columns})
+    return ShardTables(prompts, pa.table({**keys, **lists}), edges)
+
+
+def collected(shards: Sequence[ShardTables], components: Sequence[Component] = COMPONENTS) -> Collected:
+    """What the pass over these shards gives."""
+    nodes = NodeMap.of(components)
+    found = Collected(len(ranked_nodes(nodes)))
+    for one in shards:
+        found.add(part_of(one, nodes))
+    return found
