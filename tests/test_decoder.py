@@ -107,8 +107,12 @@ def test_a_run_keeps_what_every_module_reads(family):
     names = input_names(oracle)
     assert kept.keys() == set(names.values())
     for path, name in names.items():
-        wanted = inputs[path][-1:] if name == "unembed" else inputs[path]
-        torch.testing.assert_close(kept[name], wanted, rtol=1e-9, atol=1e-10, msg=name)
+        torch.testing.assert_close(kept[name], inputs[path], rtol=1e-9, atol=1e-10, msg=name)
+    at_answers = loaded.decoder.run(packed_for(loaded, [(prompt.ids,)]), Options(keep=True)).inputs()
+    for rows in at_answers:
+        if rows.at_answers:
+            torch.testing.assert_close(rows.x[0], kept[rows.name][-1:], rtol=1e-9, atol=1e-10, msg=rows.name)
+    assert {rows.name for rows in at_answers if rows.at_answers} >= {"a2.o", "m2.in", "final.norm", "unembed"}
 
 
 @pytest.mark.parametrize("layer", [0, 2])

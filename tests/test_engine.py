@@ -1,26 +1,29 @@
-"""What the engine promises beyond the norms themselves: invariances, statuses, memory, and refusals."""
+"""What the engine promises beyond its values: orders, statuses, halving, and what definitions may do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from gbcd.models.gpt2_pass import Gpt2Pass
-from gbcd.models.hooked_pass import HookedPass
+from oracle_values import engine_values, exact_calibration, mixed_prompts
 from random_prompts import VOCAB, random_prompts
 from tiny_models import random_gpt2
 
+from gbcd import wrong_answers
+from gbcd.engine import tables
 from gbcd.engine.calibration import MIN_PROMPTS, Calibration
 from gbcd.engine.engine import Engine
-from gbcd.engine.tables import ShardTables
+from gbcd.engine.oracle import Oracle
+from gbcd.engine.tables import STATISTICS, ShardTables
 from gbcd.errors import BadInput
 from gbcd.models.load import LoadedModel, prepared
 from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.wrong_answers import Scene
+from gbcd.wrong_answers.losses import Target, TowardsTokens
 
 NAMES = ["logit_difference", "foil", "inverse_logits"]
 
@@ -30,54 +33,119 @@ def loaded() -> LoadedModel:
     return prepared("tiny", *random_gpt2(2, 2, 8, VOCAB, 0))
 
 
+@pytest.fixture
+def define() -> Iterator[Callable[[str, Callable[[Scene], Target]], None]]:
+    """Registers definitions of wrong answers for one test."""
+    added: list[str] = []
+
+    def register(name: str, function: Callable[[Scene], Target]) -> None:
+        wrong_answers.wrong_answer(name)(function)
+        added.append(name)
+
+    yield register
+    for name in added:
+        del wrong_answers._REGISTRY[name]
+
+
 def lists(table: pa.Table, column: str) -> np.ndarray:
     return np.array(table.column(column).to_pylist(), dtype=float)
 
 
-def by_prompt(tables: ShardTables, column: str) -> dict[tuple[str, str], np.ndarray]:
-    keys = zip(tables.norms["prompt_id"].to_pylist(), tables.norms["wrong_answer"].to_pylist(), strict=True)
-    return dict(zip(keys, lists(tables.norms, column), strict=True))
+def by_prompt(found: ShardTables, column: str) -> dict[tuple[str, str], np.ndarray]:
+    keys = zip(found.norms["prompt_id"].to_pylist(), found.norms["wrong_answer"].to_pylist(), strict=True)
+    return dict(zip(keys, lists(found.norms, column), strict=True))
 
 
 def assert_same(a: ShardTables, b: ShardTables, tolerance: float = 2e-5) -> None:
-    for column in ("grad_norm", "taylor"):
+    for column in ("grad_norm", "taylor", "contrast_norm", "attribution"):
         found, expected = by_prompt(a, column), by_prompt(b, column)
         assert found.keys() == expected.keys()
         for key, values in found.items():
             np.testing.assert_allclose(values, expected[key], rtol=tolerance, atol=tolerance * np.abs(values).max())
 
 
-@pytest.mark.parametrize("lengths", [(12, 3, 7, 7, 2), (5,)])
-def test_logits_are_those_of_the_library(loaded: LoadedModel, lengths: tuple[int, ...]) -> None:
-    prompts = random_prompts(lengths)
-    for model_pass in (Gpt2Pass(loaded.model), HookedPass(loaded.model, loaded.sites)):
-        forward = model_pass.forward([(p.ids, p.twin_ids or p.ids) for p in prompts])
-        for row, prompt in enumerate(prompts):
-            for column, ids in enumerate((prompt.ids, prompt.twin_ids or prompt.ids)):
-                expected = loaded.model(torch.tensor([ids])).logits[0, -1]
-                torch.testing.assert_close(forward.logits[row, column], expected, rtol=1e-4, atol=1e-5)
+def column(table: pa.Table, name: str) -> dict[str, object]:
+    """A column of one wrong answer's rows, by prompt."""
+    return dict(zip(table["prompt_id"].to_pylist(), table[name].to_pylist(), strict=True))
 
 
-def test_norms_do_not_depend_on_the_batch(loaded: LoadedModel) -> None:
-    prompts = random_prompts((12, 3, 7, 7, 2, 9, 4))
-    alone = Engine(loaded, NAMES, batch_size=1).compute(prompts)
-    together = Engine(loaded, NAMES, batch_size=7).compute(prompts)
-    assert_same(alone, together)
+def test_tables_hold_what_was_computed_by_wrong_answer_and_in_the_batchs_order(loaded: LoadedModel) -> None:
+    first, second, third, fourth = mixed_prompts((6, 9, 4, 6))
+    batch = [first, replace(second, twin_ids=None), third, replace(fourth, twin_ids=None)]
+    found = Engine(loaded, NAMES).compute(batch)
+    order = [(name, prompt.prompt.id) for name in NAMES for prompt in batch]
+    for table in (found.prompts, found.norms):
+        assert list(zip(table["wrong_answer"].to_pylist(), table["prompt_id"].to_pylist(), strict=True)) == order
+    assert found.prompts.schema.equals(tables.PROMPTS)
+    assert found.norms.schema.equals(tables.norms_schema(len(loaded.components)))
+    for number, name in enumerate(NAMES):
+        expected = engine_values(Engine(loaded, [name]), batch)
+        rows = slice(number * len(batch), (number + 1) * len(batch))
+        np.testing.assert_allclose(lists(found.prompts, "loss")[rows], expected.losses.numpy(), rtol=1e-6)
+        for statistic in ("grad_norm", "contrast_norm", "taylor", "attribution"):
+            values = expected.statistics[statistic].numpy()
+            largest = np.abs(values).max()
+            np.testing.assert_allclose(lists(found.norms, statistic)[rows], values, rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_the_table_of_prompts_says_what_the_model_predicted(loaded: LoadedModel) -> None:
+    prompts = mixed_prompts((6, 9, 4))
+    batch = [prompts[0], replace(prompts[1], partner_ids=None, counterfactual_ids=prompts[1].twin_ids),
+             replace(prompts[2], partner_ids=None)]  # fmt: skip
+    for row, prompt in zip(Engine(loaded, ["foil"]).compute(batch).prompts.to_pylist(), batch, strict=True):
+        logits = loaded.model(torch.tensor([prompt.ids])).logits[0, -1]
+        answer, wrong = logits[list(prompt.answer_ids)].logsumexp(0), logits[prompt.wrong_ids[0]]
+        assert row["answer_logit"] == pytest.approx(float(answer), rel=1e-4)
+        assert row["wrong_logit"] == pytest.approx(float(wrong), rel=1e-4)
+        assert row["loss"] == pytest.approx(float(logits.logsumexp(0) - wrong), rel=1e-4)
+        assert row["above_wrong"] == bool(answer > wrong)
+        assert row["correct"] == (int(logits.argmax()) in prompt.answer_ids)
+        assert row["n_tokens"] == len(prompt.ids)
+        assert (row["status"], row["reason"]) == ("ok", None)
+    references = Engine(loaded, ["foil"]).compute(batch).prompts["reference"].to_pylist()
+    assert references == ["partner", "counterfactual", "none"]
+
+
+def test_a_prompt_without_a_reference_has_no_comparison_and_its_neighbours_have(loaded: LoadedModel) -> None:
+    prompts = mixed_prompts((6, 6))
+    found = Engine(loaded, ["foil"]).compute([prompts[0], replace(prompts[1], partner_ids=None)]).norms
+    for statistic in ("contrast_norm", "attribution"):
+        assert [values is None for values in found[statistic].to_pylist()] == [False, True]
+    assert found["grad_norm"].null_count == found["taylor"].null_count == 0
+    alone = Engine(loaded, ["foil"]).compute([replace(one, partner_ids=None) for one in prompts]).norms
+    assert alone["attribution"].null_count == 2
+
+
+def test_a_prompt_is_compared_with_its_counterfactual_before_its_partner(loaded: LoadedModel) -> None:
+    (prompt,) = mixed_prompts((6,))
+    other = tuple((token + 1) % VOCAB for token in prompt.ids)
+    engine = Engine(loaded, ["foil"])
+    both, alone, longer = (
+        lists(engine.compute([one]).norms, "attribution")
+        for one in (
+            replace(prompt, counterfactual_ids=other),
+            replace(prompt, counterfactual_ids=other, partner_ids=None),
+            replace(prompt, counterfactual_ids=(*other, 3)),
+        )
+    )
+    np.testing.assert_array_equal(both, alone)
+    np.testing.assert_array_equal(longer, lists(engine.compute([prompt]).norms, "attribution"))
+    assert np.abs(both - longer).max() > 1e-3
 
 
 def test_norms_do_not_depend_on_what_else_the_study_asks(loaded: LoadedModel) -> None:
-    prompts = random_prompts((6, 9))
-    alone = Engine(loaded, ["foil"], batch_size=4).compute(prompts)
-    among = by_prompt(Engine(loaded, NAMES, batch_size=4).compute(prompts), "grad_norm")
+    prompts = mixed_prompts((6, 9))
+    alone = Engine(loaded, ["foil"]).compute(prompts)
+    among = by_prompt(Engine(loaded, NAMES).compute(prompts), "grad_norm")
     for key, values in by_prompt(alone, "grad_norm").items():
         np.testing.assert_allclose(values, among[key], rtol=2e-5)
 
 
 def test_prompts_without_twin_stand_beside_those_with(loaded: LoadedModel) -> None:
-    first, second = random_prompts((6, 9))
-    mixed = [first, replace(second, twin_ids=None)]
-    found = by_prompt(Engine(loaded, ["logit_difference"], 4).compute(mixed), "grad_norm")
-    alone = by_prompt(Engine(loaded, ["logit_difference"], 4).compute(mixed[1:]), "grad_norm")
+    first, second = mixed_prompts((6, 9))
+    second = replace(second, twin_ids=None)
+    engine = Engine(loaded, ["logit_difference"])
+    found, alone = (by_prompt(engine.compute(batch), "grad_norm") for batch in ([first, second], [second]))
     key = (second.prompt.id, "logit_difference")
     np.testing.assert_allclose(found[key], alone[key], rtol=1e-5)
 
@@ -91,71 +159,120 @@ def test_a_prompt_with_a_nan_is_kept_with_its_status_and_spoils_nothing(loaded: 
     prompts = random_prompts((6, 9, 4))
     prompts = [replace(p, ids=tuple(min(t, VOCAB - 2) for t in p.ids), twin_ids=None) for p in prompts]
     bad = replace(prompts[1], ids=(poisoned_token, *prompts[1].ids[1:]))
-    tables = Engine(spoilt, ["foil"], 4).compute([prompts[0], bad, prompts[2]])
-    statuses = dict(zip(tables.prompts["prompt_id"].to_pylist(), tables.prompts["status"].to_pylist(), strict=True))
-    assert statuses == {prompts[0].prompt.id: "ok", bad.prompt.id: "non_finite", prompts[2].prompt.id: "ok"}
-    missing = [row["prompt_id"] for row in tables.norms.to_pylist() if row["grad_norm"] is None]
-    assert missing == [bad.prompt.id]
+    found = Engine(spoilt, ["foil"]).compute([prompts[0], bad, prompts[2]])
+    assert found.prompts["status"].to_pylist() == ["ok", "non_finite", "ok"]
+    assert [values is None for values in found.norms["grad_norm"].to_pylist()] == [False, True, False]
+    clean = Engine(spoilt, ["foil"]).compute([prompts[0], prompts[2]])
+    np.testing.assert_allclose(lists(found.norms.take([0, 2]), "grad_norm"), lists(clean.norms, "grad_norm"), rtol=1e-5)
 
 
 def test_prompts_beyond_the_calibration_have_no_centred_norm_and_say_so(loaded: LoadedModel) -> None:
     sample = random_prompts((6,) * MIN_PROMPTS)
-    calibration = Engine(loaded, [], 4).calibrate(sample)
-    tables = Engine(loaded, ["foil"], 4, calibration).compute(random_prompts((6, 9)))
-    assert tables.prompts["status"].to_pylist() == ["ok", "uncalibrated"]
-    assert [values is None for values in tables.norms["centered_grad_norm"].to_pylist()] == [False, True]
-    assert all(values is not None for values in tables.norms["grad_norm"].to_pylist())
+    calibration = Engine(loaded, []).calibrate(sample)
+    found = Engine(loaded, ["foil"], calibration).compute(random_prompts((6, 9)))
+    assert found.prompts["status"].to_pylist() == ["ok", "uncalibrated"]
+    for statistic in ("centered_grad_norm", "mean_attribution"):
+        assert [values is None for values in found.norms[statistic].to_pylist()] == [False, True]
+    assert all(values is not None for values in found.norms["grad_norm"].to_pylist())
 
 
-def test_both_passes_calibrate_alike_and_bytes_keep_it(loaded: LoadedModel) -> None:
-    prompts = random_prompts((6, 9, 4, 9))
-    own, hooked = Engine(loaded, [], 3), Engine(loaded, [], 3)
-    hooked._pass = HookedPass(loaded.model, loaded.sites)
-    first = own.calibrate(prompts, "template").tasks["p"]
-    second = Calibration.from_bytes(hooked.calibrate(prompts, "template").to_bytes()).tasks["p"]
-    assert first.groups == second.groups
-    assert first.means.keys() == second.means.keys()
-    for name, mean in first.means.items():
-        torch.testing.assert_close(mean, second.means[name], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(first.token_frequencies(VOCAB), second.token_frequencies(VOCAB))
+@pytest.mark.parametrize("centering", ["position", "template"])
+def test_calibrated_means_are_the_oracles_and_bytes_keep_them(loaded: LoadedModel, centering) -> None:
+    prompts = random_prompts((6, 9, 4, 9, 6))
+    made = Engine(loaded, []).calibrate(prompts, centering, batch_size=2)
+    found, expected = Calibration.from_bytes(made.to_bytes()), exact_calibration(Oracle(loaded), prompts, centering)
+    assert found.centering == centering
+    one, two = found.tasks["p"], expected.tasks["p"]
+    assert (one.groups, one.members, one.reach()) == (two.groups, two.members, two.reach())
+    assert torch.equal(one.tokens, two.tokens)
+    assert torch.equal(one.token_groups, two.token_groups)
+    assert one.means.keys() == two.means.keys()
+    for name, mean in two.means.items():
+        torch.testing.assert_close(one.means[name].double(), mean.double(), rtol=1e-4, atol=1e-5, msg=name)
 
 
-class _Starved(Gpt2Pass):
-    """Has memory for `room` units at once."""
+def raises_for(bad: EncodedPrompt, error: Exception) -> Callable[[Scene], Target]:
+    def definition(scene: Scene) -> Target:
+        """Towards the wrong answer; raises where one prompt is among the others."""
+        if bad.answer_ids in scene.answers:
+            raise error
+        return TowardsTokens(scene.wrong)
 
-    room = 2
-
-    def forward(self, units: Sequence[Any], every_token: bool = False) -> Any:
-        if len(units) > self.room:
-            raise torch.OutOfMemoryError("can't allocate memory")
-        return super().forward(units, every_token)
-
-
-def test_out_of_memory_halves_the_batch_and_changes_nothing(loaded: LoadedModel) -> None:
-    prompts = random_prompts((6, 9, 4, 9, 5))
-    engine = Engine(loaded, NAMES, batch_size=5)
-    expected = engine.compute(prompts)
-    engine._pass = _Starved(loaded.model)
-    assert_same(engine.compute(prompts), expected)
+    return definition
 
 
-def test_out_of_memory_at_one_prompt_names_it(loaded: LoadedModel) -> None:
-    prompts: list[EncodedPrompt] = random_prompts((6,))
-    engine = Engine(loaded, NAMES, batch_size=5)
-    engine._pass = _Starved(loaded.model)
-    engine._pass.room = 0
-    with pytest.raises(BadInput, match=r"p/0 \(6 tokens\) does not fit"):
-        engine.compute(prompts)
+@pytest.mark.parametrize("bad", [0, 2, 4])
+def test_a_prompt_that_raises_is_alone_with_its_reason_and_the_others_have_their_values(loaded, define, bad) -> None:
+    prompts = mixed_prompts((6, 9, 4, 9, 5))
+    define("picky", raises_for(prompts[bad], ZeroDivisionError("nothing to share")))
+    found = Engine(loaded, ["picky", "foil"]).compute(prompts)
+    statuses = ["failed" if row == bad else "ok" for row in range(5)]
+    reasons = ["ZeroDivisionError: nothing to share" if row == bad else None for row in range(5)]
+    assert found.prompts["status"].to_pylist() == statuses * 2
+    assert found.prompts["reason"].to_pylist() == reasons * 2
+    assert found.prompts["prompt_id"].to_pylist() == [one.prompt.id for one in prompts] * 2
+    failed = found.prompts.to_pylist()[bad]
+    assert failed["loss"] is failed["answer_logit"] is failed["correct"] is None
+    assert all(found.norms.to_pylist()[bad][statistic] is None for statistic in STATISTICS)
+    good = [one for row, one in enumerate(prompts) if row != bad]
+    wanted, kept = Engine(loaded, ["foil"]).compute(good), [5 + row for row in range(5) if row != bad]
+    np.testing.assert_allclose(lists(found.norms.take(kept), "grad_norm"), lists(wanted.norms, "grad_norm"), rtol=1e-4)
 
 
-def test_a_definition_that_needs_a_foil_refuses_prompts_without(loaded: LoadedModel) -> None:
-    prompts = [replace(prompt, wrong_ids=()) for prompt in random_prompts((6,))]
-    with pytest.raises(BadInput, match="p/0 has none"):
-        Engine(loaded, ["foil"], 4).compute(prompts)
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_out_of_memory_halves_the_batch_and_changes_nothing(loaded, define, error) -> None:
+    prompts, sizes = mixed_prompts((6, 9, 4, 9, 5)), []
+
+    def starved(scene: Scene) -> Target:
+        """The wrong answer, of two prompts at once."""
+        sizes.append(len(scene.logits))
+        if sizes[-1] > 2:
+            raise error
+        return TowardsTokens(scene.wrong)
+
+    define("starved", starved)
+    found, expected = (Engine(loaded, [name]).compute(prompts) for name in ("starved", "foil"))
+    assert sizes == [5, 2, 3, 1, 2]
+    assert found.prompts["status"].to_pylist() == ["ok"] * 5
+    renamed = expected.norms.set_column(3, "wrong_answer", pa.array(["starved"] * 5))
+    assert_same(found, expected._replace(norms=renamed))
 
 
-def test_a_linear_map_that_no_site_claims_is_refused_by_name() -> None:
-    model, tokenizer = random_gpt2(1, 1, 8, VOCAB, 0)
-    model.transformer.h[0].mlp.extra = torch.nn.Linear(2, 2)
-    with pytest.raises(BadInput, match=r"transformer\.h\.0\.mlp\.extra"):
-        prepared("odd", model, tokenizer)
+def test_out_of_memory_at_one_prompt_says_so(loaded: LoadedModel, define) -> None:
+    prompts = mixed_prompts((6, 9))
+    define("vast", raises_for(prompts[1], torch.OutOfMemoryError("tried to allocate 1 TiB")))
+    found = column(Engine(loaded, ["vast"]).compute(prompts).prompts, "reason")
+    assert found["p/0"] is None
+    assert found["p/1"] == "does not fit into memory even alone: tried to allocate 1 TiB"
+
+
+def test_an_interruption_is_not_a_failed_prompt(loaded: LoadedModel, define) -> None:
+    def interrupted(scene: Scene) -> Target:
+        """Never comes back."""
+        raise KeyboardInterrupt
+
+    define("interrupted", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Engine(loaded, ["interrupted"]).compute(mixed_prompts((6,)))
+
+
+def test_a_definition_that_changes_the_logits_changes_nothing_for_others(loaded: LoadedModel, define) -> None:
+    def careless(scene: Scene) -> Target:
+        """Writes into what it was given."""
+        scene.logits.mul_(-3).add_(torch.arange(VOCAB))
+        return TowardsTokens(scene.wrong)
+
+    define("careless", careless)
+    prompts = mixed_prompts((6, 9))
+    among = Engine(loaded, ["careless", "inverse_logits", "least_likely"]).compute(prompts)
+    alone = Engine(loaded, ["inverse_logits", "least_likely"]).compute(prompts)
+    for name in ("inverse_logits", "least_likely"):
+        found, expected = (by_prompt(one, "grad_norm") for one in (among, alone))
+        np.testing.assert_array_equal(found["p/0", name], expected["p/0", name])
+    for name in ("answer_logit", "correct", "above_wrong"):
+        assert among.prompts[name].to_pylist()[:2] == alone.prompts[name].to_pylist()[:2]
+
+
+def test_an_unknown_wrong_answer_is_refused(loaded: LoadedModel) -> None:
+    with pytest.raises(BadInput, match="unknown wrong answer 'nothing'"):
+        Engine(loaded, ["nothing"])

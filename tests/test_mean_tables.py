@@ -17,6 +17,7 @@ def test_means_come_back_from_files_of_any_size(part_bytes: int, monkeypatch: py
         means={"m0.in": torch.randn(2, 3, 4), "a1.o": torch.randn(2, 3, 7), "embed": torch.randn(2, 3, 1)},
         tokens=torch.tensor([[5, 6, -1], [7, 8, 9], [1, -1, -1]]),
         token_groups=torch.tensor([1, 0, 1]),
+        members=("p/0", "p/1", "p/2"),
     )
     tables = tables_from_means(means)
     assert len(tables) == {1: 7, 100: 5, 1 << 20: 2}[part_bytes]

@@ -71,12 +71,18 @@ def failed(prompt: EncodedPrompt, definitions: Sequence[WrongAnswer], reason: st
 
 
 def assemble(
-    groups: Iterable[BatchRows], tokenizer: PreTrainedTokenizerBase, components: Sequence[Component]
+    batch: Sequence[EncodedPrompt],
+    groups: Iterable[BatchRows],
+    tokenizer: PreTrainedTokenizerBase,
+    components: Sequence[Component],
 ) -> ShardTables:
-    """The tables of a batch whose prompts were computed in `groups`: rows by wrong answer, then as groups come."""
+    """The tables of `batch`, whose prompts were computed in `groups`: rows by wrong answer, then in the batch's
+    order."""
     rows = [(group, loss) for group in groups for loss in group.losses]
-    prompts = pa.concat_tables([_prompt_rows(group, loss, tokenizer) for group, loss in rows])
-    norms = pa.concat_tables([_norm_rows(group, loss, len(components)) for group, loss in rows])
+    place = {prompt.prompt.id: index for index, prompt in enumerate(batch)}
+    order = np.argsort([place[prompt.prompt.id] for group, _ in rows for prompt in group.prompts], kind="stable")
+    prompts = pa.concat_tables([_prompt_rows(group, loss, tokenizer) for group, loss in rows]).take(order)
+    norms = pa.concat_tables([_norm_rows(group, loss, len(components)) for group, loss in rows]).take(order)
     moments: dict[str, EdgeMoments] = {}
     for group, loss in rows:
         if loss.edges is not None:

@@ -86,7 +86,7 @@ class Engine:
         A batch that does not fit into memory, or that raises, is halved until the prompt that fails is alone: it gets
         the status `failed` and the reason, and the others their values.
         """
-        return assemble(self._rows(batch), self._loaded.tokenizer, self.components)
+        return assemble(batch, self._rows(batch), self._loaded.tokenizer, self.components)
 
     def calibrate(
         self, prompts: Sequence[EncodedPrompt], centering: Centering = "position", batch_size: int = 64
@@ -225,7 +225,8 @@ def packed_for(loaded: LoadedModel, examples: Sequence[Example]) -> Packed:
 def target_of(definition: WrongAnswer, scene: Scene | OutputScene) -> Target:
     """What `definition` pulls the prediction towards."""
     if isinstance(scene, Scene):
-        return definition.define(scene)
+        # a copy each: a definition that writes into it changes nothing for the others
+        return definition.define(scene._replace(logits=scene.logits.clone()))
     return output_targets.target_of(definition.name, scene)
 
 
@@ -233,8 +234,7 @@ def scene_of(batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt vocab
     """What definitions of wrong answers may look at; `logits` are those of the prompts themselves, without twins."""
     answers, wrong = [prompt.answer_ids for prompt in batch], [prompt.wrong_ids for prompt in batch]
     farthest = [prompt.farthest_ids for prompt in batch]
-    # a copy: a definition that changes it changes nothing for the others
-    return Scene(widened(logits.detach()).clone(), answers, wrong, loaded.unembedding, farthest)
+    return Scene(widened(logits.detach()), answers, wrong, loaded.unembedding, farthest)
 
 
 def loss_gradient(

@@ -194,6 +194,7 @@ class Run:
         """`root` is where the pass began and `hidden` what the unembedding reads."""
         self.packed, self.trace, self.values = packed, trace, values
         self._decoder, self._options, self._root = decoder, options, root
+        self._everywhere = hidden
         self._hidden = hidden if hidden.shape[1] == packed.answers.shape[1] else packed.at_answers(hidden)
         self.logits: Float[Tensor, "example seq vocab"] = decoder.logits(self._hidden.detach())
 
@@ -222,10 +223,13 @@ class Run:
         return d_root
 
     def inputs(self) -> list[InputRows]:
-        """Every input of maps and norm weights, once each, of a run that keeps them; last what the unembedding
-        reads."""
+        """Every input of maps and norm weights, once each, of a run that keeps them.
+
+        Last comes what the unembedding reads, at every token where the run computed every token.
+        """
         kept = {id(one.input): one.input for one in self.trace.maps.values()}
-        return [*kept.values(), *self.trace.norms.values(), self.hidden()]
+        read = _Rows(self.packed, self._everywhere is self._hidden).named("unembed", self._everywhere)
+        return [*kept.values(), *self.trace.norms.values(), read]
 
     def hidden(self) -> InputRows:
         """What the unembedding reads."""
