@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gbcd.engine.engine import Engine
 from gbcd.errors import BadInput
 from gbcd.models import load as models
-from gbcd.prompting import tokens
 from gbcd.prompting.prompt import Prompt
 from gbcd.run.results import component_table, unfold
 
@@ -46,7 +45,7 @@ def gradient_norms(
         raise BadInput("there are no prompts")
     names = [wrong_answer] if isinstance(wrong_answer, str) else list(wrong_answer)
     loaded = models.prepared(type(model).__name__, model, tokenizer)
-    encoded = tokens.encode(prompts, tokenizer, loaded.context)
+    encoded = loaded.encode(prompts)
     calibration = Engine(loaded, names, batch_size).calibrate(encoded)
     tables = Engine(loaded, names, batch_size, calibration).compute(encoded)
     parts = cast(pl.DataFrame, pl.from_arrow(component_table(loaded.components)))
