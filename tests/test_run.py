@@ -24,7 +24,7 @@ from gbcd.commands.status import show
 from gbcd.errors import BadInput, Incomplete
 from gbcd.pipeline import device_of
 from gbcd.report.caveats import warnings
-from gbcd.report.findings import read_findings
+from gbcd.report.reading import read_data
 from gbcd.run.commits import read_commits
 from gbcd.run.inputs import Inputs
 from gbcd.run.results import components, summary
@@ -121,7 +121,7 @@ def test_poison_prompts_are_named_until_the_same_command_finds_them_cured(refere
     console = Console(file=io.StringIO(), record=True, width=200)
     show(folder_standing(study.out), console)
     assert said in console.export_text()
-    assert said in "".join(warnings(read_findings(study.out)))
+    assert said in "".join(warnings(read_data(study.out)))
     assert verify(study.out).failed == {record.shard: ("ioi/000007",)}
     assert not verify(study.out).is_sound
     run = finished(study)
