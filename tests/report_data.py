@@ -16,7 +16,7 @@ from tiny_models import saved_tiny_gpt2, small_tokenizer
 from gbcd import tasks
 from gbcd.analysis.shard_values import Key
 from gbcd.evaluation.evaluate import evaluate
-from gbcd.report.data import ATTRIBUTIONS, NORMS, Measured, ReportData, Sample
+from gbcd.report.data import EXAMPLES, NORMS, Measured, ReportData, Sample
 from gbcd.report.page import write_report
 from gbcd.study import Compute, Study
 
@@ -47,10 +47,11 @@ def made_up(layers: int = 3, heads: int = 4, groups: Sequence[Key] = GROUPS, see
         wrong_answers=tuple(dict.fromkeys(group.wrong_answer for group in groups)),
         computed=[("model", "models/small, weights 0123456789ab"), ("results", "results/ioi")],
         summary=summary,
-        examples=pl.DataFrame([{"task": task, **examples} for task in names]),
+        examples=pl.DataFrame([{"task": task, **examples} for task in names], schema=EXAMPLES),
         statuses={"ok": N_PROMPTS},
         edges={group: edges(nodes, rng) for group in groups},
         samples={group: _sample(nodes, values[group], rng) for group in groups},
+        extremes=extremes(groups),
     )
 
 
@@ -87,8 +88,9 @@ def evaluated(data: ReportData, effects: dict[str, float] | None = None) -> Repo
 def without_attributions(data: ReportData, group: Key) -> ReportData:
     """The same where no prompt of `group` has a reference, so that the norm ranks."""
     is_group = (pl.col("task") == group.task) & (pl.col("wrong_answer") == group.wrong_answer)
-    columns = [name for name in data.summary.columns if name.startswith(("attribution", "mean_attribution"))]
+    columns = [name for name in data.summary.columns if name.startswith(("attribution_", "mean_attribution_"))]
     changed = {name: pl.when(~is_group).then(name) for name in columns}
+    changed["attribution_n"] = pl.when(~is_group).then("attribution_n").otherwise(0)
     norm = pl.col("writing_norm_mean")
     rank = norm.rank("ordinal", descending=True).over("task", "wrong_answer", "level")
     ranked = {
@@ -124,9 +126,10 @@ def _row(group: Key, level: str, component: str, node: str, value: float, norm: 
     layer, _, head = node[1:].partition(".h")
     part = component.rpartition(".")[2] if level == "part" else "head" if head else "mlp"
     row: dict[str, Any] = {**group._asdict(), "level": level, "component": component, "node": node, "part": part}
-    row |= {"layer": int(layer), "head": int(head) if head else None, "n": N_PROMPTS, "n_templates": 12}
+    row |= {"layer": int(layer), "head": int(head) if head else None, "n": N_PROMPTS}
+    row |= {"n_prompts": N_PROMPTS, "n_templates": 12, "attribution_n": N_PROMPTS}
     row |= {"score": abs(value), "score_name": "attribution"}
-    for name in ATTRIBUTIONS:
+    for name in ("attribution", "mean_attribution", "taylor"):
         row |= _bounded(name, abs(value)) | _bounded(f"{name}_signed", value) | {f"{name}_sign_agreement": 0.9}
     return row | {key: number for name in NORMS for key, number in _bounded(name, norm).items()}
 
@@ -135,32 +138,38 @@ def _bounded(name: str, value: float) -> dict[str, float]:
     return {f"{name}_mean": value, f"{name}_ci_low": value - 0.1, f"{name}_ci_high": value + 0.1}
 
 
-def edges(nodes: list[str], rng: np.random.Generator, n: int = 300) -> pl.DataFrame:
-    """Edges between random nodes, from an earlier one to the query, key or value of a later one; largest first."""
+def edges(nodes: list[str], rng: np.random.Generator, n: int = 400) -> pl.DataFrame:
+    """Edges from the input and random nodes to later ones or the logits, in the order of `edges.parquet`."""
     order = ["input", *nodes, "logits"]
-    rows: list[tuple[str, str, float, float, float]] = []
-    for start, step, score in zip(
-        rng.integers(0, len(nodes), n), rng.integers(1, 9, n), rng.normal(size=n), strict=True
-    ):
-        target = order[min(start + step, len(order) - 1)]
-        part = rng.choice(["<q>", "<k>", "<v>"]) if ".h" in target else ""
-        rows.append((order[start], f"{target}{part}", float(score), float(score) - 0.1, float(score) + 0.1))
-    table = pl.DataFrame(rows, schema=["source", "target", "score", "low", "high"], orient="row")
-    return table.unique(["source", "target"], maintain_order=True).sort(pl.col("score").abs(), descending=True)
+    starts, steps, scores = rng.integers(0, len(nodes), n), rng.integers(1, 9, n), rng.normal(size=n)
+    rows: list[dict[str, Any]] = []
+    for start, step, score in zip(starts.tolist(), steps.tolist(), scores.tolist(), strict=True):
+        stop = min(start + step, len(order) - 1)
+        part = rng.choice(["<q>", "<k>", "<v>"]) if ".h" in order[stop] else ""
+        ends = {"source": order[start], "target": f"{order[stop]}{part}", "_place": stop * len(order) + start}
+        rows.append({**ends, "n": N_PROMPTS, "mean": score, "ci_low": score - 0.1, "ci_high": score + 0.1})
+    table = pl.DataFrame(rows).unique(["source", "target"], maintain_order=True).sort("_place", maintain_order=True)
+    return table.drop("_place").with_columns(std=pl.lit(0.5), sign_agreement=pl.lit(0.9))
 
 
 def _sample(nodes: list[str], values: np.ndarray, rng: np.random.Generator) -> Sample:
     scores = values * (1 + 0.3 * rng.normal(size=(N_PROMPTS, len(nodes))))
-    prompts = pl.DataFrame(
+    return Sample(nodes, scores.astype(np.float32), [f"template {index % 12}" for index in range(N_PROMPTS)])
+
+
+def extremes(groups: Sequence[Key]) -> pl.DataFrame:
+    """Six prompts at either end of every group, the last two of which the model gets wrong."""
+    rows = [
         {
-            "prompt_id": [f"ioi/{index:06d}" for index in range(N_PROMPTS)],
-            "template": [f"template {index % 12}" for index in range(N_PROMPTS)],
-            "prompt": [f"Prompt {index} gave a drink to" for index in range(N_PROMPTS)],
-            "answer": [" Mary|Bob|Tom|Jim|Ann"] * N_PROMPTS,
-            "correct": [index % 3 > 0 for index in range(N_PROMPTS)],
+            **group._asdict(), "statistic": "attribution", "end": end, "response": float(place),
+            "template": "template 3", "prompt": f"Prompt {place} of {end}", "answer": " Mary|Bob|Tom|Jim|Ann",
+            "correct": place < 4,
         }
-    )
-    return Sample("attribution", nodes, scores, prompts)
+        for group in groups
+        for end in ("least", "most")
+        for place in range(6)
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
 
 
 def reported_study(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import polars as pl
 import pytest
@@ -27,6 +28,8 @@ from report_data import (
 )
 from test_cli import gbcd
 
+from gbcd.analysis.circuits import INPUT, LOGITS
+from gbcd.analysis.edges import EDGES_FILE
 from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.analysis.shard_values import Key
 from gbcd.errors import BadInput
@@ -36,7 +39,8 @@ from gbcd.report.caveats import warnings
 from gbcd.report.data import ReportData
 from gbcd.report.dots import BY_HEIGHT, NAMED, marked
 from gbcd.report.page import page, sections, write_figures, write_report
-from gbcd.report.reading import EDGES_FILE, MAX_EDGES, read_data
+from gbcd.report.reading import MAX_EDGES, read_data
+from gbcd.run.results import prompts as stored_prompts
 
 SECTIONS = ["found", "study", "where", "effects", "circuit", "agreement", "prompts", "computed", "words"]
 
@@ -99,8 +103,9 @@ def test_text_of_a_study_is_never_markup(data: ReportData) -> None:
     [group] = [Key(HOSTILE, "margin")]
     hostile = made_up(groups=(group,))
     sample = hostile.samples[group]
-    named = sample.prompts.with_columns(pl.lit(HOSTILE).alias(name) for name in ("template", "prompt", "answer"))
-    text = page(replace(hostile, samples={group: sample._replace(prompts=named)}, source=HOSTILE, problems=[HOSTILE]))
+    named = {group: sample._replace(templates=[HOSTILE] * len(sample.templates))}
+    extremes = hostile.extremes.with_columns(pl.lit(HOSTILE).alias(name) for name in ("template", "prompt", "answer"))
+    text = page(replace(hostile, samples=named, extremes=extremes, source=HOSTILE, problems=[HOSTILE]))
     assert HOSTILE not in text
     assert text.count("&lt;/script&gt;") > 10
     assert not [tag for tag, _ in tags(text) if tag in ("img", "b")]
@@ -176,7 +181,7 @@ def test_without_references_the_norm_ranks_and_there_is_one_score(data: ReportDa
     best = changed.nodes(GROUPS[0])["component"][0]
     assert f"by norm over {N_PROMPTS} prompts: {best} " in strongest
     assert norm.startswith("There is no attribution")
-    assert any("ioi, margin: ranked by norm" in said for said in warnings(changed))
+    assert any("ioi, margin: ranked by norm, since fewer than 90%" in said for said in warnings(changed))
     assert not any("ranked by" in said for said in warnings(data))
     tables = embedded(page(changed))["charts"]["scores"]["tables"]
     assert tables["0"]["component"] == []
@@ -285,42 +290,61 @@ def test_misleading_scores_are_named_before_large_effects() -> None:
     assert "carries 0" not in named
 
 
-def test_the_circuit_draws_the_strongest_edges_once_and_only_their_nodes() -> None:
+def test_the_circuit_draws_the_largest_edges_from_input_to_logits_and_only_their_nodes() -> None:
     data = made_up(12, 6)
-    rows = embedded(page(data))["charts"]["circuit"]["tables"]["0"]
-    table = pl.DataFrame(rows)
-    drawn = table.filter(pl.col("kind") == "edge")
-    assert drawn.height == circuit.DRAWN
-    size = pl.col("score").abs()
-    joined = data.edges[GROUPS[0]].with_columns(target=pl.col("target").str.replace(r"<.>$", ""))
-    best = joined.group_by("source", "target").agg(size.max()).top_k(circuit.DRAWN, by="score")
-    expected = {f"{source} → {target}" for source, target in best.select("source", "target").iter_rows()}
-    assert set(drawn["component"]) == expected
-    ends = {name for edge in expected for name in edge.split(" → ")}
-    nodes = table.filter(pl.col("kind").is_in(["attention", "MLP", "end"]))
-    assert set(nodes["component"]) == ends
-    negative = drawn.filter(pl.col("score") < 0)
-    assert negative.height
-    assert set(negative["sign"]) == {circuit.SIGNS[1]}
+    drawn = [pl.DataFrame(table) for table in embedded(page(data))["charts"]["circuit"]["tables"].values()]
+    for table, group in zip(drawn, data.groups, strict=True):
+        lines = table.filter(pl.col("kind") == "edge")
+        assert 10 < lines.height <= circuit.DRAWN
+        graph = nx.DiGraph(tuple(name.split(" → ")) for name in lines["component"])
+        assert all(nx.has_path(graph, INPUT, node) and nx.has_path(graph, node, LOGITS) for node in graph)
+        assert set(table.filter(pl.col("kind").is_in(["attention", "MLP", "end"]))["component"]) == set(graph)
+        joined = data.edges[group].with_columns(target=pl.col("target").str.replace(r"<.>$", ""))
+        largest = joined.group_by("source", "target").agg(pl.col("mean").abs().max())
+        sizes = {f"{source} → {target}": size for source, target, size in largest.iter_rows()}
+        assert {name: abs(score) for name, score in lines.select("component", "score").iter_rows()} == pytest.approx(
+            {name: sizes[name] for name in lines["component"]}, rel=1e-3
+        )
+        assert set(lines.filter(pl.col("score") < 0)["sign"]) == {circuit.SIGNS[1]}
 
 
-def test_the_spread_and_the_prompts_at_either_end_are_those_of_the_sample() -> None:
+def test_edges_that_lead_nowhere_are_drawn_where_there_are_no_others() -> None:
+    data = made_up()
+    edges = data.edges[GROUPS[0]].filter(pl.col("target") != LOGITS)
+    section = circuit.section(replace(data, edges={GROUPS[0]: edges}))
+    assert section is not None
+    [table] = section.charts[0].rows.tables.values()
+    largest = edges.row(int(edges["mean"].abs().arg_max() or 0), named=True)  # pyright: ignore
+    assert table.filter(pl.col("kind") == "edge")["score"][0] == largest["mean"]
+
+
+def test_the_spread_is_that_of_the_sample() -> None:
     data = made_up()
     sample = data.samples[GROUPS[0]]
     section = prompts.section(data)
     assert section is not None
     best = data.nodes(GROUPS[0])["component"][0]
     values = sample.values[:, sample.names.index(best)]
-    chosen = sample.prompts["template"].to_numpy() == "template 3"
+    chosen = [template == "template 3" for template in sample.templates]
     [table] = [chart.rows.tables["0|0"] for chart in section.charts if chart.name == "templates"]
     row = table.row(by_predicate=pl.col("template") == "template 3", named=True)
     assert (row["n"], row["p50"]) == (5, pytest.approx(np.median(values[chosen])))
-    order = np.argsort(-np.linalg.norm(sample.values, axis=1))
-    lines = section.tables_by_group["0"].rows
-    n = prompts.EXTREMES
-    assert [line[2] for line in lines[:n]] == [f"Prompt {index} gave a drink to" for index in order[:n]]
-    assert [line[2] for line in lines[n:]] == [f"Prompt {index} gave a drink to" for index in order[::-1][:n]]
+    [bars] = [chart.rows.tables["0|0"] for chart in section.charts if chart.name == "distribution"]
+    assert bars["prompts"].sum() == N_PROMPTS
+    assert bars["low"][0] == pytest.approx(values.min())
+
+
+def test_prompts_at_either_end_are_listed_the_largest_first() -> None:
+    data = made_up()
+    section = prompts.section(data)
+    assert section is not None
+    lines = section.tables_by_group["1"].rows
+    assert [line[2] for line in lines] == [f"Prompt {n} of {end}" for end in ("most", "least") for n in range(6)]
+    assert [line[5] for line in lines[:6]] == ["yes"] * 4 + ["no"] * 2
     assert lines[0][3] == " Mary, Bob, Tom and 2 more"
+    other = prompts.section(replace(data, extremes=data.extremes.with_columns(statistic=pl.lit("grad_norm"))))
+    assert other is not None
+    assert not other.tables_by_group
 
 
 def test_a_finished_study_is_reported(out: Path) -> None:
@@ -394,11 +418,26 @@ def test_missing_shards_are_named(out: Path, tmp_path: Path) -> None:
 
 def test_only_the_largest_edges_of_a_study_are_read(out: Path, tmp_path: Path) -> None:
     shutil.copytree(out, tmp_path / "out")
-    rows = edges([f"a{layer}.h{head}" for layer in range(30) for head in range(9)], np.random.default_rng(0), 5_000)
-    stored = rows.rename({"score": "mean", "low": "ci_low", "high": "ci_high"}).with_columns(
-        task=pl.lit("prompts"), wrong_answer=pl.lit("foil")
-    )
-    stored.sample(fraction=1.0, shuffle=True, seed=0).write_parquet(tmp_path / "out" / EDGES_FILE)
+    rows = edges([f"a{layer}.h{head}" for layer in range(30) for head in range(9)], np.random.default_rng(0), 20_000)
+    stored = rows.with_columns(task=pl.lit("prompts"), wrong_answer=pl.lit("foil"))
+    stored.write_parquet(tmp_path / "out" / EDGES_FILE)
     found = read_data(str(tmp_path / "out")).edges
-    assert found[Key("prompts", "foil")].equals(rows.head(MAX_EDGES))
+    size = pl.col("mean").abs()
+    least = rows.filter(size > 0.1).top_k(MAX_EDGES, by=size).select(size.min()).item()
+    expected = rows.filter(size >= least)
+    assert rows.height > expected.height == MAX_EDGES
+    assert found[Key("prompts", "foil")].select(rows.columns).equals(expected)
     assert found[Key("prompts", "logit_difference")].height == 0
+
+
+def test_what_was_run_is_told_without_reading_a_shard(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    rows = stored_prompts(str(out)).filter(pl.col("wrong_answer") == "logit_difference").collect()
+    for folder in ("prompts", "norms"):
+        shutil.rmtree(tmp_path / "out" / folder)
+    data = read_data(str(tmp_path / "out"))
+    [example] = data.examples.rows(named=True)
+    assert (example["task"], example["n"]) == ("prompts", 40)
+    assert example["prompt"] in rows["prompt"].to_list()
+    assert example["correct"] == pytest.approx(rows["correct"].mean())
+    assert 'data-chart="distribution"' in page(data)

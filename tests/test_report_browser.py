@@ -237,8 +237,8 @@ def test_a_name_that_is_markup_stays_text(browser: Browser, tmp_path: Path) -> N
     group = Key(HOSTILE, "margin")
     data = made_up(groups=(group,))
     sample = data.samples[group]
-    prompts = sample.prompts.with_columns(template=sample.prompts["template"].replace("template 0", HOSTILE))
-    hostile = replace(data, samples={group: sample._replace(prompts=prompts)})
+    templates = [HOSTILE if name == "template 0" else name for name in sample.templates]
+    hostile = replace(data, samples={group: sample._replace(templates=templates)})
     page, said = opened(browser, written(hostile, tmp_path))
     assert page.title() == f"{HOSTILE} in small \N{EN DASH} gbcd"
     assert page.locator("main b, main img, header b").count() == 0

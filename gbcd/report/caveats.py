@@ -7,9 +7,10 @@ from typing import TypeVar
 
 import polars as pl
 
+from gbcd.analysis.ranking import FEW_TEMPLATES, MIN_SHARE
 from gbcd.analysis.shard_values import Key
 from gbcd.engine.tables import FAILED, NON_FINITE, OK, UNCALIBRATED
-from gbcd.report.data import ATTRIBUTIONS, ReportData, label
+from gbcd.report.data import ReportData, label
 
 Value = TypeVar("Value", bound=Hashable)
 
@@ -18,9 +19,6 @@ TOLERATED_WRONG = 0.1
 
 #: A part counts as without gradient when its mean norm is below this share of the largest part's.
 SILENT_SHARE = 1e-6
-
-#: A task with fewer templates is warned of.
-FEW_TEMPLATES = 5
 
 #: A strong component is warned of when fewer prompts agree with the sign of its mean; how many count as strong.
 DIVIDED, STRONG = 0.7, 10
@@ -83,11 +81,17 @@ def _partners(data: ReportData) -> list[str]:
 
 
 def _scores(data: ReportData) -> list[str]:
-    """Groups that a weaker score ranks."""
+    """Groups that a weaker score ranks, since too few prompts have a reference."""
+
+    def weaker(group: Key) -> str | None:
+        n, n_prompts = data.nodes(group).select("attribution_n", "n_prompts").row(0)
+        return data.score_name(group) if n < MIN_SHARE * n_prompts else None
+
     return [
-        f"{_where(data, groups)}: ranked by {label(name)}, since too few prompts have a counterfactual or a partner."
-        for name, groups in _by(data, lambda group: data.score_name(group)).items()
-        if name not in ATTRIBUTIONS[:1]
+        f"{_where(data, groups)}: ranked by {label(name)}, since fewer than {MIN_SHARE:.0%} of the prompts have a "
+        "counterfactual or a partner."
+        for name, groups in _by(data, weaker).items()
+        if name is not None
     ]
 
 

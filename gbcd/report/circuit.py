@@ -1,4 +1,4 @@
-"""Section: the strongest edges as a graph, input below, layer above layer."""
+"""Section: the largest edges as a graph, input below, layer above layer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import altair as alt
 import polars as pl
 
 from gbcd.analysis.circuits import INPUT, LOGITS
+from gbcd.analysis.selection import select
 from gbcd.analysis.shard_values import Key
 from gbcd.report.charts import (
     FIND,
@@ -26,8 +27,8 @@ from gbcd.report.charts import (
 from gbcd.report.data import ReportData
 from gbcd.report.findings import both_scores
 
-#: Edges that are drawn, largest first.
-DRAWN = 60
+#: Edges that are drawn at most, and from how many to start: some are dead ends, or lead to one head.
+DRAWN, SELECTED = 60, 90
 
 #: Pixels for a layer; widths of lines from the weakest to the strongest edge.
 LAYER, THIN, THICK = 50, 0.75, 5.0
@@ -57,8 +58,9 @@ def section(data: ReportData) -> Section | None:
     ]
     chart = Chart(
         "circuit",
-        f"The {DRAWN} strongest edges and the nodes that they join; layers are numbered at the left. Circles are "
-        "heads with their number, squares MLPs; blue works for the right answer, orange and dashed against it.",
+        f"The largest edges that lead from the input to the logits, {DRAWN} at most; layers are numbered at the "
+        "left. Circles are heads with their number, squares MLPs; blue works for the right answer, orange and dashed "
+        "against it.",
         _picture(),
         Rows(tables, columns),
         (FIND,),
@@ -91,14 +93,18 @@ def _rows(data: ReportData, group: Key, edges: pl.DataFrame) -> pl.DataFrame:
 
 
 def _drawn(edges: pl.DataFrame) -> pl.DataFrame:
-    """The strongest edges; those into the query, key and value of a head are one, with the largest score."""
-    target = pl.col("target").str.replace(r"<[qkv]>$", "")
-    size = pl.col("score").abs()
+    """Edges from the logits on, as far as the input, or where none lead so far the largest.
+
+    Those into the query, key and value of a head are one, with the largest score.
+    """
+    size = pl.col("mean").abs()
+    found = select(edges, SELECTED, "greedy")
+    chosen = found if found.height else edges.sort(size, descending=True).head(DRAWN)
     return (
-        edges.with_columns(target=target)
+        chosen.with_columns(target=pl.col("target").str.replace(r"<[qkv]>$", ""))
         .sort(size, descending=True)
         .unique(["source", "target"], keep="first", maintain_order=True)
-        .select("source", "target", "score", "low", "high")
+        .select("source", "target", score="mean", low="ci_low", high="ci_high")
         .head(DRAWN)
     )
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float32
 
 from gbcd.analysis.shard_values import Key
 
@@ -19,7 +19,6 @@ MAX_CELLS = 40_000
 #: Norms, the one beside an attribution first; attributions, those that compare with more than zero first.
 NORMS = ("writing_norm", "centered_grad_norm", "contrast_norm", "grad_norm")
 COMPARED = ("attribution", "mean_attribution")
-ATTRIBUTIONS = (*COMPARED, "taylor")
 
 #: What people call the scores.
 LABELS = {
@@ -105,19 +104,26 @@ class Measured:
 
 
 class Sample(NamedTuple):
-    """Scores of single prompts, a random sample of one task and wrong answer.
+    """Values of the statistic that ranks, of single prompts of one task and wrong answer, drawn at random.
 
     Attributes:
-        statistic: whose values they are.
         names: of the heads and MLPs.
-        values: by prompt and node.
-        prompts: `prompt_id, template, prompt, answer, correct`, a row for each prompt.
+        values: attributions with their signs.
+        templates: of the prompts.
     """
 
-    statistic: str
     names: list[str]
-    values: Float[np.ndarray, "prompts nodes"]
-    prompts: pl.DataFrame
+    values: Float32[np.ndarray, "prompts nodes"]
+    templates: list[str]
+
+
+#: A prompt of each task, and shares of its prompts: those that the model solves by its first choice (`correct`) and by
+#: right against wrong answer (`above_wrong`), and those that are compared with a `partner`; null where not defined.
+EXAMPLES = pl.Schema(
+    {name: pl.String() for name in ("task", "prompt", "answer")}
+    | {"n": pl.Int64()}
+    | {name: pl.Float64() for name in ("correct", "above_wrong", "partner")}
+)
 
 
 @dataclass(frozen=True)
@@ -132,12 +138,12 @@ class ReportData:
         computed: how it was computed, as facts.
         problems: what is missing or could not be read, a sentence each.
         summary: one row per task, wrong answer, level and component.
-        examples: one row per task: `task, prompt, answer, n`, and shares of its prompts: those that the model solves by
-            its first choice (`correct`) and by right against wrong answer (`above_wrong`), and those with a `partner`.
+        examples: one row per task, as `EXAMPLES`.
         statuses: rows of the table of prompts by status.
         measured: None where nothing was evaluated.
-        edges: `source, target, score, low, high` by group, largest first.
+        edges: the largest rows of `edges.parquet` by group, in their order.
         samples: what single prompts say, by group.
+        extremes: rows of `gbcd.prompts` with `statistic`, `end` (`most`, `least`) and `response`.
     """
 
     location: str
@@ -152,6 +158,7 @@ class ReportData:
     measured: Measured | None = None
     edges: Mapping[Key, pl.DataFrame] = field(default_factory=dict[Key, pl.DataFrame])
     samples: Mapping[Key, Sample] = field(default_factory=dict[Key, Sample])
+    extremes: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @cached_property
     def all_groups(self) -> list[Key]:
@@ -192,8 +199,8 @@ class ReportData:
         """Those that the nodes of a group have, attributions first."""
         rows = self.nodes(group)
         known = [
-            Statistic(name, f"{name}_signed_ci_low" in rows.columns)
-            for name in (*ATTRIBUTIONS, *NORMS)
+            Statistic(name, f"{name}_signed_mean" in rows.columns)
+            for name in (*COMPARED, "taylor", *NORMS)
             if f"{name}_ci_low" in rows.columns
         ]
         return [found for found in known if rows[f"{found.prefix}_mean"].is_finite().any()]

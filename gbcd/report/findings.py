@@ -92,8 +92,9 @@ def _named(statistic: Statistic | None, name: str) -> list[pl.Expr]:
 
 def _strongest(data: ReportData, group: Key) -> str:
     rows = both_scores(data, group).filter(pl.col("score") > 0).head(NAMED)
-    n = data.nodes(group)["n"][0]
-    start = f"Strongest in {data.called(group.task)}, by {label(data.score_name(group))} over {n:,} prompts: "
+    n, of = data.nodes(group).select("n", "n_prompts").row(0)
+    prompts = f"{n:,} prompts" if n == of else f"{n:,} of {of:,} prompts"
+    start = f"Strongest in {data.called(group.task)}, by {label(data.score_name(group))} over {prompts}: "
     if not rows.height:
         return start + "none above zero."
     value = "norm" if rows["attribution"].null_count() == rows.height else "attribution"

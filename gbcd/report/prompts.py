@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from gbcd.analysis.shard_values import Key
 from gbcd.report.charts import (
     GROUP,
     Chart,
@@ -22,10 +23,10 @@ from gbcd.report.charts import (
     key,
     layered,
 )
-from gbcd.report.data import ReportData, Sample, label, number
+from gbcd.report.data import ReportData, label, number
 
-#: Components with a choice of their own, bars of a histogram, templates that are drawn, prompts at either end.
-CHOSEN, BINS, MAX_TEMPLATES, EXTREMES = 12, 40, 30, 5
+#: Components with a choice of their own, bars of a histogram, templates that are drawn.
+CHOSEN, BINS, MAX_TEMPLATES = 12, 40, 30
 
 #: Answers that are shown of a set.
 ANSWERS = 3
@@ -39,7 +40,11 @@ COMPONENT = "component"
 
 def section(data: ReportData) -> Section | None:
     """The section; None where no sample of prompts was kept."""
-    samples = {key(index): data.samples[group] for index, group in enumerate(data.groups) if group in data.samples}
+    samples = {
+        key(index): data.samples[group]
+        for index, group in enumerate(data.groups)
+        if group in data.samples and len(data.samples[group].values)
+    }
     if not samples:
         return None
     names: dict[str, dict[str, str]] = {}
@@ -51,20 +56,21 @@ def section(data: ReportData) -> Section | None:
         names[key(index)] = {str(number): name for number, name in enumerate(best[:CHOSEN])}
         for place, name in names[key(index)].items():
             assert sample is not None
-            values = sample.values[:, sample.names.index(name)]
+            values = sample.values[:, sample.names.index(name)].astype(np.float64)
             histograms[key(index, place)] = _histogram(values)
-            templates[key(index, place)] = _quantiles(values, sample.prompts["template"])
+            templates[key(index, place)] = _quantiles(values, sample.templates)
     sizes = [len(sample.values) for sample in samples.values()]
-    score = ", ".join(dict.fromkeys(label(sample.statistic) for sample in samples.values()))
+    score = " or ".join(dict.fromkeys(label(data.score_name(group)) for group in data.groups))
+    ends = {key(index): _extremes(data, group) for index, group in enumerate(data.groups)}
     return Section(
         "prompts",
         "Over prompts and templates",
         f"Does a component serve all prompts, or a few kinds of them? {score.capitalize()} of single prompts, of a "
-        f"random sample of up to {max(sizes):,}; at the end the prompts whose scores over all components are largest "
+        f"random sample of up to {max(sizes):,}; at the end the prompts whose values over all components are largest "
         "and smallest.",
         controls=(Control(COMPONENT, "Component", names["0"], names),),
         charts=(_histogram_chart(histograms), _template_chart(templates)),
-        tables_by_group={name: _extremes(sample) for name, sample in samples.items()},
+        tables_by_group={name: table for name, table in ends.items() if table is not None},
     )
 
 
@@ -111,27 +117,26 @@ def _histogram(values: Float[np.ndarray, " prompts"]) -> pl.DataFrame:
     return pl.DataFrame({"low": edges[:-1], "high": edges[1:], "prompts": counts})
 
 
-def _quantiles(values: Float[np.ndarray, " prompts"], templates: pl.Series) -> pl.DataFrame:
+def _quantiles(values: Float[np.ndarray, " prompts"], templates: list[str]) -> pl.DataFrame:
     quantiles = {name: pl.col("value").quantile(level) for name, level in QUANTILES.items()}
     table = pl.DataFrame({"template": templates, "value": values}).group_by("template").agg(n=pl.len(), **quantiles)
     return table.sort(pl.col("p50").abs(), "template", descending=True).head(MAX_TEMPLATES)
 
 
-def _extremes(sample: Sample) -> Table:
-    """Prompts by the norm of their scores over all heads and MLPs."""
-    sizes = np.linalg.norm(sample.values, axis=1)
-    order = np.argsort(-sizes, kind="stable").tolist()
-    n = min(EXTREMES, len(order) // 2)
-    rows = sample.prompts.rows(named=True)
-    most = [("most", place) for place in order[:n]]
-    least = [("least", place) for place in order[len(order) - n :][::-1]]
-    lines = [_line(end, float(sizes[place]), rows[place]) for end, place in [*most, *least]]
-    return Table(("", "size", "prompt", "answer", "template", "model is right"), lines)
+def _extremes(data: ReportData, group: Key) -> Table | None:
+    """Prompts by the norm of their values over all heads and MLPs."""
+    if data.extremes.is_empty():
+        return None
+    is_of_group = (pl.col("task") == group.task) & (pl.col("wrong_answer") == group.wrong_answer)
+    rows = data.extremes.filter(is_of_group, pl.col("statistic") == data.score_name(group))
+    lines = [_line(row) for row in rows.sort("end", descending=True, maintain_order=True).iter_rows(named=True)]
+    return Table(("", "size", "prompt", "answer", "template", "model is right"), lines) if lines else None
 
 
-def _line(end: str, size: float, row: dict[str, Any]) -> list[str]:
+def _line(row: dict[str, Any]) -> list[str]:
     right = "-" if row["correct"] is None else "yes" if row["correct"] else "no"
-    return [end, number(size), row["prompt"], answers(row["answer"]), row["template"], right]
+    said = [row["end"], number(row["response"]), row["prompt"], answers(row["answer"]), row["template"]]
+    return [*said, right]
 
 
 def answers(text: str) -> str:

@@ -7,12 +7,15 @@ finite effect. Neither keeps the rest from being shown.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from datetime import timedelta
 
+import numpy as np
 import polars as pl
 
-from gbcd.analysis.circuits import Circuit, ends
+from gbcd.analysis.edges import EDGES_FILE
 from gbcd.analysis.shard_values import Key
+from gbcd.analysis.stored import read_counts, read_extremes, read_sample
 from gbcd.errors import BadInput
 from gbcd.evaluation.tables import (
     EFFECTS,
@@ -21,21 +24,17 @@ from gbcd.evaluation.tables import (
     EVALUATION_FILE,
     FAITHFULNESS,
     FAITHFULNESS_FILE,
-    edges_file,
 )
 from gbcd.printing import counted, duration
-from gbcd.report.data import Measured, ReportData
+from gbcd.report.data import EXAMPLES, Measured, ReportData, Sample
 from gbcd.run.commits import Commit, read_commits
 from gbcd.run.quarantine import quarantined
-from gbcd.run.results import SUMMARY_FILE, prompts
+from gbcd.run.results import SUMMARY_FILE
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import Store
 
-#: Edges of a group that are read, largest first.
-MAX_EDGES = 1_000
-
-#: Moments of edges, where the study asked for them.
-EDGES_FILE = "edges.parquet"
+#: Edges of a group that are read, the largest of those that are not zero within their intervals.
+MAX_EDGES = 2_000
 
 
 def read_data(out: str) -> ReportData:
@@ -49,8 +48,10 @@ def read_data(out: str) -> ReportData:
     if not store.exists(SUMMARY_FILE):
         raise BadInput(f"{store.location!r} holds no {SUMMARY_FILE} (yet): run the study, or `gbcd reduce`")
     commits = read_commits(store)
-    summary = _with_score_name(pl.read_parquet(io.BytesIO(store.read(SUMMARY_FILE))))
-    groups = [Key(*row) for row in summary.select("task", "wrong_answer").unique(maintain_order=True).iter_rows()]
+    summary = pl.read_parquet(io.BytesIO(store.read(SUMMARY_FILE)))
+    keys = summary.select("task", "wrong_answer", "score_name").unique(maintain_order=True)
+    scores = {Key(task, wrong_answer): name for task, wrong_answer, name in keys.iter_rows()}
+    counts = read_counts(store)
     problems = _missing(store, plan, commits)
     return ReportData(
         location=store.location,
@@ -59,11 +60,13 @@ def read_data(out: str) -> ReportData:
         wrong_answers=plan.study.wrong_answers,
         computed=_computed(store, plan, commits),
         summary=summary,
-        examples=_examples(store),
-        statuses=_statuses(commits),
+        examples=pl.DataFrame([_example(store, group, counts) for group in _first_of_tasks(scores)], schema=EXAMPLES),
+        statuses=_shares(counts, "status"),
         problems=problems,
         measured=_measured(store, problems),
-        edges=_edges(store, groups, problems),
+        edges=_edges(store, list(scores)),
+        samples={group: _sample(store, group, name) for group, name in scores.items() if name is not None},
+        extremes=read_extremes(store),
     )
 
 
@@ -73,12 +76,43 @@ def _missing(store: Store, plan: Plan, commits: list[Commit]) -> list[str]:
     return ([said] if missing else []) + [f"Given up: {record.in_words}." for record in quarantined(store)]
 
 
-def _statuses(commits: list[Commit]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for commit in commits:
-        for status, count in commit.statuses.items():
-            counts[status] = counts.get(status, 0) + count
-    return counts
+def _first_of_tasks(groups: Iterable[Key]) -> list[Key]:
+    return list({group.task: group for group in reversed(list(groups))}.values())[::-1]
+
+
+def _shares(counts: pl.DataFrame, column: str) -> dict[str, int]:
+    """Rows of the table of prompts by the value of `column`, as text; those without a value are not among them."""
+    rows = counts.filter(pl.col("column") == column).drop_nulls("value")
+    return dict(rows.group_by("value", maintain_order=True).agg(pl.col("n").sum()).iter_rows())
+
+
+def _example(store: Store, group: Key, counts: pl.DataFrame) -> dict[str, object]:
+    """A prompt of a task, and how often the model solves it."""
+    mine = counts.filter(pl.col("task") == group.task, pl.col("wrong_answer") == group.wrong_answer)
+
+    def share(column: str, value: str) -> float | None:
+        found = _shares(mine, column)
+        return found.get(value, 0) / sum(found.values()) if found else None
+
+    prompts = read_sample(store, group, ()).prompts.head(1)
+    shown = prompts.select("prompt", "answer").row(0, named=True) if prompts.height else {"prompt": "-", "answer": "-"}
+    return {
+        "task": group.task,
+        **shown,
+        "n": sum(_shares(mine, "status").values()),
+        "correct": share("correct", "true"),
+        "above_wrong": share("above_wrong", "true"),
+        "partner": share("reference", "partner"),
+    }
+
+
+def _sample(store: Store, group: Key, statistic: str) -> Sample:
+    sample = read_sample(store, group, (statistic,))
+    values = sample.values.get(statistic, np.zeros((0, len(sample.nodes)), dtype=np.float32))
+    rows = np.flatnonzero(np.isfinite(values).all(axis=1))
+    return Sample(
+        [node.name for node in sample.nodes], values[rows], sample.prompts["template"][rows.tolist()].to_list()
+    )
 
 
 def _measured(store: Store, problems: list[str]) -> Measured | None:
@@ -103,37 +137,20 @@ def _measured(store: Store, problems: list[str]) -> Measured | None:
     return Measured(figures, kept, faithfulness) if kept.height else None
 
 
-def _edges(store: Store, groups: list[Key], problems: list[str]) -> dict[Key, pl.DataFrame]:
-    """The largest edges of every group, of the study or else of the evaluation."""
-    read = _edges_of_study if store.exists(EDGES_FILE) else _edges_of_evaluation
-    found: dict[Key, pl.DataFrame] = {}
-    for group in groups:
-        try:
-            rows = read(store, group)
-        except (BadInput, pl.exceptions.PolarsError) as error:
-            problems.append(f"The edges of {group.task}, {group.wrong_answer} are left out: {error}")
-            continue
-        if rows is not None:
-            found[group] = rows.filter(pl.col("score").is_finite()).top_k(MAX_EDGES, by=pl.col("score").abs()).collect()
-    return found
-
-
-def _edges_of_study(store: Store, group: Key) -> pl.LazyFrame | None:
-    rows = pl.scan_parquet(store.url(EDGES_FILE), glob=False)
-    mine = rows.filter(pl.col("task") == group.task, pl.col("wrong_answer") == group.wrong_answer)
-    return mine.select("source", "target", score="mean", low="ci_low", high="ci_high")
-
-
-def _edges_of_evaluation(store: Store, group: Key) -> pl.LazyFrame | None:
-    if not store.exists(path := edges_file(*group)):
-        return None
-    edges = Circuit.from_json(store.read(path), path).edges.items()
-    numbers = dict.fromkeys(("score", "low", "high"), pl.Float64())
-    return pl.DataFrame(
-        [(*ends(name), edge.score, None, None) for name, edge in edges if edge.in_graph],
-        schema={"source": pl.String(), "target": pl.String(), **numbers},
-        orient="row",
-    ).lazy()
+def _edges(store: Store, groups: list[Key]) -> dict[Key, pl.DataFrame]:
+    """The largest edges of every group whose intervals leave zero out, in canonical order."""
+    if not store.exists(EDGES_FILE):
+        return {}
+    leaves_zero_out = (pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)
+    edges = pl.scan_parquet(store.url(EDGES_FILE), glob=False).with_row_index("_row").filter(leaves_zero_out)
+    return {
+        group: edges.filter(pl.col("task") == group.task, pl.col("wrong_answer") == group.wrong_answer)
+        .top_k(MAX_EDGES, by=pl.col("mean").abs())
+        .sort("_row")
+        .drop("_row")
+        .collect()
+        for group in groups
+    }
 
 
 def _table(store: Store, path: str) -> pl.DataFrame | None:
@@ -141,33 +158,6 @@ def _table(store: Store, path: str) -> pl.DataFrame | None:
         return pl.read_parquet(io.BytesIO(store.read(path)))
     except (FileNotFoundError, pl.exceptions.PolarsError):
         return None
-
-
-def _with_score_name(summary: pl.DataFrame) -> pl.DataFrame:
-    if "score_name" in summary.columns:
-        return summary
-    has_writing = pl.col("writing_norm_mean").is_finite().any().over("task", "wrong_answer")
-    name = pl.when(has_writing).then(pl.lit("writing_norm")).otherwise(pl.lit("grad_norm"))
-    return summary.with_columns(score_name=name)
-
-
-def _examples(store: Store) -> pl.DataFrame:
-    """A prompt of each task, and how often the model solves it."""
-    found = prompts(store.location)
-    known = found.collect_schema().names()
-    above = pl.col("above_wrong").mean() if "above_wrong" in known else pl.lit(None, pl.Float64)
-    partner = (pl.col("reference") == "partner").mean() if "reference" in known else pl.lit(None, pl.Float64)
-    return (
-        found.group_by("task", maintain_order=True)
-        .agg(
-            pl.col("prompt", "answer").first(),
-            n=pl.col("prompt_id").n_unique(),
-            correct=pl.col("correct").mean(),
-            above_wrong=above,
-            partner=partner,
-        )
-        .collect()
-    )
 
 
 def _computed(store: Store, plan: Plan, commits: list[Commit]) -> list[tuple[str, str]]:
