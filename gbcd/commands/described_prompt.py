@@ -24,7 +24,7 @@ from gbcd.printing import counted
 from gbcd.prompting import prompt_files
 from gbcd.prompting.outputs import OutputSpace, space_of
 from gbcd.prompting.prompt import Prompt
-from gbcd.prompting.tokens import EncodedPrompt, encode
+from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import Scene, meaning, output_targets
 from gbcd.wrong_answers.losses import Target, TokenSet
 from gbcd.wrong_answers.output_targets import OutputScene, TowardsOutputs, output_scene
@@ -80,7 +80,7 @@ def described(prompts: Sequence[Prompt], loaded: LoadedModel, embedding_model: s
     space = space_of(loaded.tokenizer)
     if embedding_model is not None and space is None:
         prompts = meaning.with_farthest(prompts, meaning.load_embedder(embedding_model))
-    for encoded in encode(prompts, loaded.tokenizer, loaded.context):
+    for encoded in loaded.encode(prompts):
         yield list(_lines(encoded, loaded) if space is None else _output_lines(encoded, loaded, space))
 
 

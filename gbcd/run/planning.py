@@ -23,7 +23,6 @@ from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt_lines import TASK
-from gbcd.prompting.tokens import encode
 from gbcd.run.batch_size import fitting
 from gbcd.run.calibration_reach import CalibrationReach, settled
 from gbcd.run.inputs import InputsWriter
@@ -213,7 +212,7 @@ def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -
             some.append(CalibrationReach(task, study.calibration_prompts, centering))
         for shard in cut(task, n_prompts, study.shard_size, len(shards), writer.rows):
             rows = list(islice(prompts, shard.n_prompts))
-            encoded = encode(rows, loaded.tokenizer, loaded.context)
+            encoded = loaded.encode(rows, study.bos)
             for definition in study.wrong_answers:
                 wrong_answers.refuse_undefined(wrong_answers.get(definition), encoded, space_of(loaded.tokenizer))
             if not shards:
