@@ -22,6 +22,7 @@ class Worker:
         """Remember where results go; nothing is built yet."""
         self._location, self._build = location, build
         self._work: Work | None = None
+        self._stores: dict[str, Store] = {}
 
     def start(self) -> None:
         """Build the work.
@@ -51,7 +52,9 @@ class Worker:
     def _commit(self, task: Task, on_progress: OnProgress) -> None:
         if self._work is None:
             raise RuntimeError("`start` was not called")
-        store = Store(self._location).below(task.stage)
+        if task.stage not in self._stores:
+            self._stores[task.stage] = Store(self._location).below(task.stage)
+        store = self._stores[task.stage]
         if store.exists(commit_path(task.shard)):
             return
         started = time.perf_counter()
