@@ -112,7 +112,7 @@ def shard_tables(store: Store) -> Iterator[ShardTables]:
     """Tables of the committed shards, in order of shard.
 
     Raises:
-        Incomplete: a file is missing or damaged.
+        BadInput: a file is missing or damaged.
     """
     for commit in read_commits(store):
         yield ShardTables(**{name: read_table(store, file) for name, file in commit.files.items()})
@@ -122,7 +122,7 @@ def failed_prompts(store: Store, commits: Sequence[Commit]) -> dict[str, str]:
     """Prompts that have no values because their computation failed, with the reason.
 
     Raises:
-        Incomplete: a file is missing or damaged.
+        BadInput: a file is missing or damaged.
     """
     failed: dict[str, str] = {}
     for commit in commits:
@@ -138,7 +138,7 @@ def map_shards(store: Store, work: Callable[[ShardTables], T]) -> Iterator[T]:
     Twice as many shards as there are processors are in memory at most.
 
     Raises:
-        Incomplete: a file is missing or damaged.
+        BadInput: a file is missing or damaged.
     """
     n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from gbcd.errors import BadInput, Incomplete
+from gbcd.errors import BadInput
 from gbcd.run.commits import commit_path, publish
 from gbcd.run.store import StorageError, Store
 from gbcd.run.work import Build, Committed, Failed, OnProgress, Outcome, Task, Work
@@ -36,12 +36,11 @@ class Worker:
         """Compute a shard and commit it, unless it is committed.
 
         Raises:
-            BadInput: this worker cannot do what was planned.
-            Incomplete: something committed earlier is damaged.
+            BadInput: this worker cannot do what was planned, or what it builds on is damaged.
         """
         try:
             self._commit(task, on_progress)
-        except (BadInput, Incomplete):
+        except BadInput:
             raise
         except StorageError as error:
             return Failed(task, "storage", str(error))
