@@ -114,8 +114,7 @@ def shard_tables(store: Store) -> Iterator[ShardTables]:
     Raises:
         BadInput: a file is missing or damaged.
     """
-    for commit in read_commits(store):
-        yield ShardTables(**{name: read_table(store, file) for name, file in commit.files.items()})
+    return (_tables(store, commit) for commit in read_commits(store))
 
 
 def failed_prompts(store: Store, commits: Sequence[Commit]) -> dict[str, str]:
@@ -141,18 +140,18 @@ def map_shards(store: Store, work: Callable[[ShardTables], T]) -> Iterator[T]:
         BadInput: a file is missing or damaged.
     """
     n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-    def read(commit: Commit) -> T:
-        return work(ShardTables(**{name: read_table(store, file) for name, file in commit.files.items()}))
-
     with ThreadPoolExecutor(n_threads) as pool:
         waiting = deque[Future[T]]()
         for commit in read_commits(store):
             if len(waiting) == 2 * n_threads:
                 yield waiting.popleft().result()
-            waiting.append(pool.submit(read, commit))
+            waiting.append(pool.submit(lambda commit: work(_tables(store, commit)), commit))
         while waiting:
             yield waiting.popleft().result()
+
+
+def _tables(store: Store, commit: Commit) -> ShardTables:
+    return ShardTables(**{name: read_table(store, file) for name, file in commit.files.items()})
 
 
 def read_components(store: Store) -> list[Component]:
