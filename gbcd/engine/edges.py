@@ -76,16 +76,19 @@ class EdgeScores:
         """`run` is passed back; both recorded what `recorded` names, and `run` keeps its norms' inputs."""
         self._decoder, self._run = decoder, run
         self._written = _differences(decoder, run, other)
-        self._into_heads: dict[tuple[int, str], Tensor] = {}
+        self._at_answers = run.packed.at_answers(self._written.flatten(2)).unflatten(2, self._written.shape[2:])
+        self._reader_rows: Tensor | None = None
+        self._parts_in_rows: set[str] = set()
+        self._into_heads: dict[int, Tensor] = {}
         self._d_mlps: dict[int, Tensor] = {}
         self._into_logits: Tensor | None = None
 
     def __call__(self, gradient: Gradient) -> None:
         """Take in one gradient."""
         if isinstance(gradient, EmbeddingGradient):
-            n_sources = self._written.shape[1]
-            d = gradient.d_hidden.unsqueeze(2)
-            self._into_logits = self._scores(n_sources, d, self._decoder.final_norm)
+            n_sources = self._written.shape[2]
+            rows = _one_reader(gradient.d_hidden)
+            self._into_logits = self._scores(n_sources, rows, 1, self._decoder.final_norm)
         elif isinstance(gradient, MapGradient) and gradient.axis == "out":
             name = gradient.components[0]
             layer = int(name.split(".")[0][1:])
@@ -100,16 +103,17 @@ class EdgeScores:
         decoder, n_heads = self._decoder, self._decoder.spec.n_heads
         found: list[Tensor] = []
         for layer in range(decoder.spec.n_layers):
-            found.append(torch.stack([self._into_heads[layer, part] for part in "qkv"], 2).flatten(1))
+            found.append(self._into_heads.pop(layer).flatten(1))
             mlp = decoder.mlps[layer]
             if mlp is not None:
                 n_sources = self._n_before(layer) + (0 if decoder.spec.parallel else n_heads)
-                found.append(self._scores(n_sources, self._d_mlps.pop(layer).unsqueeze(2), mlp.norm).flatten(1))
+                rows = _one_reader(self._d_mlps.pop(layer))
+                found.append(self._scores(n_sources, rows, 1, mlp.norm).flatten(1))
         assert self._into_logits is not None
         return torch.cat([*found, self._into_logits.flatten(1)], 1)
 
     def _heads(self, layer: int, gradient: MapGradient) -> None:
-        """Edges into the queries, keys or values of every head, from the gradients of their maps' outputs."""
+        """Edges into the queries, keys and values of every head, from the gradients of their maps' outputs."""
         n_heads = self._decoder.spec.n_heads
         width = gradient.d_output.shape[2] // len(gradient.components)
         by_part: dict[str, list[int]] = {}
@@ -124,8 +128,23 @@ class EdgeScores:
             weight = gradient.weight.unflatten(1, (-1, width))[:, indices]
             weight = weight.repeat_interleave(n_heads // len(indices), 1)
             into = torch.einsum("erhk,dhk->erhd", d.to(weight.dtype), weight)
+            place = "qkv".index(part) * n_heads
+            # in the last block, queries stand at the answers alone
+            rows = self._rows(3 * n_heads)[:, :, place : place + n_heads]
+            _put(self._run.packed, rows.zero_() if into.shape[1] != rows.shape[1] else rows, into)
+            self._parts_in_rows.add(part)
+        if len(self._parts_in_rows) == len("qkv"):
             norm = self._decoder.attentions[layer].norm
-            self._into_heads[layer, part] = self._scores(self._n_before(layer), into, norm)
+            found = self._scores(self._n_before(layer), self._rows(3 * n_heads), 3 * n_heads, norm)
+            self._into_heads[layer] = found.unflatten(1, (3, n_heads)).transpose(1, 2)
+            self._parts_in_rows = set()
+
+    def _rows(self, n_readers: int) -> Float[Tensor, "prompt pos reader_and_one d_model"]:
+        """Where gradients of readers are collected, with a place for the input of their norm."""
+        if self._reader_rows is None:
+            n_prompts, length, _, width = self._written.shape
+            self._reader_rows = self._written.new_zeros(n_prompts, length, n_readers + 1, width)
+        return self._reader_rows
 
     def _before_norm(
         self, layer: int, part: str, d: Float[Tensor, "prompt pos head d_head"]
@@ -145,31 +164,37 @@ class EdgeScores:
         return 1 + layer * self._decoder.spec.n_heads + n_mlps
 
     def _scores(
-        self, n_sources: int, d: Float[Tensor, "prompt row reader d"], norm: Norm | None
+        self, n_sources: int, rows: Float[Tensor, "prompt row reader_and_one d"], n_readers: int, norm: Norm | None
     ) -> Float[Tensor, "prompt reader source"]:
-        """Inner products of what sources wrote and readers' gradients `d` by the output of their norm."""
-        d, packed = widened(d), self._run.packed
-        written = self._written[:, :n_sources]
-        if d.shape[1] != packed.ids.shape[1]:
-            index = packed.answers[:, None, :, None].expand(-1, n_sources, -1, written.shape[3])
-            written = written.gather(2, index)
+        """Inner products of what sources wrote and readers' gradients by the output of their norm.
+
+        The last of `rows` is free: the norm's input takes it, so that sources are read once. `rows` are changed.
+        """
+        at_answers = rows.shape[1] != self._run.packed.ids.shape[1]
+        written = (self._at_answers if at_answers else self._written)[:, :, :n_sources].transpose(2, 3)
         if norm is None:
-            return torch.bmm(d.transpose(1, 2).flatten(2), written.flatten(2).transpose(1, 2))
+            return torch.matmul(rows, written)[:, :, :n_readers].sum(1)
         x = self._run.trace.sources[norm.component]
-        x = widened(packed.at_answers(x) if x.shape[1] != d.shape[1] else x)
+        x = widened(self._run.packed.at_answers(x) if at_answers and x.shape[1] != rows.shape[1] else x)
         rstd = norm.inverse_deviation(x)
-        d = d * (norm.scale * rstd).unsqueeze(2)
+        rows.mul_((norm.scale * rstd).unsqueeze(2))
         if norm.kind == "layer":
             x = x - x.mean(-1, keepdim=True)
-            d = d - d.mean(-1, keepdim=True)
-        found = torch.bmm(d.transpose(1, 2).flatten(2), written.flatten(2).transpose(1, 2))
+            rows.sub_(rows.mean(-1, keepdim=True))
+        rows[:, :, n_readers] = x
+        products = torch.matmul(rows, written)
+        found = products[:, :, :n_readers].sum(1)
         if self._run.trace.rules.fixed_norms:
             return found
-        along = torch.einsum("erhd,erd->ehr", d, x) * (rstd.squeeze(2).square() / x.shape[2]).unsqueeze(1)
-        return found - torch.bmm(along, torch.einsum("eurd,erd->eru", written, x))
+        along = torch.matmul(rows, x.unsqueeze(3))[:, :, :n_readers, 0] * rstd.square() / x.shape[2]
+        return found - torch.matmul(along.transpose(1, 2), products[:, :, n_readers])
 
 
-def _differences(decoder: Decoder, run: Run, other: Run) -> Float[Tensor, "prompt source pos d_model"]:
+def _one_reader(d: Float[Tensor, "prompt row d"]) -> Float[Tensor, "prompt row reader_and_one d"]:
+    return torch.nn.functional.pad(widened(d).unsqueeze(2), (0, 0, 0, 1))
+
+
+def _differences(decoder: Decoder, run: Run, other: Run) -> Float[Tensor, "prompt pos source d_model"]:
     """What every node writes to the residual stream, less what it writes in the other run, in the order of sources.
 
     What was written at the answers alone (last block) is zero elsewhere.
@@ -178,30 +203,30 @@ def _differences(decoder: Decoder, run: Run, other: Run) -> Float[Tensor, "promp
     x0 = _aligned(run, run.values["x0"], other.values["x0"])
     n_sources = 1 + decoder.spec.n_layers * n_heads + n_mlps
     wide = torch.promote_types(x0.dtype, torch.float32)
-    found = torch.zeros(len(x0), n_sources, *x0.shape[1:], dtype=wide, device=x0.device)
-    found[:, 0] = x0
+    found = torch.zeros(*x0.shape[:2], n_sources, x0.shape[2], dtype=wide, device=x0.device)
+    found[:, :, 0] = x0
     at = 1
     for layer in range(decoder.spec.n_layers):
         here, there = (_by_head(decoder, layer, one.values[f"a{layer}.z"]) for one in (run, other))
         heads = _aligned(run, here.flatten(2), there.flatten(2)).unflatten(2, (n_heads, -1))
-        _put(run.packed, found[:, at : at + n_heads], heads.transpose(1, 2))
+        _put(run.packed, found[:, :, at : at + n_heads], heads)
         at += n_heads
         if decoder.mlps[layer] is not None:
             name = f"m{layer}.out"
             mlp = _aligned(run, run.values[name].squeeze(2), other.values[name].squeeze(2))
-            _put(run.packed, found[:, at : at + 1], mlp.unsqueeze(1))
+            _put(run.packed, found[:, :, at : at + 1], mlp.unsqueeze(2))
             at += 1
     return found
 
 
 def _put(
-    packed: Packed, place: Float[Tensor, "prompt source pos d"], rows: Float[Tensor, "prompt source row d"]
+    packed: Packed, place: Float[Tensor, "prompt pos source d"], rows: Float[Tensor, "prompt row source d"]
 ) -> None:
-    if rows.shape[2] == place.shape[2]:
+    if rows.shape[1] == place.shape[1]:
         place.copy_(rows)
     else:
-        index = packed.answers[:, None, :, None].expand(-1, rows.shape[1], -1, rows.shape[3])
-        place.scatter_(2, index, rows.to(place.dtype))
+        index = packed.answers[:, :, None, None].expand(-1, -1, *rows.shape[2:])
+        place.scatter_(1, index, rows.to(place.dtype))
 
 
 def _aligned(
