@@ -156,7 +156,7 @@ def check(found: Values, expected: Values, loaded: LoadedModel, tolerance: float
     """Every value relative to itself; what cancels, relative to what it is a difference or a sum of.
 
     A norm that is compared with a reference is a difference of inputs, and its measure is at least a thousandth of the
-    norm without reference. An attribution is a sum of products, and its measure is `||G|| ||W||`.
+    norm without reference. An attribution is a sum of products, and its measure is that of the norm times `||W||`.
     """
     names = [component.name for component in loaded.components]
     weights = Oracle(loaded).weights()
@@ -165,11 +165,9 @@ def check(found: Values, expected: Values, loaded: LoadedModel, tolerance: float
     assert expected.statistics.keys() <= found.statistics.keys()
     plain = expected.statistics["grad_norm"]
     for statistic, wanted in expected.statistics.items():
-        if statistic in NORMS:
-            scale = torch.maximum(wanted, _CANCELLED * plain)
-        else:
-            norm = expected.statistics[NORMS[ATTRIBUTIONS.index(statistic)]]
-            scale = norm * sizes
+        is_norm = statistic in NORMS
+        norm = wanted if is_norm else expected.statistics[NORMS[ATTRIBUTIONS.index(statistic)]]
+        scale = torch.maximum(norm, _CANCELLED * plain) * (1 if is_norm else sizes)
         floor = 1e-6 * float(scale.max())
         error = (found.statistics[statistic] - wanted).abs() / scale.clamp(min=floor)
         worst = int(error.flatten().argmax())
