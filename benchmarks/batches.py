@@ -16,14 +16,14 @@ import time
 from collections.abc import Sequence
 
 import torch
+from gbcd.engine.part_norms import circuit_norms
+from gbcd.models.gpt2_pass import Gpt2Pass
+from gbcd.models.units import Sequences, pack
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gbcd import tasks
 from gbcd.component import Component
-from gbcd.engine.part_norms import circuit_norms
-from gbcd.models.gpt2_pass import Gpt2Pass
 from gbcd.models.load import prepared
-from gbcd.models.units import Sequences, pack
 from gbcd.prompting.tokens import encode
 from training.tokenizer import build_tokenizer
 

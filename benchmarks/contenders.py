@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from gbcd.engine.mean_inputs import MeanInputs
+from gbcd.engine.part_norms import BatchMeans, all_statistics, circuit_norms
+from gbcd.models.gpt2_pass import Gpt2Pass
+from gbcd.models.hooked_pass import HookedPass
+from gbcd.models.taps import ModelPass
 from torch import Tensor, nn
 from transformers import AutoConfig, GPT2LMHeadModel, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from gbcd.engine.calibration import Calibration
 from gbcd.engine.engine import Engine, loss_gradient
-from gbcd.engine.mean_inputs import MeanInputs
-from gbcd.engine.part_norms import BatchMeans, all_statistics, circuit_norms
-from gbcd.models.gpt2_pass import Gpt2Pass
-from gbcd.models.hooked_pass import HookedPass
 from gbcd.models.load import LoadedModel, prepared
-from gbcd.models.taps import ModelPass
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers.losses import SquaredLogitDifference

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from gbcd.evaluation.points import points
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gbcd.engine.engine import Engine
@@ -24,7 +25,6 @@ from gbcd.evaluation.attribution import attribute
 from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import pair_up
-from gbcd.evaluation.points import points
 from gbcd.models.load import prepared
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt

@@ -5,7 +5,7 @@
 A repeat runs a small study into a new folder, breaks it, lets the same command go on (or `verify` and `--repair` find
 and mend it), and holds the final tables against those of an uninterrupted run, bit by bit. `lost` and `doubled` count
 rows of prompts over all repeats, `differ` repeats with any other value. Processes are real: they are killed by signals,
-or end at failpoints by `os._exit`. Slow faults need Ray or an S3 server.
+or by themselves at a named place (`tests/dying_run.py`). Slow faults need Ray or an S3 server.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, partialmethod
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
+import dying_run
 import fault_engines
 import polars as pl
 from faulty_s3 import Fault, FaultyS3
@@ -33,12 +34,13 @@ from ray import cloudpickle
 from small_runs import N_PROMPTS, N_SHARDS, as_toml, finished, same, small_study, tables
 
 from gbcd.errors import Incomplete
-from gbcd.run import compaction, failpoints, merged, patience
+from gbcd.run import timeouts
+from gbcd.run.store import Store
 from gbcd.run.verification import forget, verify
 from gbcd.study import Study
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["small_runs", "gbcd.run.compaction", "fault_engines"])
+processes.set_forkserver_preload(["small_runs", "fault_engines"])
 
 #: Seconds within which a small run is over; a signal comes at a moment drawn from them.
 RUN_SECONDS = 1.0
@@ -80,7 +82,7 @@ def broken_and_resumed(fault: Break, reference: Study, seed: int) -> Found:
         study = reference.model_copy(update={"out": f"{folder}/out"})
         fault(study, random.Random(seed))
         found = verify(study.out)
-        if found.bad or found.common:
+        if not found.is_sound:
             forget(study.out, found)
         finished(study)
         return compared(study, reference)
@@ -98,15 +100,11 @@ def compared(study: Study, reference: Study) -> Found:
 # What a process does.
 
 
-def run_in_process(study: Study, failpoint: str = "") -> None:
-    os.environ[failpoints.VARIABLE] = failpoint
+def run_in_process(study: Study, place: str = "", shard: int = 0) -> None:
+    if place:
+        method, replacement = dying_run.PLACES[place]
+        setattr(Store, method, partialmethod(replacement, shard=shard))
     finished(study)
-
-
-def compact_in_process(out: str, failpoint: str = "") -> None:
-    os.environ[failpoints.VARIABLE] = failpoint
-    merged.GROUP_PROMPTS = 16
-    compaction.compact(out)
 
 
 def started(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
@@ -119,9 +117,9 @@ def started(target: Callable[..., None], *arguments: object) -> ForkServerProces
 
 
 def dies_at(place: str, study: Study, rng: random.Random) -> None:
-    process = started(run_in_process, study, f"{place}:{rng.randrange(N_SHARDS)}")
+    process = started(run_in_process, study, place, rng.randrange(N_SHARDS))
     process.join()
-    assert process.exitcode == failpoints.STATUS
+    assert process.exitcode == -signal.SIGKILL
 
 
 def signalled(how: signal.Signals, study: Study, rng: random.Random) -> None:
@@ -143,7 +141,7 @@ def two_drivers(study: Study, rng: random.Random) -> None:
 def out_of_space(study: Study, rng: random.Random) -> None:
     left, norms = [rng.randrange(1, N_SHARDS)], Path(study.out, "norms")
 
-    def fill(prompts: object, batch_size: int) -> None:
+    def fill(prompts: object) -> None:
         left[0] -= 1
         if left[0] == 0:
             norms.rename(f"{norms}-kept")
@@ -157,14 +155,14 @@ def out_of_space(study: Study, rng: random.Random) -> None:
 
 
 def poisoned(study: Study, rng: random.Random) -> None:
-    run = finished(study, fault_engines.poisoned_by(f"ioi/{rng.randrange(N_PROMPTS):06d}"))
-    assert len(run.quarantined) == 1
+    run = finished(study, fault_engines.failing_on(f"ioi/{rng.randrange(N_PROMPTS):06d}"))
+    assert len(run.failed) == 1
 
 
 def damaged(study: Study, rng: random.Random) -> None:
     """One or two committed files truncated, flipped in one bit, deleted, or swapped."""
     finished(study)
-    files = sorted(path for kind in ("prompts", "norms", "coherence") for path in Path(study.out, kind).iterdir())
+    files = sorted(path for kind in ("prompts", "norms") for path in Path(study.out, kind).iterdir())
     one, other = rng.sample(files, 2)
     content = bytearray(one.read_bytes())
     how = rng.choice(["truncated", "flipped", "deleted", "swapped"])
@@ -181,20 +179,11 @@ def damaged(study: Study, rng: random.Random) -> None:
     assert not verify(study.out).is_sound
 
 
-def compaction_dies(study: Study, rng: random.Random) -> None:
-    finished(study)
-    place = rng.choice(["before_write", "mid_file", "after_file", "after_commit"])
-    process = started(compact_in_process, study.out, f"{place}:{rng.randrange(2)}")
-    process.join()
-    assert process.exitcode == failpoints.STATUS
-    compact_in_process(study.out)
-
-
 def worker_killed(how: signal.Signals, study: Study, rng: random.Random) -> None:
     """One of two Ray actors, by SIGKILL or stopped by SIGSTOP, on a prompt that a seed draws."""
     cloudpickle.register_pickle_by_value(fault_engines)  # workers do not have it on their path
-    patience.FLOOR = patience.UNMEASURED = 5.0
-    patience.FACTOR = 0.0
+    timeouts.FLOOR = timeouts.UNMEASURED = 5.0
+    timeouts.FACTOR = 0.0
     marker = f"{study.out}.died"
     prompt = f"ioi/{rng.randrange(N_PROMPTS):06d}"
     on_ray = study.model_copy(update={"compute": study.compute.model_copy(update={"workers": 2})})
@@ -240,23 +229,19 @@ def faulty_bucket(study: Study, rng: random.Random) -> None:
 
 
 def objects(location: str) -> Iterator[tuple[str, bytes]]:
-    from gbcd.run.store import Store
-
     store = Store(location)
     for entry in store.list(""):
         yield entry.path, store.read(entry.path)
 
 
 FAULTS: dict[str, Break] = {
-    **{f"process ends: {place}": partial(dies_at, place) for place in ("before_write", "mid_file", "after_file")},
-    "process ends: after_commit": partial(dies_at, "after_commit"),
+    **{f"process ends: {place}": partial(dies_at, place) for place in dying_run.PLACES},
     "SIGKILL at any moment": partial(signalled, signal.SIGKILL),
     "SIGTERM at any moment": partial(signalled, signal.SIGTERM),
     "two drivers, one killed": two_drivers,
     "disk full": out_of_space,
-    "poison prompt, cured": poisoned,
+    "failed prompt, repaired": poisoned,
     "committed file damaged": damaged,
-    "compaction ends anywhere": compaction_dies,
 }
 SLOW_FAULTS: dict[str, Break] = {
     "Ray worker killed": partial(worker_killed, signal.SIGKILL),

@@ -14,15 +14,15 @@ import argparse
 import json
 
 import torch
+from gbcd.engine.mean_inputs import MeanInputs
+from gbcd.engine.part_norms import BatchMeans, all_statistics
 from torch import Tensor
 
 from gbcd import tasks, wrong_answers
 from gbcd.component import Component
 from gbcd.engine import gram
 from gbcd.engine.engine import Engine, loss_gradient, pass_for, scene_of
-from gbcd.engine.mean_inputs import MeanInputs
 from gbcd.engine.oracle import Oracle
-from gbcd.engine.part_norms import BatchMeans, all_statistics
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting import tokens

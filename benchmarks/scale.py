@@ -15,7 +15,6 @@ so that other work on the machine does not count.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import multiprocessing
@@ -33,19 +32,17 @@ from rich.console import Console
 from gbcd.analysis.reduce import reduce
 from gbcd.engine.tables import ShardTables
 from gbcd.pipeline import run_study
-from gbcd.run.commits import Conditions, publish, read_commits
-from gbcd.run.compaction import compact
-from gbcd.run.driver import Driver
-from gbcd.run.inputs import Inputs
+from gbcd.run.commits import read_commits
+from gbcd.run.executor import Workers, execute
+from gbcd.run.norms_work import MEANS, MEANS_KEY, NORMS, NormsWork, read_means, stages
 from gbcd.run.planning import open_plans
 from gbcd.run.progress import ProgressDisplay
-from gbcd.run.results import read_components, scan, shard_tables
-from gbcd.run.shard_files import Expected, ShardFiles, encode
-from gbcd.run.shards import Plan, Shard, read_plan
-from gbcd.run.standing import folder_standing
+from gbcd.run.results import scan, shard_tables
+from gbcd.run.shards import Plan, read_plan
+from gbcd.run.status import folder_status
 from gbcd.run.store import Store
 from gbcd.run.verification import verify
-from gbcd.run.workers import CALIBRATION_FILE, Committed, Job, Outcome, Worker
+from gbcd.run.work import OnProgress, Tables
 from gbcd.study import Compute, Study
 
 QUIET = Console(file=io.StringIO())
@@ -80,7 +77,8 @@ def job(study: Study) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     commits = sorted(read_commits(Store(study.out)), key=lambda commit: commit.committed_at)
     first, last = commits[0].committed_at, commits[-1].committed_at
-    rate = sum(commit.n_prompts for commit in commits[1:]) / (last - first).total_seconds()
+    shards = read_plan(Store(study.out)).shards
+    rate = sum(shards[commit.shard].n_prompts for commit in commits[1:]) / (last - first).total_seconds()
     with multiprocessing.get_context("spawn").Pool(study.compute.workers) as processes:
         rates = processes.starmap(engine_rate, [(study.out, number) for number in range(study.compute.workers)])
     return {
@@ -94,15 +92,12 @@ def job(study: Study) -> dict[str, Any]:
 
 def engine_rate(out: str, number: int, seconds: float = 20.0) -> float:
     """Prompts per second of one process that computes shards and keeps nothing."""
-    worker = Worker(out)
-    worker.load()
-    worker.prepare(Store(out).read(CALIBRATION_FILE))
-    plan = read_plan(Store(out))
-    inputs, done, started = Inputs(Store(out), plan), 0, 0.0
-    turn = number
+    work = NormsWork(out)
+    shards = read_plan(Store(out)).shards
+    done, started, turn = 0, 0.0, number
     while not started or time.perf_counter() - started < seconds:
-        shard = plan.shards[turn % len(plan.shards)]
-        worker._engine.compute(inputs.read(shard))  # pyright: ignore[reportPrivateUsage]
+        shard = shards[turn % len(shards)]
+        work.compute(NORMS, shard.id, lambda done: None)
         done += shard.n_prompts if started else 0
         started = started or time.perf_counter()  # the first shard warms up
         turn += 2
@@ -118,51 +113,44 @@ def store(study: Study, folder: str) -> dict[str, Any]:
     before = peak_mb()
     planning, ((planned, *_),) = timed(lambda: (open_plans(study, "cpu"),))
     after_planning = peak_mb()
-    pool = RepeatingPool(study, planned.plan, computed)
-    pool.start(None)
-    driving, _ = timed(lambda: drive(planned.store, planned.plan, pool))
+    work = RepeatingWork(study.out, planned.plan, computed)
+    driving, _ = timed(lambda: drive(study.out, planned.plan, work))
     after_driving = peak_mb()
-    resuming, _ = timed(lambda: drive(planned.store, open_plans(study, "cpu")[0].plan, pool))
+    resuming, _ = timed(lambda: drive(study.out, open_plans(study, "cpu")[0].plan, work))
     found: dict[str, Any] = {
         "shards": len(planned.plan.shards),
         "plan_s": round(planning, 2),
         "plan_grows_mb": after_planning - before,
-        "driver_ms_per_shard": round(1e3 * (driving - pool.seconds) / len(planned.plan.shards), 2),
-        "commit_ms_per_shard": round(1e3 * pool.seconds / len(planned.plan.shards), 2),
+        "commit_ms_per_shard": round(1e3 * driving / len(planned.plan.shards), 2),
         "driver_grows_mb": after_driving - after_planning,
         "resume_s": round(resuming, 2),
     }
-    for state in ("small_files", "merged"):
-        found[state] = reading(study.out)
-        if state == "small_files":
-            found["compact_s"] = round(timed(lambda: compact(study.out))[0], 2)
+    found |= reading(study.out)
     return found | {"verify_s": round(timed(lambda: verify(study.out))[0], 2), "peak_mb": peak_mb()}
 
 
 def resume(study: Study, folder: str) -> dict[str, Any]:
-    """A run that finds everything committed, and `gbcd status` of it."""
+    """A run that finds everything committed, `gbcd status` and `gbcd verify` of it."""
     small = study.model_copy(update={"prompts_per_task": study.compute.shard_size, "out": f"{folder}/computed"})
     run_study(small.model_copy(update={"compute": Compute(workers=0, device="cpu")}), QUIET)
     (computed,) = shard_tables(Store(small.out))
     (planned,) = open_plans(study, "cpu")
-    pool = RepeatingPool(study, planned.plan, computed)
-    pool.start(None)
-    files = pool.encoded(planned.plan.shards[0])
-    for shard in planned.plan.shards:
-        publish(planned.store, shard, files, pool.conditions, 0.0, 1)
-    resuming, _ = timed(lambda: drive(planned.store, open_plans(study, "cpu")[0].plan, pool))
+    work = RepeatingWork(study.out, planned.plan, computed)
+    committing, _ = timed(lambda: drive(study.out, planned.plan, work))
+    resuming, _ = timed(lambda: drive(study.out, open_plans(study, "cpu")[0].plan, work))
     return {
         "shards": len(planned.plan.shards),
+        "commit_ms_per_shard": round(1e3 * committing / len(planned.plan.shards), 2),
         "resume_s": round(resuming, 2),
-        "status_s": round(timed(lambda: folder_standing(study.out))[0], 2),
-        "compact_s": round(timed(lambda: compact(study.out))[0], 2),
+        "status_s": round(timed(lambda: folder_status(study.out))[0], 2),
+        "verify_s": round(timed(lambda: verify(study.out))[0], 2),
         "peak_mb": peak_mb(),
     }
 
 
-def drive(store: Store, plan: Plan, pool: RepeatingPool) -> None:
+def drive(out: str, plan: Plan, work: RepeatingWork) -> None:
     with ProgressDisplay(QUIET) as display:
-        Driver(store, plan, pool, 1, display).run()
+        execute(out, stages(plan), lambda: work, Workers(0), display)
 
 
 def reading(out: str) -> dict[str, float]:
@@ -176,57 +164,25 @@ def reading(out: str) -> dict[str, float]:
     }
 
 
-class RepeatingPool:
-    """Commits the same values for every shard, under the identifiers of its prompts."""
+class RepeatingWork(NormsWork):
+    """Gives the same values for every shard, under the identifiers of its prompts."""
 
-    ready = 1
+    def __init__(self, out: str, plan: Plan, computed: ShardTables) -> None:
+        super().__init__(out)
+        self._computed, self._means_sha256 = computed, ""
 
-    def __init__(self, study: Study, plan: Plan, computed: ShardTables) -> None:
-        self._store, self._plan, self._computed = Store(study.out), plan, computed
-        self._worker = Worker(study.out)
-        self._waiting: list[Job] = []
-        self._started = False
-        self.seconds = 0.0
-
-    def start(self, calibration: bytes | None) -> None:
-        if self._started:
-            return
-        self._started = True
-        self._worker.load()
-        settled = self._worker.prepare(calibration)
-        self.conditions = Conditions(hashlib.sha256(settled).hexdigest(), self._plan.study.batch_size, {})
-        self._inputs = Inputs(self._store, self._plan)
-        self._n_components = len(read_components(self._store))
-
-    def room(self) -> int:
-        return 1 - len(self._waiting)
-
-    def submit(self, job: Job) -> None:
-        self._waiting.append(job)
-
-    def wait(self, timeout: float) -> list[Outcome]:
-        started = time.process_time()
-        jobs, self._waiting = self._waiting, []
-        for one in jobs:
-            self._commit(one)
-        self.seconds += time.process_time() - started
-        return [Committed(one) for one in jobs]
-
-    def close(self) -> None:
-        return
-
-    def _commit(self, one: Job) -> None:
-        shard = self._plan.shards[one.shard]
-        publish(self._store, shard, self.encoded(shard), self.conditions, 0.0, one.attempt)
-
-    def encoded(self, shard: Shard) -> ShardFiles:
-        ids, definitions = self._inputs.ids(shard), self._plan.study.wrong_answers
-        tables = ShardTables(
-            renamed(self._computed.prompts, ids, len(definitions)),
-            renamed(self._computed.norms, ids, len(definitions)),
-            self._computed.coherence,
-        )
-        return encode(shard, tables, Expected(ids, definitions, self._n_components))
+    def compute(self, stage: str, shard: int, on_progress: OnProgress) -> Tables:
+        if stage == MEANS:
+            return super().compute(stage, shard, on_progress)
+        plan = self._plan
+        if not self._means_sha256:
+            _, self._means_sha256 = read_means(self._store, plan, plan.shards[shard].task)
+        ids, n = self._inputs.ids(plan.shards[shard]), len(plan.study.wrong_answers)
+        norms = renamed(self._computed.norms, ids, n)
+        return {
+            "prompts": renamed(self._computed.prompts, ids, n),
+            "norms": norms.replace_schema_metadata({MEANS_KEY: self._means_sha256.encode()}),
+        }
 
 
 def renamed(table: pa.Table, ids: list[str], n_definitions: int) -> pa.Table:

@@ -17,12 +17,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from gbcd.engine.part_norms import all_statistics
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gbcd import tasks, wrong_answers
 from gbcd.engine.engine import loss_gradient, pass_for, target_of
-from gbcd.engine.part_norms import all_statistics
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import OutputSpace, space_of

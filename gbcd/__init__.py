@@ -7,6 +7,7 @@
     gbcd.load_circuit(out)  the circuit, with `to_json()` (EAP-IG, MIB), `to_networkx()` and `to_csv()`
     gbcd.specificity(out)   which components answer to one task, and which to all
     gbcd.factors(out, n)    circuits that mix, by non-negative factors of prompts and nodes
+    gbcd.clusters(out, n)   groups of prompts that use the same components, with a circuit for each
 
 The first four return a polars LazyFrame; `out` is where a run keeps its results. What `gbcd run` and `gbcd evaluate`
 do:
@@ -31,6 +32,7 @@ from gbcd.study import Compute, Study
 
 if TYPE_CHECKING:
     from gbcd.analysis.circuit_files import load_circuit
+    from gbcd.analysis.clusters import clusters
     from gbcd.analysis.factors import factors
     from gbcd.analysis.specificity import specificity
     from gbcd.evaluation.evaluate import evaluate
@@ -44,6 +46,7 @@ __all__ = [
     "Compute",
     "Prompt",
     "Study",
+    "clusters",
     "components",
     "draw",
     "evaluate",
@@ -60,6 +63,7 @@ __all__ = [
 
 #: What takes seconds to import (torch, scipy, scikit-learn), and whoever only queries results has no need of.
 _LATE = {
+    "clusters": ("gbcd.analysis.clusters", "clusters"),
     "draw": ("gbcd.tasks", "draw"),
     "evaluate": ("gbcd.evaluation.evaluate", "evaluate"),
     "factors": ("gbcd.analysis.factors", "factors"),

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import typer
 
-from gbcd.commands.compact import compact
 from gbcd.commands.compile_tracr import compile_tracr
 from gbcd.commands.doctor import doctor
 from gbcd.commands.evaluate import evaluate
@@ -50,7 +49,6 @@ CHAPTERS = {
         Command("plan", plan, "jobs/studies/ioi.toml --out results/ioi"),
         Command("status", status, "results/ioi"),
         Command("verify", verify, "results/ioi --repair"),
-        Command("compact", compact, "results/ioi"),
     ],
     "Read what it found": [
         Command("reduce", reduce, "results/ioi"),

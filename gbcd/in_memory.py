@@ -12,7 +12,6 @@ from gbcd.engine.engine import Engine
 from gbcd.engine.tables import concatenated
 from gbcd.errors import BadInput
 from gbcd.models import load as models
-from gbcd.prompting import tokens
 from gbcd.prompting.prompt import Prompt
 from gbcd.run.results import component_table, unfold
 
@@ -47,7 +46,7 @@ def gradient_norms(
         raise BadInput("there are no prompts")
     names = [wrong_answer] if isinstance(wrong_answer, str) else list(wrong_answer)
     loaded = models.prepared(type(model).__name__, model, tokenizer)
-    encoded = tokens.encode(prompts, tokenizer, loaded.context)
+    encoded = loaded.encode(prompts)
     calibration = Engine(loaded, names).calibrate(encoded, batch_size=batch_size)
     engine = Engine(loaded, names, calibration)
     batches = [encoded[start : start + batch_size] for start in range(0, len(encoded), batch_size)]

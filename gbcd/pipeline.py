@@ -2,7 +2,7 @@
 
 study -> plan.json -> shards -> commits -> summary.parquet
 
-A study of several models is that several times over, model by model, under one progress bar.
+A study of several models is that several times over, model by model.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from types import FrameType
 from typing import NamedTuple
 
@@ -22,18 +22,17 @@ import torch
 from rich.console import Console
 
 from gbcd.analysis.reduce import reduce
-from gbcd.errors import Incomplete
 from gbcd.printing import counted
-from gbcd.run.commits import committed_ids
-from gbcd.run.driver import Driver, Pool
+from gbcd.run.commits import committed_ids, read_commits
+from gbcd.run.executor import Workers, absolute, execute
+from gbcd.run.given_up import GivenUp, given_up
+from gbcd.run.norms_work import EngineBuilder, NormsWork, build_engine, stages
 from gbcd.run.own_definitions import with_definitions
 from gbcd.run.parts import Part
 from gbcd.run.planning import Planned, open_plans
-from gbcd.run.progress import Done, ProgressDisplay
-from gbcd.run.quarantine import Quarantine, quarantined
+from gbcd.run.progress import ProgressDisplay
+from gbcd.run.results import failed_prompts
 from gbcd.run.shards import Plan
-from gbcd.run.store import StorageError
-from gbcd.run.workers import EngineBuilder, LocalPool, build_engine
 from gbcd.study import Study
 
 
@@ -46,7 +45,8 @@ class Run(NamedTuple):
         plan: what was planned.
         found: shards that were committed before this run began.
         missing: shards that are not committed at its end.
-        quarantined: those that were given up, and prompts of committed ones that were, with the reason.
+        given_up: shards that failed again and again, with the reason.
+        failed: prompts of committed shards that have no values, with the reason.
         seconds: wall time, to its summary.
         summary: the reduction of what is committed; None if nothing is.
     """
@@ -56,7 +56,8 @@ class Run(NamedTuple):
     plan: Plan
     found: int
     missing: tuple[int, ...]
-    quarantined: tuple[Quarantine, ...]
+    given_up: tuple[GivenUp, ...]
+    failed: dict[str, str]
     seconds: float
     summary: pl.DataFrame | None
 
@@ -87,11 +88,10 @@ def run_study(study: Study, console: Console | None = None, build: EngineBuilder
         with _workplace(study), interruptible(), ProgressDisplay(console or Console()) as display:
             for one, before in zip(planned, found, strict=True):
                 display.say(_announcement(one, len(before), len(planned)))
-            for number, one in enumerate(planned):
-                display.beside(_done([other for other in planned if other is not one]))
                 builder = with_definitions(build, one.part.wrong_answers, one.own)
-                _drive(study, one, device, display, builder)
-                runs.append(_concluded(one, len(found[number]), started))
+                work = partial(NormsWork, absolute(one.store.location), builder)
+                execute(one.store.location, stages(one.plan), work, workers_of(study, device), display)
+                runs.append(_concluded(one, len(before), started))
                 started = time.monotonic()
         return tuple(runs)
 
@@ -108,27 +108,6 @@ def _announcement(planned: Planned, found: int, n_parts: int) -> str:
     return "\n".join([announced, *planned.shortfalls])
 
 
-def _done(others: Sequence[Planned]) -> Done:
-    """What is committed, and planned, for the study's other models."""
-    shards = [one.plan.shards[shard].n_prompts for one in others for shard in committed_ids(one.store)]
-    return Done(
-        shards_done=len(shards),
-        shards=sum(len(one.plan.shards) for one in others),
-        prompts_done=sum(shards),
-        prompts=sum(one.plan.n_prompts for one in others),
-    )
-
-
-def _drive(study: Study, planned: Planned, device: str, display: ProgressDisplay, build: EngineBuilder) -> None:
-    pool = _pool(study, planned.store.location, device, build)
-    try:
-        Driver(planned.store, planned.plan, pool, max(1, study.compute.workers), display).run()
-    except StorageError as error:
-        raise Incomplete(str(error)) from error
-    finally:
-        pool.close()
-
-
 @contextmanager
 def _workplace(study: Study) -> Generator[None]:
     """Ray, for as long as the study lasts: it takes seconds to start."""
@@ -141,14 +120,10 @@ def _workplace(study: Study) -> Generator[None]:
         yield
 
 
-def _pool(study: Study, out: str, device: str, build: EngineBuilder) -> Pool:
-    if not study.compute.workers:
-        return LocalPool(out, build)
-    from gbcd.run.ray_pool import RayPool
-
-    out = out if "://" in out else str(Path(out).absolute())  # workers have a folder of their own
+def workers_of(study: Study, device: str) -> Workers:
+    """Who computes a study."""
     gpus = study.compute.gpus_per_worker if device.startswith("cuda") else 0.0
-    return RayPool(out, study.compute.workers, study.compute.threads, gpus, build)
+    return Workers(study.compute.workers, study.compute.threads, gpus)
 
 
 def _concluded(planned: Planned, found: int, started: float) -> Run:
@@ -160,7 +135,8 @@ def _concluded(planned: Planned, found: int, started: float) -> Run:
         plan=plan,
         found=found,
         missing=tuple(shard.id for shard in plan.shards if shard.id not in done),
-        quarantined=tuple(quarantined(store)),
+        given_up=tuple(given_up(store)),
+        failed=failed_prompts(store, read_commits(store)),
         summary=reduce(store.location) if done else None,
         seconds=time.monotonic() - started,
     )

@@ -5,7 +5,7 @@ A line is never cut: in a narrow window it wraps. Colours and styles appear on a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -16,6 +16,9 @@ from rich.text import Text
 #: Characters of the column of labels.
 LABEL = 13
 
+#: Failed prompts that are named.
+MAX_FAILED = 5
+
 #: Characters of the widest table.
 WIDEST = 1000
 
@@ -23,6 +26,14 @@ WIDEST = 1000
 def fact(console: Console, label: str, text: str) -> None:
     """Print one finding: its label in the left column, what there is to say beside it."""
     console.print(Text.assemble((f"{label:<{LABEL - 1}} ", "bold"), text), soft_wrap=True)
+
+
+def failed_prompts(console: Console, failed: Mapping[str, str]) -> None:
+    """Name the first prompts that have no values, and why."""
+    for prompt, reason in list(failed.items())[:MAX_FAILED]:
+        fact(console, "Failed", f"{prompt} has no values: {reason}")
+    if len(failed) > MAX_FAILED:
+        fact(console, "Failed", f"{counted(len(failed) - MAX_FAILED, 'more prompt')} (status failed in gbcd.prompts)")
 
 
 def line(console: Console, text: str) -> None:

@@ -77,7 +77,7 @@ def exact_calibration(oracle: Oracle, sample: Sequence[EncodedPrompt], centering
         tokens[row, : len(one.ids)] = torch.tensor(one.ids)
     stacked = {name: torch.stack(of_groups) for name, of_groups in means.items()}
     index = torch.tensor([groups.index(group) for group in group_of])
-    members = frozenset(one.prompt.id for one in sample)
+    members = tuple(one.prompt.id for one in sample)
     return Calibration(centering, {"p": TaskMeans(groups, stacked, tokens, index, members)})
 
 

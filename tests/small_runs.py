@@ -13,8 +13,8 @@ from rich.console import Console
 from tiny_models import saved_tiny_gpt2
 
 from gbcd.pipeline import Run, run_study
-from gbcd.run.results import coherence, prompts, scan
-from gbcd.run.workers import EngineBuilder, build_engine
+from gbcd.run.norms_work import EngineBuilder, build_engine
+from gbcd.run.results import prompts, scan
 from gbcd.study import Compute, Study
 
 N_PROMPTS = 40
@@ -71,7 +71,7 @@ def finished(study: Study, build: EngineBuilder = build_engine) -> Run:
 
 def tables(out: str) -> dict[str, pl.DataFrame]:
     """Everything that readers see, in the order in which they see it."""
-    return {"scan": scan(out).collect(), "prompts": prompts(out).collect(), "coherence": coherence(out).collect()}
+    return {"scan": scan(out).collect(), "prompts": prompts(out).collect()}
 
 
 def same(one: dict[str, pl.DataFrame], other: dict[str, pl.DataFrame]) -> bool:

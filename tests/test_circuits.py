@@ -18,6 +18,7 @@ from gbcd.analysis.circuits import (
     Selection,
     circuit_of_edges,
     circuit_of_nodes,
+    edge_ends,
     edge_names,
     ends,
     n_edges,
@@ -47,6 +48,8 @@ def test_the_graph_of_a_small_model():
 def test_gpt2_has_the_number_of_edges_that_eap_ig_counts():
     gpt2 = Config(n_layers=12, n_heads=12, parallel_attn_mlp=False, d_model=768)
     assert len(edge_names(gpt2)) == n_edges(gpt2) == 32491
+    ends = edge_ends(gpt2)
+    assert (len(set(ends.sources)), len(set(ends.targets))) == (1 + 12 * 13, 12 * (3 * 12 + 1) + 1)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.booleans())

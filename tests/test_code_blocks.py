@@ -42,8 +42,7 @@ MAIN = next(words for block in BLOCKS for words in commands(block.code) if words
 
 #: What lies in a results folder only now and then, and where it is tested.
 SELDOM = {
-    "quarantine/": "after failures: test_run.py",
-    "merged/": "after compaction: test_compaction.py",
+    "given_up/": "after failures: test_run.py",
     "report.html": "not where a study is only planned: test_report.py",
 }
 

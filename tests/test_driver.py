@@ -1,52 +1,170 @@
+"""The executor with work of a kind of its own: what is tried again, what is given up, and what a second run does."""
+
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+import io
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
-from gbcd.run.driver import MAX_FAILURES, Retry, retry
-from gbcd.run.workers import Failed, FailureKind, Job
+import pyarrow as pa
+import pytest
+from rich.console import Console
 
-KINDS: tuple[FailureKind, ...] = ("error", "out_of_memory", "worker_lost", "node_lost", "returned")
+from gbcd.errors import BadInput, Incomplete
+from gbcd.run.commits import committed_ids, read_commits, read_table
+from gbcd.run.driver import StageDriver
+from gbcd.run.executor import Workers, execute
+from gbcd.run.given_up import given_up
+from gbcd.run.progress import ProgressDisplay
+from gbcd.run.store import StorageError, Store
+from gbcd.run.work import Committed, Failed, OnProgress, Outcome, Stage, Tables, Task, UnsoundShardError
 
-
-def failed(kind: FailureKind, batch_size: int = 8) -> Failed:
-    return Failed(Job(3, 1, batch_size), kind, "why")
-
-
-def test_an_error_is_repeated_as_it_was_then_sifted_and_then_given_up() -> None:
-    assert retry(failed("error"), 0) == Retry(Job(3, 2, 8), 1)
-    assert retry(failed("error"), 1) == Retry(Job(3, 2, 8), 2)
-    assert retry(failed("error"), 2) == Retry(Job(3, 2, 8, sift=True), 3)
-    assert retry(Failed(Job(3, 4, 8, sift=True), "error", "why"), 3) == Retry(None, 4)
-
-
-def test_out_of_memory_halves_the_batch_and_counts_only_for_a_single_prompt() -> None:
-    assert retry(failed("out_of_memory"), 0) == Retry(Job(3, 2, 4), 0)
-    assert retry(failed("out_of_memory", batch_size=1), 0) == Retry(Job(3, 2, 1), 1)
-    assert retry(failed("out_of_memory", batch_size=1), 2) == Retry(Job(3, 2, 1, sift=True), 3)
+LETTERS = Stage("letters", (2, 1), noun="letter", title="Letters")
+SQUARES = Stage("squares", (3, 3, 2), noun="number", title="Squares")
 
 
-def test_a_lost_worker_first_repeats_the_same_bits_then_halves() -> None:
-    assert retry(failed("worker_lost"), 0) == Retry(Job(3, 2, 8), 1)
-    assert retry(failed("worker_lost"), 1) == Retry(Job(3, 2, 4), 2)
-    assert retry(failed("worker_lost"), 2) == Retry(None, 3)
+class Squares:
+    """Two stages; `act` may raise before a shard is computed."""
+
+    def __init__(self, act: Callable[[str, int], object] = lambda stage, shard: None) -> None:
+        self._act = act
+
+    def compute(self, stage: str, shard: int, on_progress: OnProgress) -> Tables:
+        self._act(stage, shard)
+        on_progress(1)
+        if stage == "letters":
+            return {"rows": pa.table({"letter": ["a", "b"][: LETTERS.sizes[shard]]})}
+        return {"rows": pa.table({"n": [shard], "status": ["ok"]}), "more": pa.table({"square": [shard**2]})}
+
+    def check(self, stage: str, shard: int, tables: Tables) -> None:
+        if stage == "squares" and tables["more"]["square"][0].as_py() != shard**2:
+            raise UnsoundShardError("that is no square")
 
 
-def test_what_the_shard_did_not_cause_is_not_counted() -> None:
-    assert retry(failed("node_lost"), 2) == Retry(Job(3, 2, 8), 2)
-    assert retry(failed("returned"), 2) == Retry(Job(3, 2, 8), 2)
+def run(out: Path, act: Callable[[str, int], object] = lambda stage, shard: None) -> str:
+    said = io.StringIO()
+    with ProgressDisplay(Console(file=said, width=200)) as display:
+        execute(str(out), (LETTERS, SQUARES), partial(Squares, act), Workers(0), display)
+    return said.getvalue()
 
 
-@given(st.lists(st.sampled_from(KINDS), min_size=1, max_size=60), st.integers(1, 512))
-def test_whatever_happens_batches_stay_positive_and_tries_end(kinds: list[FailureKind], batch_size: int) -> None:
-    job, failures = Job(0, 1, batch_size), 0
-    for kind in kinds:
-        decision = retry(Failed(job, kind, ""), failures)
-        assert failures <= decision.failures <= MAX_FAILURES + job.sift
-        if decision.job is None:
-            assert decision.failures == MAX_FAILURES + job.sift
-            return
-        assert decision.job.sift == (decision.failures >= MAX_FAILURES)
-        assert 1 <= decision.job.batch_size <= job.batch_size
-        assert decision.job.attempt == job.attempt + 1
-        job, failures = decision.job, decision.failures
+def failing(stage: str, shard: int, times: int, error: Exception) -> Callable[[str, int], object]:
+    tries: list[int] = []
+
+    def act(at: str, number: int) -> None:
+        if (at, number) == (stage, shard) and len(tries) < times:
+            tries.append(1)
+            raise error
+
+    return act
+
+
+def test_every_shard_of_every_stage_is_committed_once_with_its_tables(tmp_path: Path) -> None:
+    said = run(tmp_path)
+    store = Store(str(tmp_path)).below("squares")
+    commits = read_commits(store)
+    assert [commit.shard for commit in commits] == [0, 1, 2]
+    assert [read_table(store, commit.files["more"])["square"].to_pylist() for commit in commits] == [[0], [1], [4]]
+    assert commits[0].statuses == {"ok": 1}
+    assert "Letters: 3 of 3 letters" in said
+    assert "Squares: 8 of 8 numbers, 3/3 shards" in said
+
+
+def test_a_second_run_computes_only_what_is_missing(tmp_path: Path) -> None:
+    run(tmp_path)
+    (tmp_path / "squares" / "commits" / "00001.json").unlink()
+    computed: list[tuple[str, int]] = []
+    run(tmp_path, lambda stage, shard: computed.append((stage, shard)))
+    assert computed == [("squares", 1)]
+    assert run(tmp_path, lambda stage, shard: 1 / 0) == ""
+
+
+def test_a_shard_that_fails_twice_is_tried_a_third_time(tmp_path: Path) -> None:
+    said = run(tmp_path, failing("squares", 1, 2, ArithmeticError("odd")))
+    assert said.count("shard 1: ArithmeticError: odd; trying again") == 2
+    assert committed_ids(Store(str(tmp_path)).below("squares")) == {0, 1, 2}
+    assert not (tmp_path / "squares" / "given_up").exists()
+
+
+def test_a_shard_that_fails_three_times_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    said = run(tmp_path, failing("squares", 1, 3, ArithmeticError("odd\nand more")))
+    store = Store(str(tmp_path)).below("squares")
+    assert "shard 1 failed 3 times and was left out: ArithmeticError: odd\n" in said
+    assert committed_ids(store) == {0, 2}
+    assert [one.shard for one in given_up(store)] == [1]
+    run(tmp_path)
+    assert committed_ids(store) == {0, 1, 2}
+    assert given_up(store) == []
+
+
+def test_a_stage_does_not_begin_before_the_one_before_is_whole(tmp_path: Path) -> None:
+    with pytest.raises(Incomplete, match=r"letters cannot be completed: shard 0 failed 3 times .*: KeyError: 'a'"):
+        run(tmp_path, failing("letters", 0, 9, KeyError("a")))
+    assert committed_ids(Store(str(tmp_path)).below("squares")) == set()
+
+
+def test_tables_that_do_not_pass_the_check_are_never_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(work: Squares, stage: str, shard: int, tables: Tables) -> None:
+        if shard == 2:
+            raise UnsoundShardError("that is no square")
+
+    monkeypatch.setattr(Squares, "check", check)
+    assert "was left out: UnsoundShardError: that is no square" in run(tmp_path)
+    assert committed_ids(Store(str(tmp_path)).below("squares")) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (BadInput("no such token"), BadInput, "^no such token$"),
+        (Incomplete("it is damaged"), Incomplete, "^it is damaged$"),
+        (StorageError("disk full"), Incomplete, "results cannot be stored: disk full"),
+    ],
+)
+def test_what_is_no_fault_of_a_shard_ends_the_run(
+    tmp_path: Path, error: Exception, raised: type[Exception], said: str
+) -> None:
+    with pytest.raises(raised, match=said):
+        run(tmp_path, failing("squares", 1, 1, error))
+    assert committed_ids(Store(str(tmp_path)).below("squares")) == {0}
+
+
+class Script:
+    """A pool that answers as it is told."""
+
+    ready = 1
+
+    def __init__(self, answers: list[Callable[[Task], Outcome]]) -> None:
+        self._answers, self._task = answers, None
+
+    def start(self) -> None: ...
+
+    def room(self) -> int:
+        return int(self._task is None)
+
+    def submit(self, task: Task) -> None:
+        self._task = task
+
+    def wait(self, timeout: float, on_progress: Callable[[], None]) -> list[Outcome]:
+        task, self._task = self._task, None
+        assert task is not None
+        return [self._answers.pop(0)(task)]
+
+    def done(self) -> int:
+        return 0
+
+    def close(self) -> None: ...
+
+
+def test_a_machine_that_is_taken_away_counts_for_nothing(tmp_path: Path) -> None:
+    taken: Callable[[Task], Outcome] = lambda task: Failed(task, "node_lost", "spot")  # noqa: E731
+    lost: Callable[[Task], Outcome] = lambda task: Failed(task, "worker_lost", "killed")  # noqa: E731
+    display = ProgressDisplay(Console(file=io.StringIO()))
+    stage = Stage("", (1,))
+    pool = Script([taken, taken, lost, taken, lost, taken, Committed])
+    assert StageDriver(Store(str(tmp_path)), stage, pool, 1, display).run() == []
+    [record] = StageDriver(Store(str(tmp_path)), stage, Script([lost, taken, lost, lost]), 1, display).run()
+    assert record.message == "shard 0 failed 3 times and was left out: killed"
+    assert json.loads((tmp_path / "given_up" / "00000.json").read_text())["attempts"] == 3

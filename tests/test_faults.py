@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
-from gbcd.run import failpoints
 from gbcd.run.commits import committed_ids
+from gbcd.run.norms_work import NormsWork
 from gbcd.run.store import Store
 from gbcd.run.verification import verify
-from gbcd.run.workers import Committed, Job, Worker
+from gbcd.run.work import Committed, Task
+from gbcd.run.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -27,30 +28,37 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(folder: Path, out: str, workers: int = 0) -> list[str]:
+def arguments(folder: Path, out: str, workers: int = 0) -> list[str]:
     study = small_study(folder)
     wrong_answers = [word for name in study.wrong_answers for word in ("--wrong-answer", name)]
     return [
-        sys.executable, "-m", "gbcd", "run", "--task", "ioi", "--model", study.model, "--prompts",
+        "run", "--task", "ioi", "--model", study.model, "--prompts",
         str(study.prompts_per_task), *wrong_answers, "--out", out, "--workers", str(workers), "--device", "cpu",
         "--shard-size", str(study.compute.shard_size), "--batch-size", str(study.compute.batch_size),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("place", ["before_write", "mid_file", "after_file", "after_commit"])
-def test_a_process_that_dies_anywhere_loses_and_doubles_nothing(reference: Path, tmp_path: Path, place: str) -> None:
+def command(folder: Path, out: str) -> list[str]:
+    return [sys.executable, "-m", "gbcd", *arguments(folder, out)]
+
+
+@pytest.mark.parametrize(
+    ("place", "orphans"), [("before_write", 0), ("mid_file", 1), ("before_commit", 2), ("after_commit", 0)]
+)
+def test_a_process_that_dies_anywhere_loses_and_doubles_nothing(
+    reference: Path, tmp_path: Path, place: str, orphans: int
+) -> None:
     out = str(tmp_path / "out")
-    died = subprocess.run(
-        command(reference, out), env={**os.environ, failpoints.VARIABLE: f"{place}:2"}, capture_output=True, check=False
-    )
-    assert died.returncode == failpoints.STATUS
+    dying = [sys.executable, str(Path(__file__).parent / "dying_run.py"), place]
+    died = subprocess.run([*dying, *arguments(reference, out)], capture_output=True, check=False)
+    assert died.returncode == -signal.SIGKILL
     done = {0, 1, 2} if place == "after_commit" else {0, 1}
     assert committed_ids(Store(out)) == done
     assert finished(small_study(reference, out=out)).found == len(done)
     assert same(tables(out), tables(str(reference / "out")))
     found = verify(out)
     assert found.is_sound
-    assert found.leftovers == {"before_write": 0, "mid_file": 1, "after_file": 3, "after_commit": 0}[place]
+    assert found.orphans == orphans
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -83,13 +91,12 @@ def test_a_zombie_that_commits_late_changes_nothing(
     study = small_study(reference, out=str(tmp_path / "out"))
     finished(study)
     before = (tmp_path / "out" / "commits" / "00001.json").read_bytes()
-    zombie = Worker(study.out)
-    zombie.load()
-    zombie.prepare((tmp_path / "out" / "calibration.safetensors").read_bytes())
+    zombie = Worker(study.out, partial(NormsWork, study.out))
+    zombie.start()
     monkeypatch.setattr(Store, "exists", lambda store, path: False)
-    assert isinstance(zombie.run(Job(1, 1, 4)), Committed)
+    assert isinstance(zombie.run(Task("", 1), lambda done: None), Committed)
     assert (tmp_path / "out" / "commits" / "00001.json").read_bytes() == before
     monkeypatch.undo()
     found = verify(study.out)
     assert found.is_sound
-    assert found.leftovers == 0
+    assert found.orphans == 0

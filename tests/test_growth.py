@@ -57,6 +57,6 @@ def test_workers_come_with_nodes_and_go_with_them(cluster: Cluster, tmp_path: Pa
         cluster.remove_node(node, allow_graceful=False)
         gone.touch()
         run = running.result()
-    assert (run.missing, run.quarantined) == ((), ())
+    assert (run.missing, run.given_up) == ((), ())
     assert {commit.batch_size for commit in read_commits(Store(study.out))} == {4}
     assert same(tables(study.out), tables(alone.out))

@@ -15,10 +15,10 @@ from tiny_models import saved_tiny_gpt2
 from gbcd import tasks, wrong_answers
 from gbcd.errors import BadInput
 from gbcd.evaluation import baselines
+from gbcd.run.norms_work import build_engine
 from gbcd.run.own_definitions import changed_since, import_definitions, read_definitions, with_definitions
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
-from gbcd.run.workers import build_engine
 from gbcd.tasks._registry import refuse_unknown_metric
 from gbcd.wrong_answers import Scene, wrong_answer
 from gbcd.wrong_answers.losses import TowardsTokens

@@ -15,13 +15,13 @@ from small_runs import finished, small_study
 from tiny_models import small_tokenizer, tiny_gpt2
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gbcd.engine.calibration import MIN_PROMPTS, Calibration
+from gbcd.engine.calibration import MIN_PROMPTS
 from gbcd.models.load import prepared
 from gbcd.run import batch_size
 from gbcd.run.calibration_reach import CalibrationReach, settled
+from gbcd.run.norms_work import read_means
 from gbcd.run.planning import open_plans
 from gbcd.run.results import prompts, scan
-from gbcd.run.workers import CALIBRATION_FILE
 from gbcd.study import Compute
 
 
@@ -79,7 +79,7 @@ def test_a_study_centred_by_template_is_the_engine_so_centred(tmp_path: Path) ->
     study = small_study(tmp_path, centering="template", calibration_prompts=48, **asked)
     (planned,) = open_plans(study, "cpu")
     finished(study)
-    calibration = Calibration.from_bytes((Path(study.out) / CALIBRATION_FILE).read_bytes())
+    calibration, _ = read_means(planned.store, planned.plan, "greater_than")
     rows = prompts(study.out).collect()
     assert calibration.centering == "template"
     assert set(calibration.tasks["greater_than"].groups) == set(rows["template"])

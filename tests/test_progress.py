@@ -1,39 +1,63 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 
 from gbcd.run import progress
-from gbcd.run.progress import ProgressDisplay, Standing, describe
+from gbcd.run.progress import Progress, ProgressDisplay, describe
 
 
-def standing(prompts_done: int, **changes: int) -> Standing:
-    known = {"shards": 10, "prompts": 100, "retries": 0, "quarantined": 0, "workers_ready": 1, "workers": 2}
-    return Standing(shards_done=prompts_done // 10, prompts_done=prompts_done, **{**known, **changes})
+def at(done: int, **changes: int) -> Progress:
+    known = {"shards": 10, "total": 100, "n_workers": 2, "workers_ready": 2}
+    return Progress("Norms", "prompt", shards_done=done // 10, done=done, **{**known, **changes})
 
 
 def test_the_rate_counts_only_what_this_run_computed() -> None:
-    said = describe(standing(60), seconds=10.0, computed=20)
-    assert said == "6/10 shards, 2 prompts/s, 20 s left, 1/2 workers"
-    assert describe(standing(60), seconds=0.0, computed=0) == "6/10 shards, 1/2 workers"
+    assert describe(at(60), seconds=10.0, computed=20) == "6/10 shards, 2 prompts/s, 20 s left, 2/2 workers"
+    assert describe(at(60), seconds=0.0, computed=0) == "6/10 shards, 2/2 workers"
+    assert describe(at(60), seconds=100.0, computed=20) == "6/10 shards, 0.2 prompts/s, 3 min 20 s left, 2/2 workers"
 
 
-def test_trouble_is_shown() -> None:
-    said = describe(standing(60, retries=3, quarantined=1), seconds=10.0, computed=0)
-    assert said == "6/10 shards, 1/2 workers, 3 retries, 1 quarantined"
+def test_trouble_and_workers_that_are_not_ready_are_shown() -> None:
+    said = describe(at(60, retries=3, given_up=1, workers_ready=1), seconds=10.0, computed=0)
+    assert said == "6/10 shards, 1/2 workers ready, 3 retries, 1 given up"
 
 
-def test_a_log_gets_plain_lines_every_so_often_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_gets_plain_lines_every_so_often_and_at_the_end(clock: list[float]) -> None:
     written = io.StringIO()
     with ProgressDisplay(Console(file=written, width=40)) as display:
         for second in range(31):
-            now[0] = float(second)
-            display.show(standing(second))
-        display.show(standing(100))
+            clock[0] = float(second)
+            display.show(at(second))
+        display.show(at(100))
     lines = written.getvalue().splitlines()
-    assert [line.split(" of ")[0] for line in lines] == ["0", "10", "20", "30", "100"]
+    assert [re.findall(r"Norms: (\d+) of 100", line) for line in lines] == [["0"], ["1"], ["11"], ["21"], ["100"]]
     assert "\x1b" not in written.getvalue()
+
+
+def test_a_log_never_gets_the_same_line_again(clock: list[float]) -> None:
+    written = io.StringIO()
+    with ProgressDisplay(Console(file=written)) as display:
+        for second in range(1000):
+            clock[0] = float(second)
+            display.show(at(7))
+    assert len(written.getvalue().splitlines()) == 1
+
+
+def test_time_before_a_worker_is_ready_does_not_count(clock: list[float]) -> None:
+    written = io.StringIO()
+    with ProgressDisplay(Console(file=written, width=200)) as display:
+        for second, ready, done in ((0.0, 0, 0), (50.0, 0, 0), (51.0, 1, 0), (61.0, 1, 20)):
+            clock[0] = second
+            display.show(at(done, workers_ready=ready))
+    assert "20 of 100 prompts, 2/10 shards, 2 prompts/s, 40 s left" in written.getvalue()

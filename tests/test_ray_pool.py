@@ -10,19 +10,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 import fault_engines
 import pytest
 import ray
-from fault_engines import killed_by, stopped_in_calibration
+from fault_engines import killed_by, refusing, slow, stopped_once
 from ray import cloudpickle
 from rich.console import Console
 from small_runs import as_toml, finished, same, small_study, tables, wait_for
 
+from gbcd.errors import BadInput
 from gbcd.pipeline import run_study
-from gbcd.run import patience, ray_pool
-from gbcd.run.commits import committed_ids, read_commits
+from gbcd.run import ray_pool, timeouts
+from gbcd.run.commits import committed_ids
+from gbcd.run.executor import Workers, execute
+from gbcd.run.norms_work import stages
+from gbcd.run.planning import open_plans
+from gbcd.run.progress import ProgressDisplay
 from gbcd.run.results import summary
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
@@ -60,7 +66,6 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_changes(reference: Path
     run = finished(study, killed_by("ioi/000011", marker=str(tmp_path / "died")))
     assert (tmp_path / "died").exists()
     assert run.missing == ()
-    assert {commit.batch_size for commit in read_commits(Store(study.out))} == {4}
     assert same(tables(study.out), tables(str(reference / "out")))
 
 
@@ -68,30 +73,52 @@ def test_a_worker_that_hangs_is_ended_and_replaced_and_nothing_changes(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopped process says nothing, and does not die either."""
-    monkeypatch.setattr(patience, "FLOOR", 4.0)
-    monkeypatch.setattr(patience, "UNMEASURED", 4.0)
-    monkeypatch.setattr(patience, "FACTOR", 0.0)
+    monkeypatch.setattr(timeouts, "FLOOR", 4.0)
+    monkeypatch.setattr(timeouts, "UNMEASURED", 4.0)
+    monkeypatch.setattr(timeouts, "FACTOR", 0.0)
     study = small_study(reference, workers=2, out=str(tmp_path / "out"))
     said = io.StringIO()
     marker = tmp_path / "stopped"
     (run,) = run_study(study, Console(file=said), killed_by("ioi/000011", str(marker), signal.SIGSTOP))
     wait_for(lambda: not Path("/proc", marker.read_text()).exists())
-    assert re.search(r"shard \d: the worker was lost: it was silent for \d+ s, over the limit of 4 s", said.getvalue())
+    assert re.search(r"shard \d: the worker was lost: it made no progress for \d+ s; the limit", said.getvalue())
     assert run.missing == ()
-    assert {commit.batch_size for commit in read_commits(Store(study.out))} == {4}
     assert same(tables(study.out), tables(str(reference / "out")))
 
 
-def test_a_worker_that_hangs_before_it_is_ready_holds_up_nobody(
-    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(patience, "FLOOR", 1.0)
-    monkeypatch.setattr(ray_pool, "LOOK", 0.5)
+def test_a_worker_that_hangs_before_it_is_ready_holds_up_nobody(reference: Path, tmp_path: Path) -> None:
     study = small_study(reference, workers=2, out=str(tmp_path / "out"))
     marker = tmp_path / "stopped"
-    assert finished(study, stopped_in_calibration(str(marker))).missing == ()
+    console = Console(file=io.StringIO())
+    (planned,) = open_plans(study, "cpu")
+    build = partial(stopped_once, study.out, str(marker))
+    with ProgressDisplay(console) as display:
+        assert execute(study.out, stages(planned.plan), build, Workers(2), display) == []
     wait_for(lambda: not Path("/proc", marker.read_text()).exists())
     assert same(tables(study.out), tables(str(reference / "out")))
+
+
+def test_progress_is_told_while_a_shard_is_computed(reference: Path, tmp_path: Path) -> None:
+    shared = small_study(reference, workers=1, out=str(tmp_path / "out"))
+    compute = shared.compute.model_copy(update={"shard_size": 40})
+    said = io.StringIO()
+    run_study(shared.model_copy(update={"compute": compute}), Console(file=said, width=200), slow(1.0))
+    done = [int(found) for found in re.findall(r"Gradient norms: (\d+) of 40 prompts, 0/1 shards", said.getvalue())]
+    assert [number for number in done if 0 < number < 40]
+
+
+def test_a_workers_refusal_is_one_sentence(reference: Path, tmp_path: Path) -> None:
+    study = small_study(reference, workers=2, out=str(tmp_path / "out"))
+    with pytest.raises(BadInput) as refused:
+        finished(study, refusing("no such token"))
+    assert str(refused.value) == "no such token"
+
+
+def test_no_more_workers_are_started_than_there_are_shards(reference: Path, tmp_path: Path) -> None:
+    study = small_study(reference, workers=7, out=str(tmp_path / "out"), prompts_per_task=16)
+    said = io.StringIO()
+    run_study(study, Console(file=said, width=200))
+    assert "2/2 workers" in said.getvalue()
 
 
 def test_a_driver_that_is_killed_leaves_no_worker_that_goes_on(reference: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import html
 import json
 import re
 import shutil
@@ -11,45 +10,54 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import polars as pl
 import pytest
-from report_study import HOSTILE, reported_study
-from sklearn.metrics import roc_curve
-from small_runs import finished, small_study
+from report_data import (
+    GAP,
+    GROUPS,
+    HOSTILE,
+    N_PROMPTS,
+    edges,
+    evaluated,
+    made_up,
+    reported_study,
+    without_attributions,
+    without_scores,
+)
+from test_cli import gbcd
 
-from gbcd.analysis.circuits import Circuit, ends
-from gbcd.analysis.ranking import CIRCUIT_SHARE, SCORES
+from gbcd.analysis.circuits import INPUT, LOGITS
+from gbcd.analysis.edges import EDGES_FILE
+from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.analysis.shard_values import Key
-from gbcd.commands.report import write as report
-from gbcd.component import Component
 from gbcd.errors import BadInput
-from gbcd.evaluation.recovery import MEMBER_SHARE
-from gbcd.evaluation.tables import edges_file
-from gbcd.report import circuit_graph, in_short
-from gbcd.report import findings as findings_module
+from gbcd.report import circuit, components, findings, prompts
+from gbcd.report import data as report_data
 from gbcd.report.caveats import warnings
-from gbcd.report.charts import answers
-from gbcd.report.effects import BY_SCORE, NAMED, marked
-from gbcd.report.figures import write_figures
-from gbcd.report.findings import Findings, read_findings
-from gbcd.report.in_short import NBSP
-from gbcd.report.page import page, sections, write_report
-from gbcd.report.prompt_pass import PromptFindings
-from gbcd.run.results import summary
+from gbcd.report.data import ReportData
+from gbcd.report.dots import BY_HEIGHT, NAMED, marked
+from gbcd.report.page import page, sections, write_figures, write_report
+from gbcd.report.reading import MAX_EDGES, read_data
+from gbcd.run.results import prompts as stored_prompts
 
-SECTIONS = ["short", "study", "where", "top", "effects", "circuit", "agreement", "prompts", "settling", "examples"]
-SECTIONS += ["computed", "words"]
+SECTIONS = ["found", "study", "where", "effects", "circuit", "agreement", "prompts", "computed", "words"]
+
+
+@pytest.fixture(scope="module")
+def data() -> ReportData:
+    return evaluated(made_up())
+
+
+@pytest.fixture(scope="module")
+def text(data: ReportData) -> str:
+    return page(data)
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return reported_study(tmp_path_factory.mktemp("report"))
-
-
-@pytest.fixture(scope="module")
-def text(out: Path) -> str:
-    return (out / "report.html").read_text(encoding="utf-8")
 
 
 def embedded(text: str) -> dict[str, Any]:
@@ -73,188 +81,190 @@ def tags(text: str) -> list[tuple[str, dict[str, str | None]]]:
     return parser.found
 
 
+def sentences(data: ReportData, group: int = 0) -> list[str]:
+    return list(findings.section(data).text_by_group[str(group)])
+
+
 def test_the_file_holds_every_section_and_asks_nothing_of_a_network(text: str) -> None:
     found = tags(text)
     assert [given["id"] for tag, given in found if tag == "section" and given.get("id")] == SECTIONS
     assert not [tag for tag, given in found if given.get("src") or tag == "link"]
-    assert len(text.encode()) < 6_000_000
 
 
-def test_text_of_prompts_is_never_markup(text: str) -> None:
+@pytest.mark.parametrize(("layers", "heads", "limit"), [(30, 9, 1.6e6), (32, 32, 3e6)])
+def test_pages_of_large_models_stay_small(layers: int, heads: int, limit: float) -> None:
+    text = page(evaluated(made_up(layers, heads)))
+    assert len(text.encode()) < limit
+    nodes = embedded(text)["grids"]["components"]["tables"]["0"]["component"]
+    assert len(nodes) == layers * (heads + 1)
+
+
+def test_text_of_a_study_is_never_markup(data: ReportData) -> None:
+    [group] = [Key(HOSTILE, "margin")]
+    hostile = made_up(groups=(group,))
+    sample = hostile.samples[group]
+    named = {group: sample._replace(templates=[HOSTILE] * len(sample.templates))}
+    extremes = hostile.extremes.with_columns(pl.lit(HOSTILE).alias(name) for name in ("template", "prompt", "answer"))
+    text = page(replace(hostile, samples=named, extremes=extremes, source=HOSTILE, problems=[HOSTILE]))
     assert HOSTILE not in text
-    assert html.escape(HOSTILE, quote=False) in html.unescape(text).replace("'", "'") or "&lt;/script&gt;" in text
+    assert text.count("&lt;/script&gt;") > 10
     assert not [tag for tag, _ in tags(text) if tag in ("img", "b")]
-    assert HOSTILE in embedded(text)["charts"]["templates"]["tables"]["0|0"]["template"]
+    assert embedded(text)["charts"]["templates"]["tables"]["0|0"]["template"] == [HOSTILE]
 
 
-def test_every_setting_of_the_controls_has_a_table(out: Path) -> None:
-    found = read_findings(str(out))
-    for section in sections(found):
+def test_every_setting_of_the_controls_has_a_table(data: ReportData) -> None:
+    for section in sections(data):
         options = {control.name: list(control.options) for control in section.controls}
-        options["group"] = [str(index) for index in range(len(found.groups))]
-        for chart in section.charts:
+        options["group"] = [str(index) for index in range(len(data.groups))]
+        for name, rows in [(chart.name, chart.rows) for chart in section.charts] + [
+            (grid.name, grid.rows) for grid in section.grids
+        ]:
             expected = {""}
-            for name in chart.controls:
-                expected = {f"{before}|{value}".removeprefix("|") for before in expected for value in options[name]}
-            assert set(chart.tables) == expected, chart.name
-            for rows in chart.tables.values():
-                assert set(chart.columns) <= set(rows.columns), chart.name
+            for control in rows.controls:
+                expected = {f"{before}|{value}".removeprefix("|") for before in expected for value in options[control]}
+            assert set(rows.tables) == expected, name
+            for table in rows.tables.values():
+                assert {column.value for column in rows.columns} <= set(table.columns), name
+        for chart in section.charts:
+            assert set(chart.parameters) <= {"find", *options}, chart.name
 
 
-def test_the_heat_map_shows_the_summary(out: Path, text: str) -> None:
-    shown = embedded(text)["charts"]["heatmap"]["tables"][f"0|{SCORES[0]}|node"]
-    rows = summary(str(out)).filter(pl.col("level") == "node", pl.col("wrong_answer") == "logit_difference").collect()
-    means = dict(rows.select("component", f"{SCORES[0]}_mean").iter_rows())
-    assert len(shown["component"]) == 6
-    for name, mean in zip(shown["component"], shown["mean"], strict=True):
-        assert mean == pytest.approx(means[name], rel=1e-3)
+def test_the_heat_map_has_signed_attributions_norms_and_effects_in_the_same_places(text: str, data: ReportData) -> None:
+    shown = pl.DataFrame(embedded(text)["charts"]["heatmap"]["tables"]["0|node"]).sort("component")
+    rows = data.nodes(GROUPS[0]).sort("component")
+    for name, column in (("attribution", "attribution_signed_mean"), ("writing_norm", "writing_norm_mean")):
+        assert shown[name].to_list() == pytest.approx(rows[column].to_list(), rel=1e-3)
+    assert shown["attribution_low"].to_list() == pytest.approx((shown["attribution"] - 0.1).to_list(), abs=1e-3)
+    assert shown["attribution"].min() < 0
+    assert data.measured is not None
+    effects = data.measured.effects.filter(task="ioi", method="resample").sort("component")
+    assert shown["effect"].to_list() == pytest.approx((100 * effects["value"] / GAP).to_list(), rel=1e-3)
+    parts = embedded(text)["charts"]["heatmap"]["tables"]["0|q"]
+    assert set(parts["column"]) == {"0", "1", "2", "3"}
+    assert "attribution_low" not in parts
 
 
-def test_the_heat_map_shows_what_ablation_finds_in_the_same_places(out: Path, text: str) -> None:
-    tables = embedded(text)["charts"]["heatmap"]["tables"]
-    shown = pl.DataFrame(tables["0|effect|node"]).sort("component")
-    measured = pl.read_parquet(out / "effects.parquet").filter(pl.col("method") == "resample").sort("component")
-    assert shown["component"].to_list() == measured["component"].to_list()
-    share = 100 * (measured["value"] / measured["gap"]).abs()
-    assert shown["mean"].to_list() == pytest.approx(share.to_list(), rel=1e-3)
-    assert shown.select((pl.col("low") <= pl.col("mean")) & (pl.col("mean") <= pl.col("high"))).to_series().all()
-    assert tables["0|effect|q"]["component"] == []
+def test_the_top_names_the_strongest_with_interval_and_effect(data: ReportData) -> None:
+    said = sentences(data)[0]
+    first, value = data.nodes(GROUPS[0]).select("component", "attribution_signed_mean").row(0)
+    share = round(90 * value / abs(value))
+    assert f"by attribution over {N_PROMPTS} prompts: {first} {value:.3g} [{value - 0.1:.3g}, " in said
+    assert f"{value + 0.1:.3g}], effect {share} %;" in said
+    assert said.count(";") == findings.NAMED - 1
 
 
-def test_ranks_after_all_prompts_are_those_of_the_summary(out: Path, text: str) -> None:
-    settled = pl.DataFrame(embedded(text)["charts"]["settling"]["tables"]["0"]).filter(pl.col("last"))
-    ranked = read_findings(str(out)).nodes(Key("prompts", "logit_difference"))
-    assert dict(settled.select("component", "rank").iter_rows()) == dict(ranked.select("component", "rank").iter_rows())
-
-
-def test_the_axis_of_prompts_ends_at_their_number(text: str) -> None:
-    chart = embedded(text)["charts"]["settling"]
-    assert sorted(set(chart["tables"]["0"]["prompts"])) == [16, 32, 35]
-    for layer in chart["specification"]["layer"]:
-        assert layer["encoding"]["x"]["type"] == "ordinal"
-        assert "shape" not in layer["encoding"]
-
-
-def test_intervals_of_an_evaluation_say_what_they_are_over(text: str) -> None:
-    said = r"are over prompts,? (and )?not over templates or components"
-    assert len(re.findall(f"<caption>[^<]*{said}", text)) == 2
-    assert len(re.findall(f"<figcaption>[^<]*{said}", text)) == 1
-    assert len(re.findall(f'<th scope="row">95 %</th><td[^>]*>[^<]*{said}', text)) == 1
-
-
-def test_prompts_at_either_end_are_kept_however_they_arrive() -> None:
-    values = np.random.default_rng(0).random((3, 100))
-    found = PromptFindings(["a", "b", "c"])
-    for start in range(0, 100, 7):
-        chosen = slice(start, start + 7)
-        found.add(values[:, chosen], ["t"] * values[:, chosen].shape[1], [str(i) for i in range(100)][chosen])
-    found.finish()
-    order = [str(index) for index in np.argsort(np.linalg.norm(values, axis=0))]
-    assert [name for _, name in sorted(found.most, reverse=True)] == order[::-1][:6]
-    assert [name for _, name in sorted(found.least, reverse=True)] == order[:6]
-    assert np.allclose(found.means[64], values[:, :64].mean(axis=1))
-    assert np.allclose(found.means[100], values.mean(axis=1))
-    assert found.sample.shape == (3, 100)
-
-
-def test_warnings_name_wrong_prompts_and_missing_shards(tmp_path: Path) -> None:
-    study = small_study(tmp_path)
-    finished(study)
-    (Path(study.out) / "commits" / "00002.json").unlink()
-    said = "\n".join(warnings(read_findings(study.out)))
-    assert "1 of 5 shards are missing" in said
-    assert re.search(r"gets \d+% of the 32 prompts of ioi wrong", said)
-    assert "no gradient" not in said
-
-
-def test_few_templates_are_warned_of_by_the_name_of_the_file(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report(str(out))
-    said = capsys.readouterr()
-    told = " ".join((said.out + said.err).split())
-    assert "Beware Intervals of prompts.jsonl rest on 2 templates and say little." in told
-    assert re.search(r"Beware The model gets \d+% of the 40 prompts of prompts.jsonl wrong", told)
-    found = read_findings(str(out))
-    for n, expected in ((1, "All prompts of prompts.jsonl are of one template: intervals"), (5, None)):
-        counted = replace(found, summary=found.summary.with_columns(n_templates=pl.lit(n)))
-        about = [warning.partition(" say")[0] for warning in warnings(counted) if "ntervals" in warning]
-        assert about == [expected] * (n < 5)
-
-
-def test_a_ranking_by_the_weaker_score_is_warned_of(out: Path) -> None:
-    found = read_findings(str(out))
-    assert "weaker score" not in "\n".join(warnings(found))
-    of_one = pl.when(pl.col("wrong_answer") == "foil").then(None).otherwise(pl.col(f"{SCORES[0]}_mean"))
-    summary = found.summary.with_columns(of_one.alias(f"{SCORES[0]}_mean"))
-    [said] = [warning for warning in warnings(replace(found, summary=summary)) if "weaker score" in warning]
-    assert said.startswith(f"prompts, foil: ranked by {SCORES[1]}, ")
-    assert "give at least 8 of each" in said
-
-
-def test_a_study_too_large_for_the_page_says_what_is_left_out(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(findings_module, "MAX_CELLS", len(read_findings(str(out)).components))
-    found = read_findings(str(out))
-    assert len(found.groups) == 1
-    assert "1 further pairs of task and wrong answer" in "\n".join(warnings(found))
-    assert "agreement" not in {section.id for section in sections(found)}
-    assert "foil" not in re.sub(r"<script.*?</script>", "", page(found), flags=re.DOTALL).split("What was run")[0]
-
-
-def test_figures_are_drawn(out: Path, tmp_path: Path) -> None:
-    files = write_figures(str(out), tmp_path / "figures")
-    names = {file.name for file in files}
-    assert {"heatmap_prompts_logit_difference.png", "roc_prompts_foil.png", "circuit_prompts_foil.png"} <= names
-    assert [name for name in names if name.startswith("agreement")] == ["agreement_prompts.png"]
-    assert len(names) == len(files)
-    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
-
-
-def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"plan\.json"):
-        write_report(str(tmp_path))
-
-
-def test_an_evaluation_by_an_older_version_is_refused(out: Path, tmp_path: Path) -> None:
-    shutil.copytree(out, tmp_path / "out")
-    file = tmp_path / "out" / "effects.parquet"
-    pl.read_parquet(file).drop("wrong_answer").write_parquet(file)
-    with pytest.raises(BadInput, match=r"lacks the columns wrong_answer.*Run `gbcd evaluate` again"):
-        read_findings(str(tmp_path / "out"))
-
-
-def test_parts_without_gradient_are_named(out: Path) -> None:
-    found = read_findings(str(out))
-    silenced = found.summary.with_columns(
-        grad_norm_mean=pl.when(pl.col("component") == "a0.h0.q").then(0.0).otherwise(pl.col("grad_norm_mean"))
+def test_the_top_says_how_faithful_the_circuit_is(data: ReportData) -> None:
+    n = round(CIRCUIT_SHARE * 15)
+    kept = f"{100 * CIRCUIT_SHARE**0.5:.3g}"
+    expected = (
+        f"the best {n} components alone keep {kept} [80, 100] % of the gap; AUROC with measured effects 0.9 [0.8, 1]"
     )
-    said = "\n".join(warnings(findings_module.Findings(**{**found.__dict__, "summary": silenced})))
-    assert "no gradient reaches a0.h0.q." in said
-    assert isinstance(found.components[0], Component)
+    assert expected in sentences(data)[1]
+    assert "gbcd evaluate results/ioi" in sentences(made_up())[1]
 
 
-def test_every_score_with_values_for_components_has_a_curve(text: str) -> None:
-    for chart in ("roc", "faithfulness"):
-        drawn = embedded(text)["charts"][chart]["tables"]["1"]["method"]
-        assert {"score: writing norm", "gradient norm", "contrast norm", "attribution patching"} <= set(drawn), chart
+def test_the_top_says_what_the_norm_says_differently(data: ReportData) -> None:
+    rows = findings.both_scores(data, GROUPS[0])
+    n = min(findings.COMPARED, rows.height // 2)
+    first, by_norm = (set(rows.sort(name, descending=True).head(n)["component"]) for name in ("score", "norm"))
+    said = sentences(data)[2]
+    assert f"{len(first & by_norm)} of its {n} highest are among the {n} highest of the score" in said
+    assert by_norm - first
+    assert all(re.search(rf"{name} \(effect -?\d+ %\)", said) for name in list(by_norm - first)[: findings.NAMED])
+    assert "Its Spearman with measured effects: 0.5 [0.4, 0.6]" in said
 
 
-def test_contrast_norms_are_those_of_the_wrong_answer(out: Path, text: str) -> None:
-    effects = pl.read_parquet(out / "effects.parquet")
-    resampled = effects.filter(pl.col("method") == "resample")
-    members = resampled["value"].abs() >= MEMBER_SHARE * resampled["gap"].abs()
-    norms = effects.filter(pl.col("method") == "contrast_norm", pl.col("wrong_answer") == "foil")
-    assert norms["component"].to_list() == resampled["component"].to_list()
-    false, true, _ = roc_curve(members.to_numpy(), norms["value"].to_numpy())
-    table = pl.DataFrame(embedded(text)["charts"]["roc"]["tables"]["1"]).filter(pl.col("method") == "contrast norm")
-    assert table["false_positives"].to_list() == pytest.approx(false, rel=1e-3)
-    assert table["true_positives"].to_list() == pytest.approx(true, rel=1e-3)
+def test_without_references_the_norm_ranks_and_there_is_one_score(data: ReportData) -> None:
+    changed = without_attributions(made_up(), GROUPS[0])
+    assert changed.score_name(GROUPS[0]) == "writing_norm"
+    strongest, _, norm = sentences(changed)
+    best = changed.nodes(GROUPS[0])["component"][0]
+    assert f"by norm over {N_PROMPTS} prompts: {best} " in strongest
+    assert norm.startswith("There is no attribution")
+    assert any("ioi, margin: ranked by norm, since fewer than 90%" in said for said in warnings(changed))
+    assert not any("ranked by" in said for said in warnings(data))
+    tables = embedded(page(changed))["charts"]["scores"]["tables"]
+    assert tables["0"]["component"] == []
+    assert len(tables["1"]["component"]) == 15
 
 
-def test_edges_of_the_circuit_have_the_scores_of_the_evaluation(out: Path, text: str) -> None:
-    drawn = pl.DataFrame(embedded(text)["charts"]["circuit"]["tables"]["0"]).filter(pl.col("kind") == "edge")
-    scored = Circuit.from_json((out / edges_file("prompts", "logit_difference")).read_bytes(), "edges")
-    into = [edge.score for name, edge in scored.edges.items() if ends(name) == ("input", "m1") and edge.in_graph]
-    assert drawn.filter(pl.col("name") == "input → m1")["score"].to_list() == pytest.approx(into, rel=1e-3)
-    assert drawn["weight"].max() == pytest.approx(4.75)
+@pytest.mark.parametrize("change", [evaluated, lambda data: data])
+def test_a_task_without_finite_scores_does_not_break_the_page_of_the_others(change: Any) -> None:
+    changed = without_scores(change(made_up()), GROUPS[2])
+    assert changed.groups == list(GROUPS[:2])
+    assert any("induction, margin: no component has a finite score" in said for said in warnings(changed))
+    assert embedded(page(changed))["grids"]["components"]["tables"].keys() == {"0", "1"}
+
+
+def test_a_study_without_any_finite_score_has_a_page() -> None:
+    changed = made_up()
+    for group in GROUPS:
+        changed = without_scores(changed, group)
+    text = page(changed)
+    assert "there is nothing to rank" in text
+    assert [section.id for section in sections(changed)] == ["found", "study", "computed", "words"]
+
+
+def test_warnings_name_what_the_model_gets_wrong_by_the_metric_of_the_task() -> None:
+    data = made_up()
+    assert not any("wrong" in said for said in warnings(data))
+    unpaired = replace(data, examples=data.examples.with_columns(above_wrong=pl.lit(None, pl.Float64)))
+    assert sum("gets 40% of the 60 prompts" in said and "first choice" in said for said in warnings(unpaired)) == 2
+    failing = replace(data, examples=data.examples.with_columns(above_wrong=pl.lit(0.5)))
+    assert sum("gets 50% of the 60 prompts" in said for said in warnings(failing)) == 2
+
+
+def test_warnings_name_few_templates_partners_and_statuses() -> None:
+    data = made_up()
+    assert warnings(data) == []
+    changed = replace(
+        data,
+        source="folder/prompts.jsonl",
+        summary=data.summary.with_columns(n_templates=pl.lit(2)),
+        examples=data.examples.with_columns(partner=pl.lit(0.25)),
+        statuses={"ok": 50, "failed": 3},
+    )
+    said = "\n".join(warnings(changed))
+    assert "Intervals of prompts.jsonl rest on 2 templates and say little." in said
+    assert "25% of the prompts of prompts.jsonl have no counterfactual" in said
+    assert "3 rows are of prompts on which the computation failed" in said
+    single = replace(data, summary=data.summary.with_columns(n_templates=pl.lit(1)))
+    assert any("are of one template" in said for said in warnings(single))
+
+
+def test_warnings_name_divided_signs_and_parts_without_gradient() -> None:
+    data = made_up()
+    best = data.nodes(GROUPS[0])["component"][0]
+    is_best = (pl.col("component") == best) & (pl.col("wrong_answer") == "margin") & (pl.col("task") == "ioi")
+    divided = data.summary.with_columns(
+        attribution_sign_agreement=pl.when(is_best).then(0.55).otherwise("attribution_sign_agreement")
+    )
+    [said] = warnings(replace(data, summary=divided))
+    assert said.startswith(f"ioi, margin: few prompts have the sign of the mean of {best} (55%).")
+    silenced = data.summary.with_columns(
+        grad_norm_mean=pl.when(pl.col("component") == "m1.in").then(0.0).otherwise("grad_norm_mean")
+    )
+    [said] = warnings(replace(data, summary=silenced))
+    assert said.startswith("Every task and wrong answer: no gradient reaches m1.in.")
+
+
+def test_a_study_too_large_for_the_page_says_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = made_up()
+    monkeypatch.setattr(report_data, "MAX_CELLS", data.summary["component"].n_unique())
+    assert data.groups == [GROUPS[0]]
+    assert "2 further pairs of task and wrong answer" in "\n".join(warnings(data))
+    assert "agreement" not in {section.id for section in sections(data)}
+
+
+def test_agreement_is_the_rank_correlation_of_scores(data: ReportData) -> None:
+    section = components.agreement(data)
+    assert section is not None
+    table = section.grids[0].rows.tables["0"]
+    one, other = (data.nodes(group).sort("component")["score"] for group in GROUPS[:2])
+    expected = pl.DataFrame({"one": one, "other": other}).select(pl.corr("one", "other", method="spearman")).item()
+    assert table["inverse_logits"][0] == pytest.approx(expected)
+    assert table["margin"][0] == pytest.approx(1.0)
+    assert section.grids[0].rows.tables["2"]["one"].to_list() == ["margin"]
 
 
 def test_names_beside_dots_lie_on_nothing() -> None:
@@ -265,110 +275,169 @@ def test_names_beside_dots_lie_on_nothing() -> None:
             "score": [5.0, 5.0, 9.0, 4.0, 4.0, 4.0],
         }
     )
-    sides = dict(marked(rows).select("component", "side").iter_rows())
-    assert sides == {
-        "large": "right",
-        "left of it": "left",
-        "high": "right",
-        "between": "left",
-        "right of it": "right",
-        "on both": None,
-    }
+    sides = dict(marked(rows, "effect", "score").filter(pl.col("name") != "").select("component", "side").iter_rows())
+    assert sides == {"high": "right", "large": "right", "left of it": "left", "between": "left", "right of it": "right"}
 
 
-def test_high_scores_without_effect_are_named_before_large_effects() -> None:
-    n = 2 * NAMED
-    rows = pl.DataFrame(
-        {
-            "component": [*(f"misleads {i}" for i in range(BY_SCORE)), *(f"carries {i}" for i in range(n))],
-            "effect": [0.0] * BY_SCORE + [float(i) for i in range(n)],
-            "score": [3.0 - i / 10 for i in range(BY_SCORE)] + [1.5 - i / 20 for i in range(n)],
-        }
-    )
-    named = set(marked(rows).filter(pl.col("side").is_not_null())["component"])
-    assert len(named) == NAMED
-    assert {f"misleads {i}" for i in range(BY_SCORE)} | {f"carries {n - 1}"} < named
+def test_misleading_scores_are_named_before_large_effects() -> None:
+    n = 30
+    high = [{"component": f"misleads {i}", "effect": 0.1 * i, "score": 100.0 - 8 * i} for i in range(BY_HEIGHT)]
+    far = [{"component": f"carries {i}", "effect": 10.0 + 3 * i, "score": 1.0} for i in range(n)]
+    table = marked(pl.DataFrame(high + far), "effect", "score")
+    named = set(table.filter(pl.col("name") != "")["component"])
+    assert len(named) <= NAMED
+    assert {f"misleads {i}" for i in range(BY_HEIGHT)} | {f"carries {n - 1}"} <= named
     assert "carries 0" not in named
 
 
-def test_scores_of_zero_are_not_called_high(out: Path) -> None:
-    found = read_findings(str(out))
-    zero = pl.when(pl.col("component") == "m1").then(pl.col("score")).otherwise(0.0)
-    changed = findings_module.Findings(**{**found.__dict__, "summary": found.summary.with_columns(score=zero)})
-    assert changed.strongest(found.groups[0], 5) == ["m1"]
-    task, answer, highest = in_short.section(changed).tables[0].rows[1][:3]
-    assert (task, answer) == ("prompts", "foil")
-    assert re.fullmatch(rf"m1{NBSP}-?\d+{NBSP}%", str(highest))
+def test_the_circuit_draws_the_largest_edges_from_input_to_logits_and_only_their_nodes() -> None:
+    data = made_up(12, 6)
+    drawn = [pl.DataFrame(table) for table in embedded(page(data))["charts"]["circuit"]["tables"].values()]
+    for table, group in zip(drawn, data.groups, strict=True):
+        lines = table.filter(pl.col("kind") == "edge")
+        assert 10 < lines.height <= circuit.DRAWN
+        graph = nx.DiGraph(tuple(name.split(" → ")) for name in lines["component"])
+        assert all(nx.has_path(graph, INPUT, node) and nx.has_path(graph, node, LOGITS) for node in graph)
+        assert set(table.filter(pl.col("kind").is_in(["attention", "MLP", "end"]))["component"]) == set(graph)
+        joined = data.edges[group].with_columns(target=pl.col("target").str.replace(r"<.>$", ""))
+        largest = joined.group_by("source", "target").agg(pl.col("mean").abs().max())
+        sizes = {f"{source} → {target}": size for source, target, size in largest.iter_rows()}
+        assert {name: abs(score) for name, score in lines.select("component", "score").iter_rows()} == pytest.approx(
+            {name: sizes[name] for name in lines["component"]}, rel=1e-3
+        )
+        assert set(lines.filter(pl.col("score") < 0)["sign"]) == {circuit.SIGNS[1]}
 
 
-def changed_effects(found: Findings, shares: dict[str, float]) -> Findings:
-    """The findings with these effects, in shares of the gap, and none of other components."""
-    assert found.measured is not None
-    share = pl.col("component").replace_strict(shares, default=0.0)
-    effects = found.measured.effects.with_columns(value=share * pl.col("gap"))
-    return replace(found, measured=replace(found.measured, effects=effects))
-
-
-def test_high_scores_stand_beside_their_measured_effects(out: Path) -> None:
-    found = read_findings(str(out))
-    first, second, third, *_ = found.strongest(found.groups[0], 5)
-    scores, circuits = in_short.section(changed_effects(found, {first: -0.003, second: 0.482, third: -0.2})).tables
-    assert str(scores.rows[0][2]).replace(NBSP, " ").startswith(f"{first} 0 %, {second} 48 %, {third} -20 %, ")
-    assert float(str(scores.rows[0][3])) <= 1
-    [(task, circuit)] = circuits.rows
-    assert task == "prompts"
-    assert str(circuit).replace(NBSP, " ") == (
-        "2 of 6 components carry at least 10 % of the gap, 1 of them against the behaviour: "
-        f"{second} 48 %, {third} -20 %"
-    )
-
-
-def test_a_measured_circuit_is_cut_to_its_largest_members_and_may_be_empty(
-    out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(in_short, "MEMBERS", 1)
-    found = read_findings(str(out))
-    several = changed_effects(found, {"m0": 0.2, "m1": 0.65})
-    assert str(in_short.section(several).tables[1].rows[0][1]).endswith(f": m1{NBSP}65{NBSP}% and 1 more")
-    idle = in_short.section(changed_effects(found, {})).tables[1].rows[0][1]
-    assert idle == "none of 6 components carries at least 10 % of the gap"
-
-
-def test_before_an_evaluation_scores_are_said_to_be_no_proof(out: Path) -> None:
-    found = replace(read_findings(str(out)), measured=None)
-    section = in_short.section(found)
-    assert "not proof" in section.text
-    assert f"gbcd evaluate {out} measures what matters" in section.text
-    assert "%" not in str(section.tables)
-    circuit = circuit_graph.section(found)
-    assert circuit is not None
-    assert circuit.text_by_group == {}
-
-
-def test_the_circuit_begins_with_what_it_keeps_alone(out: Path, text: str) -> None:
-    rows = pl.read_parquet(out / "faithfulness.parquet").filter(
-        pl.col("size") == CIRCUIT_SHARE,
-        (pl.col("wrong_answer") == "foil") | pl.col("wrong_answer").is_null(),
-    )
-    kept = {row["method"]: round(100 * row["faithfulness"]) for row in rows.iter_rows(named=True)}
-    section = circuit_graph.section(read_findings(str(out)))
+def test_edges_that_lead_nowhere_are_drawn_where_there_are_no_others() -> None:
+    data = made_up()
+    edges = data.edges[GROUPS[0]].filter(pl.col("target") != LOGITS)
+    section = circuit.section(replace(data, edges={GROUPS[0]: edges}))
     assert section is not None
-    said = section.text_by_group["1"]
-    assert said.startswith(f"Alone, the best component by score keeps {kept[SCORES[0]]} % of the gap [")
-    assert f"by attribution patching keeps {kept['attribution_patching']} % of the gap [" in said
-    assert text.index(html.escape(said)) < text.index("The best 20%")
+    [table] = section.charts[0].rows.tables.values()
+    largest = edges.row(int(edges["mean"].abs().arg_max() or 0), named=True)  # pyright: ignore
+    assert table.filter(pl.col("kind") == "edge")["score"][0] == largest["mean"]
 
 
-def test_large_sets_of_answers_are_cut_short() -> None:
-    assert answers("50|51|52|53|54") == "50, 51, 52 and 2 more"
-    assert answers("3 1 2") == "3 1 2"
+def test_the_spread_is_that_of_the_sample() -> None:
+    data = made_up()
+    sample = data.samples[GROUPS[0]]
+    section = prompts.section(data)
+    assert section is not None
+    best = data.nodes(GROUPS[0])["component"][0]
+    values = sample.values[:, sample.names.index(best)]
+    chosen = [template == "template 3" for template in sample.templates]
+    [table] = [chart.rows.tables["0|0"] for chart in section.charts if chart.name == "templates"]
+    row = table.row(by_predicate=pl.col("template") == "template 3", named=True)
+    assert (row["n"], row["p50"]) == (5, pytest.approx(np.median(values[chosen])))
+    [bars] = [chart.rows.tables["0|0"] for chart in section.charts if chart.name == "distribution"]
+    assert bars["prompts"].sum() == N_PROMPTS
+    assert bars["low"][0] == pytest.approx(values.min())
 
 
-def test_parts_without_gradient_are_said_once_for_all_wrong_answers(out: Path) -> None:
-    found = read_findings(str(out))
-    silenced = found.summary.with_columns(
-        grad_norm_mean=pl.when(pl.col("component") == "m1.in").then(0.0).otherwise(pl.col("grad_norm_mean"))
-    )
-    said = warnings(findings_module.Findings(**{**found.__dict__, "summary": silenced}))
-    [about_gradients] = [warning for warning in said if "no gradient" in warning]
-    assert about_gradients.startswith("Every task and wrong answer: no gradient reaches m1.in.")
+def test_prompts_at_either_end_are_listed_the_largest_first() -> None:
+    data = made_up()
+    section = prompts.section(data)
+    assert section is not None
+    lines = section.tables_by_group["1"].rows
+    assert [line[2] for line in lines] == [f"Prompt {n} of {end}" for end in ("most", "least") for n in range(6)]
+    assert [line[5] for line in lines[:6]] == ["yes"] * 4 + ["no"] * 2
+    assert lines[0][3] == " Mary, Bob, Tom and 2 more"
+    other = prompts.section(replace(data, extremes=data.extremes.with_columns(statistic=pl.lit("grad_norm"))))
+    assert other is not None
+    assert not other.tables_by_group
+
+
+def test_a_finished_study_is_reported(out: Path) -> None:
+    text = (out / "report.html").read_text(encoding="utf-8")
+    data = read_data(str(out))
+    assert [group.wrong_answer for group in data.groups] == ["logit_difference", "foil"]
+    grid = embedded(text)["grids"]["components"]["tables"]["0"]
+    assert grid["component"] == data.nodes(data.groups[0])["component"].to_list()
+    measured = pl.read_parquet(out / "effects.parquet").filter(pl.col("method") == "resample")
+    shares = {row["component"]: 100 * row["value"] / row["gap"] for row in measured.iter_rows(named=True)}
+    assert grid["effect"] == pytest.approx([shares[name] for name in grid["component"]], rel=1e-3)
+    assert "prompts.jsonl in model" in text
+    assert HOSTILE not in text
+
+
+def test_the_command_says_what_the_page_warns_of_and_draws_figures(out: Path, tmp_path: Path) -> None:
+    status, said, _ = gbcd("report", str(out), "--png", str(tmp_path / "figures"))
+    assert status == 0
+    told = " ".join(said.split())
+    assert "Intervals of prompts.jsonl rest on 2 templates and say little." in told
+    assert re.search(r"The model gets \d+% of the 40 prompts of prompts.jsonl wrong", told)
+    files = list((tmp_path / "figures").iterdir())
+    assert f"{len(files)} files" in told
+    assert {"heatmap_prompts_logit_difference.png", "effects_prompts_foil.png"} <= {file.name for file in files}
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"plan\.json"):
+        write_report(str(tmp_path))
+    with pytest.raises(BadInput, match=r"plan\.json"):
+        write_figures(str(tmp_path), tmp_path / "figures")
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def of_another_version(path: Path) -> None:
+    pl.read_parquet(path).drop("wrong_answer").write_parquet(path)
+
+
+def without_gap(path: Path) -> None:
+    pl.read_parquet(path).with_columns(gap=pl.lit(0.0)).write_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (damaged, "effects.parquet cannot be read"),
+        (of_another_version, "effects.parquet lacks the columns wrong_answer"),
+        (without_gap, "The evaluation of prompts is left out: it measured no effect that is a share of a gap"),
+        (Path.unlink, "effects.parquet cannot be read"),
+    ],
+)
+def test_an_evaluation_that_failed_does_not_break_the_report(out: Path, tmp_path: Path, change: Any, said: str) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    change(tmp_path / "out" / "effects.parquet")
+    written = write_report(str(tmp_path / "out"))
+    assert any(said in warning for warning in written.warnings)
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "How faithful: not measured" in text
+    assert 'data-chart="heatmap"' in text
+
+
+def test_missing_shards_are_named(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    (tmp_path / "out" / "commits" / "00002.json").unlink()
+    assert any("1 of 5 shards are missing" in said for said in warnings(read_data(str(tmp_path / "out"))))
+
+
+def test_only_the_largest_edges_of_a_study_are_read(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    rows = edges([f"a{layer}.h{head}" for layer in range(30) for head in range(9)], np.random.default_rng(0), 20_000)
+    stored = rows.with_columns(task=pl.lit("prompts"), wrong_answer=pl.lit("foil"))
+    stored.write_parquet(tmp_path / "out" / EDGES_FILE)
+    found = read_data(str(tmp_path / "out")).edges
+    size = pl.col("mean").abs()
+    least = rows.filter(size > 0.1).top_k(MAX_EDGES, by=size).select(size.min()).item()
+    expected = rows.filter(size >= least)
+    assert rows.height > expected.height == MAX_EDGES
+    assert found[Key("prompts", "foil")].select(rows.columns).equals(expected)
+    assert found[Key("prompts", "logit_difference")].height == 0
+
+
+def test_what_was_run_is_told_without_reading_a_shard(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    rows = stored_prompts(str(out)).filter(pl.col("wrong_answer") == "logit_difference").collect()
+    for folder in ("prompts", "norms"):
+        shutil.rmtree(tmp_path / "out" / folder)
+    data = read_data(str(tmp_path / "out"))
+    [example] = data.examples.rows(named=True)
+    assert (example["task"], example["n"]) == ("prompts", 40)
+    assert example["prompt"] in rows["prompt"].to_list()
+    assert example["correct"] == pytest.approx(rows["correct"].mean())
+    assert 'data-chart="distribution"' in page(data)

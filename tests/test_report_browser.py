@@ -1,35 +1,46 @@
 """The report in a real browser: nothing to complain of in its console, everything drawn, controls and links work.
 
-Readable on a phone and in the dark; names of prompts stay text; what a chart draws can be saved.
+Readable on a phone and in the dark, for large models too; names of prompts stay text; what a chart draws can be saved.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
-from report_study import HOSTILE, reported_studies
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from report_data import GROUPS, HOSTILE, evaluated, made_up, without_attributions, without_scores
 
-from gbcd.report.findings import read_findings
+from gbcd.analysis.shard_values import Key
+from gbcd.report.data import ReportData
 from gbcd.report.page import page as html_of
-
-N_CHARTS = 10
+from gbcd.report.page import sections
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tasks and two wrong answers of a tiny GPT-2 in `model`, and a compiled program."""
-    return reported_studies(tmp_path_factory.mktemp("browser"))
+def written(data: ReportData, folder: Path) -> Path:
+    (folder / "report.html").write_text(html_of(data), encoding="utf-8")
+    return folder / "report.html"
 
 
 @pytest.fixture(scope="module")
-def report(studies: Path) -> Path:
-    return studies / "model" / "report.html"
+def data() -> ReportData:
+    return evaluated(made_up(6, 4))
+
+
+@pytest.fixture(scope="module")
+def report(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(data, tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model with 32 layers of 32 heads."""
+    return written(evaluated(made_up(32, 32, GROUPS[:1])), tmp_path_factory.mktemp("large"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +55,7 @@ def browser() -> Iterator[Browser]:
 
 
 def opened(browser: Browser, report: Path, width: int = 1000, scheme: str = "light") -> tuple[Page, list[str]]:
-    """The page, and what its console, its errors and its requests say to complain of."""
+    """The page, drawn, and what its console, its errors and its requests say to complain of."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # pyright: ignore
     said: list[str] = []
     page.set_default_timeout(60_000)
@@ -52,26 +63,30 @@ def opened(browser: Browser, report: Path, width: int = 1000, scheme: str = "lig
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
     page.goto(report.as_uri())
+    page.wait_for_selector("html[data-drawn]")
     return page, said
 
 
-def drawn(page: Page) -> Page:
-    page.wait_for_selector("html[data-drawn]")
-    return page
+def column(table: Locator, place: int) -> list[str]:
+    return table.locator(f"tbody tr td:nth-child({place})").all_inner_texts()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1000, "light"), (1600, "dark")])
-def test_everything_is_drawn_in_any_width_and_light(browser: Browser, report: Path, width: int, scheme: str) -> None:
-    page, said = opened(browser, report, width, scheme)
-    drawn(page)
+@pytest.mark.parametrize(
+    ("width", "scheme", "size"),
+    [(400, "dark", "small"), (1000, "light", "small"), (1600, "dark", "small"), (400, "light", "large")],
+)
+def test_everything_is_drawn_in_any_width_and_light(
+    browser: Browser, report: Path, large: Path, data: ReportData, width: int, scheme: str, size: str
+) -> None:
+    page, said = opened(browser, large if size == "large" else report, width, scheme)
+    n_charts = sum(len(section.charts) for section in sections(data))
     assert said == []
-    assert page.title() == "ioi, induction in model \N{EN DASH} gbcd"
-    assert page.locator("figure .plot svg.marks").count() == N_CHARTS
+    assert page.title() == f"{'ioi' if size == 'large' else 'ioi, induction'} in small \N{EN DASH} gbcd"
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     boxes = page.evaluate(BOXES, "figure .plot svg.marks")
-    assert len(boxes) == N_CHARTS
+    assert len(boxes) == n_charts
     assert all(left >= 0 and right <= width and height > 60 for left, right, height in boxes)
-    cells = page.evaluate(BOXES, "#examples [data-group='0'] td")
+    cells = page.evaluate(BOXES, "#prompts [data-group='0'] td")
     assert cells
     assert all(right <= width for _, right, _ in cells)
     assert page.evaluate(TOUCHING) == []
@@ -103,15 +118,13 @@ TOUCHING = """() => [...document.querySelectorAll("figure")].flatMap((figure) =>
 
 def test_the_control_changes_every_section_by_keyboard(browser: Browser, report: Path) -> None:
     page, said = opened(browser, report)
-    pictures = drawn(page).evaluate(PICTURES)
-    assert set(pictures) == {figure.get_attribute("data-chart") for figure in page.locator("figure").all()}
+    pictures = page.evaluate(PICTURES)
     page.locator("select[data-control=group]").focus()
-    for _ in range(3):
+    for _ in range(2):
         page.keyboard.press("ArrowDown")
-    page.wait_for_selector("#examples [data-group='3']:not([hidden])")
-    assert page.locator("select[data-control=group] option:checked").inner_text() == "induction, inverse_logits"
-    assert page.locator("#examples [data-group='0']").is_hidden()
-    assert "induction" in page.locator("#effects table caption:visible").inner_text()
+    page.wait_for_selector("#found [data-group='2']:not([hidden])")
+    assert page.locator("select[data-control=group] option:checked").inner_text() == "induction, margin"
+    assert page.locator("#found [data-group='0']").is_hidden()
     page.wait_for_function(
         f"(before) => Object.entries(({PICTURES})()).every(([name, now]) => now !== before[name])", arg=pictures
     )
@@ -123,39 +136,112 @@ PICTURES = """() => Object.fromEntries([...document.querySelectorAll("figure")].
   [figure.dataset.chart, figure.querySelector("svg.marks").outerHTML.replaceAll(/(clip|gradient)[_\\d]+/g, "")]))"""
 
 
-def test_controls_of_a_section_change_its_numbers(browser: Browser, report: Path) -> None:
+def test_tables_are_sorted_searched_and_listed_whole(browser: Browser, report: Path, data: ReportData) -> None:
     page, said = opened(browser, report)
-    heatmap = drawn(page).locator("figure[data-chart=heatmap]")
+    table = page.locator("[data-grid=components] table")
+    best = data.nodes(GROUPS[0])["component"].to_list()
+    assert column(table, 1) == best[:10]
+    page.get_by_role("button", name="Show all 30").click()
+    assert column(table, 1) == best
+    table.get_by_role("button", name="norm", exact=True).focus()
+    page.keyboard.press("Enter")
+    norms = [float(text.split(" ")[0].replace(",", "")) for text in column(table, 5)]
+    assert norms == sorted(norms, reverse=True)
+    assert table.locator("th[aria-sort=descending]").inner_text().startswith("norm")
+    page.locator("[data-control=find]").fill("A2.h")
+    assert sorted(column(table, 1)) == [f"a2.h{head}" for head in range(4)]
+    page.locator("[data-control=find]").fill("m3")
+    page.wait_for_function("() => document.querySelectorAll('[data-grid=components] tbody tr').length === 1")
+    ring = "figure[data-chart=effects] svg path[stroke='#009e73']:not([opacity='0'])"
+    page.wait_for_function(f"() => document.querySelectorAll(`{ring}`).length === 1")
+    assert said == []
+    page.close()
+
+
+def test_one_colour_scale_for_each_layer_on_request(browser: Browser, report: Path) -> None:
+    page, said = opened(browser, report)
+    every = "() => document.querySelectorAll(`figure[data-chart=heatmap] svg .mark-text.role-mark text`).length"
+    full = """() => [...document.querySelectorAll("figure[data-chart=heatmap] svg .mark-text.role-mark text")]
+      .filter((text) => /^.?100$/.test(text.textContent)).length"""
+    assert page.evaluate(every) == 30
+    assert page.evaluate(full) == 1
+    page.select_option("select[data-control=scale]", "layer")
+    page.wait_for_function(f"() => ({full})() === 6")
+    assert said == []
+    page.close()
+
+
+def test_controls_of_a_section_change_its_numbers_which_can_be_saved(browser: Browser, report: Path) -> None:
+    page, said = opened(browser, report)
+    heatmap = page.locator("figure[data-chart=heatmap]")
     heatmap.locator("summary").focus()
     page.keyboard.press("Enter")
-    numbers = heatmap.locator("details table")
-    numbers.wait_for()
-    before = numbers.inner_text()
-    page.select_option("select[data-control=statistic]", "taylor")
-    page.wait_for_function(
-        "(before) => document.querySelector('figure[data-chart=heatmap] table').innerText !== before", arg=before
-    )
+    heatmap.locator("details table").wait_for()
+    before = page.evaluate(PICTURES)["heatmap"]
+    page.select_option("select[data-control=statistic]", "writing_norm")
+    page.wait_for_function(f"(before) => ({PICTURES})().heatmap !== before", arg=before)
     page.select_option("select[data-control=level]", "q")
     page.wait_for_function(
         "() => document.querySelector('figure[data-chart=heatmap] table').innerText.includes('a0.h0.q')"
     )
-    for kind, start in (("csv", b'"component","rank"'), ("png", b"\x89PNG"), ("svg", b"<svg")):
+    for kind, start in (
+        ("csv", b'"component","attribution","attribution, 95 % from"'),
+        ("png", b"\x89PNG"),
+        ("svg", b"<svg"),
+    ):
         with page.expect_download() as download:
             heatmap.locator(f"[data-save={kind}]").click()
-        assert download.value.suggested_filename.startswith("heatmap_ioi_foil_Taylor")
+        assert download.value.suggested_filename.startswith("heatmap_ioi_margin_q_of_attention_norm")
         assert download.value.path().read_bytes().startswith(start)
     assert said == []
     page.close()
 
 
-def test_a_name_that_is_markup_stays_text(browser: Browser, report: Path, tmp_path: Path) -> None:
-    findings = read_findings(str(report.parent))
-    for found in findings.prompts.values():
-        found.templates = [HOSTILE] * len(found.templates)
-    (tmp_path / "report.html").write_text(html_of(findings), encoding="utf-8")
-    page, said = opened(browser, tmp_path / "report.html")
-    assert "taken" not in drawn(page).title()
-    assert page.locator("main b, main img").count() == 0
+def test_a_picture_grows_inside_its_place(browser: Browser, large: Path) -> None:
+    page, said = opened(browser, large, 400)
+    heatmap = page.locator("figure[data-chart=heatmap]")
+    cell = "figure[data-chart=heatmap] svg .mark-rect path"
+    [(left, right, _)] = page.evaluate(BOXES, cell)[:1]
+    heatmap.locator("summary").click()
+    for _ in range(3):
+        heatmap.get_by_role("button", name="Larger").click()
+    page.wait_for_function(
+        f"""(width) => document.querySelector("{cell}").getBoundingClientRect().width > 2.5 * width""", arg=right - left
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    for _ in range(3):
+        heatmap.get_by_role("button", name="Smaller").click()
+    page.wait_for_function(
+        f"""(width) => document.querySelector("{cell}").getBoundingClientRect().width < 1.1 * width""", arg=right - left
+    )
+    assert said == []
+    page.close()
+
+
+def test_tasks_that_have_less_are_shown_with_what_they_have(browser: Browser, tmp_path: Path) -> None:
+    data = without_scores(without_attributions(evaluated(made_up()), GROUPS[1]), GROUPS[2])
+    page, said = opened(browser, written(data, tmp_path))
+    page.select_option("select[data-control=group]", "1")
+    scores = page.locator("figure[data-chart=scores]")
+    scores.locator(".empty:not([hidden])").wait_for()
+    assert scores.locator(".plot").is_hidden()
+    assert page.locator("select[data-control=statistic]").input_value() == "writing_norm"
+    page.select_option("select[data-control=group]", "0")
+    scores.locator(".plot").wait_for()
+    assert page.evaluate(BOXES, "figure[data-chart=scores] svg.marks")[0][2] > 200
+    assert said == []
+    page.close()
+
+
+def test_a_name_that_is_markup_stays_text(browser: Browser, tmp_path: Path) -> None:
+    group = Key(HOSTILE, "margin")
+    data = made_up(groups=(group,))
+    sample = data.samples[group]
+    templates = [HOSTILE if name == "template 0" else name for name in sample.templates]
+    hostile = replace(data, samples={group: sample._replace(templates=templates)})
+    page, said = opened(browser, written(hostile, tmp_path))
+    assert page.title() == f"{HOSTILE} in small \N{EN DASH} gbcd"
+    assert page.locator("main b, main img, header b").count() == 0
     assert "onerror" in page.locator("figure[data-chart=templates] svg").inner_html()
     assert said == []
     page.close()

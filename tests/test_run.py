@@ -9,17 +9,16 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
-from fault_engines import faulty, hungry, poisoned_by
+from fault_engines import failing_on, faulty, raising_on
 from rich.console import Console
 from small_runs import N_PROMPTS, N_SHARDS, WRONG_ANSWERS, finished, same, small_study, tables
 from tiny_models import tiny_gpt2
 
 from gbcd import tasks
-from gbcd.commands.closing import unfinished
+from gbcd.commands.closing import closing_summary, unfinished
 from gbcd.commands.status import show
 from gbcd.errors import BadInput, Incomplete
 from gbcd.pipeline import device_of
@@ -29,11 +28,9 @@ from gbcd.run.commits import read_commits
 from gbcd.run.inputs import Inputs
 from gbcd.run.results import components, summary
 from gbcd.run.shards import read_plan
-from gbcd.run.standing import folder_standing
+from gbcd.run.status import folder_status
 from gbcd.run.store import Store
-from gbcd.run.verification import verify
-
-KEYS = ["prompt_id", "wrong_answer"]
+from gbcd.run.verification import forget, verify
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +58,11 @@ def test_every_prompt_is_there_once_per_wrong_answer_and_part(reference: Path) -
 def test_the_folder_is_as_the_contract_says(reference: Path) -> None:
     out = reference / "out"
     assert {path.name for path in out.iterdir()} >= {
-        "calibration.safetensors", "coherence", "commits", "components.parquet", "inputs", "norms", "plan.json",
+        "calibration", "commits", "components.parquet", "inputs", "norms", "plan.json",
         "prompts", "summary.parquet",
     }  # fmt: skip
     assert len(list((out / "commits").iterdir())) == N_SHARDS
-    for kind in ("prompts", "norms", "coherence"):
+    for kind in ("prompts", "norms"):
         assert len(list((out / kind).iterdir())) == N_SHARDS
 
 
@@ -80,9 +77,9 @@ def test_a_run_goes_on_where_it_was_interrupted(reference: Path, tmp_path: Path)
     study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
     calls: list[int] = []
 
-    def interrupt(prompts: object, batch_size: int) -> None:
+    def interrupt(prompts: object) -> None:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 5:  # two batches a shard
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
@@ -94,53 +91,45 @@ def test_a_run_goes_on_where_it_was_interrupted(reference: Path, tmp_path: Path)
     assert finished(study).found == N_SHARDS
 
 
-def test_poison_prompts_cost_their_own_values_and_nothing_else(reference: Path, tmp_path: Path) -> None:
+def test_failed_prompts_are_named_until_they_are_repaired(reference: Path, tmp_path: Path) -> None:
     study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
-    poison = {f"ioi/{number:06d}": f"ArithmeticError: ioi/{number:06d} is poison" for number in (7, 11)}
-    run = finished(study, poisoned_by(*poison))
-    assert run.missing == ()
-    assert {prompt: reason for record in run.quarantined for prompt, reason in record.prompts.items()} == poison
-    assert unfinished([run]) == "2 prompts without values."
-    right = tables(str(reference / "out"))
-    for found in (tables(study.out), tables(finished(study, poisoned_by(*poison)).out)):
-        failed = found["prompts"].filter(status="failed")
-        assert failed["prompt_id"].sort().to_list() == [prompt for prompt in sorted(poison) for _ in WRONG_ANSWERS]
-        assert failed.select("loss", "answer_logit", "correct").null_count().row(0) == (failed.height,) * 3
-        assert found["prompts"].select(KEYS).sort(KEYS).equals(right["prompts"].select(KEYS).sort(KEYS))
-        others = right["scan"].filter(~pl.col("prompt_id").is_in(list(poison)))
-        both = found["scan"].join(others, on=[*KEYS, "component"], how="inner", suffix="_right")
-        assert both.height == found["scan"].height == others.height
-        assert np.allclose(both["grad_norm"], both["grad_norm_right"], rtol=1e-4, atol=1e-6)
-    assert set(summary(study.out).select(pl.col("n_prompts") - pl.col("n")).collect()["n_prompts"]) == {len(poison)}
-
-
-def test_poison_prompts_are_named_until_the_same_command_finds_them_cured(reference: Path, tmp_path: Path) -> None:
-    study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
-    (record,) = finished(study, poisoned_by("ioi/000007")).quarantined
-    said = "ioi/000007 (ArithmeticError: ioi/000007 is poison)"
+    poison = {"ioi/000007": "ioi/000007 is poison", "ioi/000011": "ioi/000011 is poison"}
+    run = finished(study, failing_on(*poison))
+    assert (run.missing, run.failed) == ((), poison)
+    assert unfinished([run]) == f"2 prompts failed; `gbcd verify --repair {study.out}` tries again."
     console = Console(file=io.StringIO(), record=True, width=200)
-    show(folder_standing(study.out), console)
-    assert said in console.export_text()
-    assert said in "".join(warnings(read_findings(study.out)))
-    assert verify(study.out).failed == {record.shard: ("ioi/000007",)}
-    assert not verify(study.out).is_sound
-    run = finished(study)
-    assert (run.found, run.quarantined, unfinished([run])) == (N_SHARDS, (), None)
-    assert not list((tmp_path / "out" / "quarantine").iterdir())
+    closing_summary([run], console)
+    show(folder_status(study.out), console)
+    said = console.export_text()
+    assert said.count("ioi/000007 has no values: ioi/000007 is poison") == 2
+    assert f"{N_PROMPTS - 2} of {N_PROMPTS} prompts" in said
+    assert set(summary(study.out).select(pl.col("n_prompts") - pl.col("n")).collect()["n_prompts"]) == {len(poison)}
+    right = tables(str(reference / "out"))
+    others = right["scan"].filter(~pl.col("prompt_id").is_in(list(poison)))
+    assert tables(study.out)["scan"].equals(others)
+    assert finished(study).failed == poison  # a commit is never replaced
+    found = verify(study.out)
+    assert found.failed == poison
+    assert not found.is_sound
+    forget(study.out, found)
+    assert finished(study).failed == {}
     assert verify(study.out).is_sound
-    assert same(tables(study.out), tables(str(reference / "out")))
+    assert same(tables(study.out), right)
 
 
-def test_a_failure_of_every_prompt_is_no_prompts_fault(reference: Path, tmp_path: Path) -> None:
+def test_a_shard_that_fails_every_time_is_given_up_and_tried_again_by_the_next_run(
+    reference: Path, tmp_path: Path
+) -> None:
     study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
     first = read_plan(Store(str(reference / "out"))).shards[0]
     ids = Inputs(Store(str(reference / "out")), read_plan(Store(str(reference / "out")))).ids(first)
-    run = finished(study, poisoned_by(*ids))
+    run = finished(study, raising_on(ids[0]))
     assert run.missing == (first.id,)
-    (record,) = run.quarantined
-    assert record.in_words == f"shard 0 was given up after 4 failures: ArithmeticError: {ids[0]} is poison"
+    said = f"shard 0 failed 3 times and was left out: ArithmeticError: {ids[0]} is poison"
+    assert [record.message for record in run.given_up] == [said]
     assert unfinished([run]) == f"1 of {N_SHARDS} shards are missing."
-    assert finished(study).quarantined == ()
+    assert said in "".join(warnings(read_findings(study.out)))
+    assert finished(study).given_up == ()
     assert same(tables(study.out), tables(str(reference / "out")))
 
 
@@ -161,18 +150,10 @@ def test_prompts_whose_gradient_is_no_number_are_kept_and_never_averaged(tmp_pat
     assert 0 < broken.height < found["prompts"].height
     assert not set(found["scan"]["prompt_id"]) & set(broken["prompt_id"])
     assert found["scan"]["grad_norm"].is_finite().all()
-    assert found["coherence"]["sum_sq"].is_finite().all()
     summed = summary(study.out).collect()
     assert set(summed["n_prompts"] - summed["n"]) == {broken["prompt_id"].n_unique()}
     assert summed["grad_norm_mean"].is_finite().all()
     assert verify(study.out).is_sound
-
-
-def test_out_of_memory_comes_back_with_a_smaller_batch(reference: Path, tmp_path: Path) -> None:
-    study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
-    assert finished(study, hungry(2)).missing == ()
-    assert {commit.batch_size for commit in read_commits(Store(study.out))} == {2}
-    assert tables(study.out)["prompts"].equals(tables(str(reference / "out"))["prompts"])
 
 
 def test_another_study_is_refused_with_what_differs(reference: Path) -> None:
@@ -218,9 +199,9 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_committed(reference: Path, 
     study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
     calls: list[int] = []
 
-    def fill(prompts: object, batch_size: int) -> None:
+    def fill(prompts: object) -> None:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 5:  # two batches a shard
             (tmp_path / "out" / "norms").rename(tmp_path / "out" / "kept")
             (tmp_path / "out" / "norms").symlink_to("/dev/full")
 

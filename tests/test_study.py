@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbcd.errors import BadInput
-from gbcd.pipeline import _pool
+from gbcd.pipeline import workers_of
 from gbcd.run import ray_pool
-from gbcd.run.workers import build_engine
 from gbcd.study import Compute, Study, check_names, make_study, read_study
 
 MINIMAL = 'tasks = ["ioi"]\nout = "results/ioi"\n'
@@ -94,5 +93,6 @@ def test_each_worker_asks_for_its_part_of_a_gpu(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(ray_pool, "connect", lambda n_cpus: False)
     monkeypatch.setattr(ray_pool.ray, "remote", lambda **given: options.update(given) or (lambda kind: MagicMock()))
     study = Study(tasks=("ioi",), out="results/ioi", compute=Compute(workers=2, gpus_per_worker=0.5))
-    _pool(study, study.out, device, build_engine)
+    workers = workers_of(study, device)
+    ray_pool.RayPool(study.out, workers.n, workers.threads, workers.gpus, build=MagicMock())
     assert options["num_gpus"] == asked

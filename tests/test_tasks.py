@@ -1,4 +1,4 @@
-"""The language tasks on both tokenizers: the reference model's own and, where its files are at hand, GPT-2's."""
+"""The language tasks on tokenizers of every kind: the reference model's, those of the field, GPT-2's, SmolLM2's."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from field_tokenizers import FIELD, field_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_model import smollm2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gbcd import tasks
 from gbcd.errors import BadInput
 from gbcd.prompting import datasets
+from gbcd.prompting.continuations import continuations
 from gbcd.prompting.vocabulary import Vocabulary
 from gbcd.tasks import Family, Filled, Slot
 from gbcd.tasks import _registry as registry
@@ -26,10 +29,14 @@ LANGUAGE_TASKS = ["docstring", "greater_than", "induction", "ioi"]
 GPT2 = Path(__file__).parents[2] / "shared" / "gpt2-tokenizer"
 
 
-@pytest.fixture(scope="module", params=["reference", "gpt2"])
+@pytest.fixture(scope="module", params=["reference", *FIELD, "gpt2", "smollm2"])
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
     if request.param == "reference":
         return build_tokenizer(256)
+    if request.param in FIELD:
+        return field_tokenizer(request.param)
+    if request.param == "smollm2":
+        return AutoTokenizer.from_pretrained(smollm2())
     if not GPT2.is_dir():
         pytest.skip("the files of GPT-2's tokenizer are not beside the checkout (shared/gpt2-tokenizer)")
     return AutoTokenizer.from_pretrained(GPT2)
@@ -79,7 +86,17 @@ class TestEveryTask:
             assert prompt.answers
             assert prompt.wrong_answers
             assert not set(prompt.answers) & set(prompt.wrong_answers)
-            assert all(len(token_ids(tokenizer, text)) == 1 for text in prompt.answers + prompt.wrong_answers)
+            cut = continuations(prompt.answers + prompt.wrong_answers, tokenizer)
+            assert all(len(one.ids) == 1 and one.ids[0] != tokenizer.unk_token_id for one in cut)
+
+    def test_the_answer_is_the_token_that_goes_on_with_the_text(self, name: str, tokenizer: PreTrainedTokenizerBase):
+        """GPT-2 has some years as one token, of which the century is no beginning."""
+        joined = 0
+        for prompt in tasks.draw(name, tokenizer, 100, seed=0):
+            whole = [token_ids(tokenizer, prompt.text + answer) for answer in prompt.answers]
+            begun, ids = token_ids(tokenizer, prompt.text), continuations(prompt.answers, tokenizer)
+            joined += any(text == [*begun, *answer.ids] for text, answer in zip(whole, ids, strict=True))
+        assert joined >= (90 if name == "greater_than" else 100)
 
     def test_prompt_twin_and_counterfactual_have_the_one_length_of_their_template(
         self, name: str, tokenizer: PreTrainedTokenizerBase
@@ -126,15 +143,39 @@ class TestIoi:
             assert first == (subject if prompt.template.endswith("baba") else indirect)
 
 
+def start_year(text: str) -> str:
+    [start] = [word.strip(",") for word in text.split() if word.strip(",").isdigit() and len(word.strip(",")) == 4]
+    return start
+
+
 class TestGreaterThan:
-    def test_years_are_cut_in_two_and_every_end_is_right_or_wrong(self, tokenizer: PreTrainedTokenizerBase):
+    def test_right_ends_make_a_later_year_and_wrong_ones_do_not(self, tokenizer: PreTrainedTokenizerBase):
         for prompt in tasks.draw("greater_than", tokenizer, 300, seed=0):
-            [start] = [word.strip(",") for word in prompt.text.split() if word.strip(",").isdigit() and len(word) > 3]
-            assert Vocabulary(tokenizer).pieces([f" {start}"]) == [[f" {start[:2]}", start[2:]]]
-            assert prompt.text.endswith(f" {start[:2]}")
-            assert all(end > start[2:] for end in prompt.answers)
-            assert all(end <= start[2:] for end in prompt.wrong_answers)
-            assert sorted(prompt.answers + prompt.wrong_answers) == [f"{end:02d}" for end in range(100)]
+            start, begun = start_year(prompt.text), prompt.text.split()[-1]
+            assert start.startswith(begun)
+            assert prompt.counterfactual == prompt.text.replace(start, f"{start[:2]}01")
+            rest = 4 - len(begun) - len(prompt.answers[0])
+            assert all(begun + end + "0" * rest > start for end in prompt.answers)
+            assert all(begun + end + "9" * rest <= start for end in prompt.wrong_answers)
+
+    def test_every_end_is_right_or_wrong_but_the_digit_that_decides_nothing(self):
+        for name, ends, neutral in (("reference", 100, 0), ("qwen", 10, 1), ("llama3", 10, 0), ("llama2", 10, 1)):
+            tokenizer = build_tokenizer(256) if name == "reference" else field_tokenizer(name)
+            for prompt in tasks.draw("greater_than", tokenizer, 50, seed=0):
+                named = {*prompt.answers, *prompt.wrong_answers}
+                assert len(named) == len(prompt.answers) + len(prompt.wrong_answers) == ends - neutral
+
+    def test_a_tokenizer_that_spells_otherwise_is_refused_by_name(self):
+        """Whole numbers as one token each."""
+        cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        nouns = [f"\u0120{noun}" for noun in datasets.table("greater_than")["nouns"]]
+        years = [f"\u0120{year}" for year in range(1000, 2000)]
+        pieces = [*cut.alphabet(), *nouns, *years]
+        whole = Tokenizer(models.Unigram([(piece, -1.0) for piece in dict.fromkeys(pieces)]))
+        whole.pre_tokenizer, whole.decoder = cut, decoders.ByteLevel()
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=whole, name_or_path="whole-numbers")
+        with pytest.raises(BadInput, match=r"\(whole-numbers\) cuts 1732 into 1732\. Choose another task"):
+            tasks.draw("greater_than", tokenizer, 1, seed=0)
 
 
 class TestDocstring:
@@ -197,7 +238,7 @@ class TestDrawing:
         letters = Tokenizer(models.BPE({byte: number for number, byte in enumerate(pre_tokenizer.alphabet())}, []))
         letters.pre_tokenizer = pre_tokenizer
         letters.decoder = decoders.ByteLevel()
-        with pytest.raises(BadInput, match="needs at least"):
+        with pytest.raises(BadInput, match=r"needs at least|needs a tokenizer"):
             tasks.draw(name, PreTrainedTokenizerFast(tokenizer_object=letters), 1, seed=0)
 
 

@@ -10,11 +10,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from gbcd import cli
-from gbcd.commands import compact, evaluate, reduce, status, verify
+from gbcd.commands import evaluate, reduce, status, verify
 from gbcd.commands.step_display import shown_steps
 from gbcd.printing import counted, duration, fact, heading, table
 from gbcd.run import parts
-from gbcd.run.progress import ProgressDisplay, Standing
+from gbcd.run.progress import Progress, ProgressDisplay
 
 COLUMNS = ["score", "AUROC", "Spearman", "passes"]
 ROW = ["attribution patching with 5 integration steps", "0.87 [0.80, 0.93]", "0.86 [0.79, 0.91]", "11"]
@@ -62,7 +62,7 @@ def shown(terminal: bool, environment: dict[str, str]) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=40, _environ=environment)
     with ProgressDisplay(console) as display:
-        display.show(Standing(1, 1, 8, 8, 0, 0, 1, 1))
+        display.show(Progress("Norms", "prompt", 1, 1, 8, 8, 1))
     console.print("[bold red]error:[/] what was wrong")
     heading(console, "scores")
     table(console, COLUMNS, [ROW], words=COLUMNS[:1])
@@ -101,7 +101,6 @@ def test_colour_is_for_a_terminal_that_wants_it() -> None:
     [
         ("status", "begins again"),
         ("verify", "goes on from here"),
-        ("compact", "goes on from here"),
         ("reduce", "begins again"),
         ("evaluate", "begins again"),
         ("report", "begins again"),
@@ -113,7 +112,7 @@ def test_control_c_is_status_130_and_says_how_to_go_on(
     def interrupted(out: str) -> NoReturn:
         raise KeyboardInterrupt
 
-    for module in (compact, evaluate, reduce, status, verify, parts):
+    for module in (evaluate, reduce, status, verify, parts):
         monkeypatch.setattr(module, "folders", interrupted)
     result = CliRunner().invoke(cli.app, [command, "results"])
     assert result.exit_code == 130

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -8,9 +9,13 @@ from pathlib import Path
 import pytest
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
+from gbcd.analysis.reduce import reduce
+from gbcd.errors import Incomplete
 from gbcd.run.planning import study_of
+from gbcd.run.results import scan
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
+from gbcd.run.table_files import decode, encode
 from gbcd.run.verification import forget, verify
 
 
@@ -44,7 +49,7 @@ def flipped(out: Path) -> None:
 
 
 def deleted(out: Path) -> None:
-    file_of(out, 1, "coherence").unlink()
+    file_of(out, 1, "norms").unlink()
 
 
 def swapped(out: Path) -> None:
@@ -71,15 +76,19 @@ def record_copied(out: Path) -> None:
     shutil.copy(out / "commits" / "00002.json", out / "commits" / "00001.json")
 
 
-def calibration_flipped(out: Path) -> None:
-    path = out / "calibration.safetensors"
+def means_flipped(out: Path) -> None:
+    (path,) = (out / "calibration" / "means_00").iterdir()
     content = bytearray(path.read_bytes())
-    content[-1] ^= 1
+    content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def calibration_deleted(out: Path) -> None:
-    (out / "calibration.safetensors").unlink()
+def means_deleted(out: Path) -> None:
+    shutil.rmtree(out / "calibration" / "means_00")
+
+
+def means_uncommitted(out: Path) -> None:
+    (out / "calibration" / "commits" / "00000.json").unlink()
 
 
 def components_truncated(out: Path) -> None:
@@ -94,34 +103,36 @@ def uncommitted(out: Path) -> None:
 def test_an_untouched_run_is_sound(reference: Path) -> None:
     found = verify(str(reference / "out"))
     assert found.is_sound
-    assert (found.leftovers, found.missing) == (0, ())
-    assert found.n_bytes > 0
+    assert (found.orphans, found.norms.missing, found.means.missing) == (0, (), ())
+    assert found.norms.n_bytes > found.means.n_bytes > 0
 
 
 @pytest.mark.parametrize(
-    ("damage", "bad", "common"),
+    ("damage", "bad", "bad_means", "common"),
     [
-        (truncated, {1}, None),
-        (flipped, {1}, None),
-        (deleted, {1}, None),
-        (swapped, {1, 2}, None),
-        (swapped_with_records, {1, 2}, None),
-        (record_truncated, {1}, None),
-        (record_copied, {1}, None),
-        (calibration_flipped, set(), "calibration.safetensors"),
-        (calibration_deleted, set(), "calibration.safetensors"),
-        (components_truncated, set(), "components.parquet"),
-        (uncommitted, set(), None),
+        (truncated, {1}, set(), None),
+        (flipped, {1}, set(), None),
+        (deleted, {1}, set(), None),
+        (swapped, {1, 2}, set(), None),
+        (swapped_with_records, {1, 2}, set(), None),
+        (record_truncated, {1}, set(), None),
+        (record_copied, {1}, set(), None),
+        (means_flipped, set(), {0}, None),
+        (means_deleted, set(), {0}, None),
+        (means_uncommitted, set(), set(), None),
+        (components_truncated, set(), set(), "components.parquet"),
+        (uncommitted, set(), set(), None),
     ],
 )
 def test_damage_is_found_and_exactly_that_is_computed_again(
-    reference: Path, out: Path, damage: Callable[[Path], None], bad: set[int], common: str | None
+    reference: Path, out: Path, damage: Callable[[Path], None], bad: set[int], bad_means: set[int], common: str | None
 ) -> None:
     damage(out)
     found = verify(str(out))
     assert not found.is_sound
-    assert set(found.bad) == bad
+    assert (set(found.norms.bad), set(found.means.bad)) == (bad, bad_means)
     assert [*found.common] == ([common] if common else [])
+    assert found.orphans == 0 or damage is uncommitted
     forget(str(out), found)
     run = finished(study_of(read_plan(Store(str(out))), str(out), workers=0))
     assert run.found == N_SHARDS - len(bad) - (damage is uncommitted)
@@ -129,13 +140,35 @@ def test_damage_is_found_and_exactly_that_is_computed_again(
     assert same(tables(str(out)), tables(str(reference / "out")))
 
 
-def test_a_run_does_not_go_on_with_another_calibration(out: Path) -> None:
-    calibration_flipped(out)
-    uncommitted(out)
-    from gbcd.errors import Incomplete
+@pytest.mark.parametrize("damage", [truncated, deleted])
+def test_readers_of_damaged_results_are_told_how_to_repair_them(out: Path, damage: Callable[[Path], None]) -> None:
+    damage(out)
+    for read in (reduce, lambda folder: scan(folder).collect()):
+        with pytest.raises(Incomplete, match=rf"norms/00001.*`gbcd verify --repair {out}` computes it again"):
+            read(str(out))
 
-    with pytest.raises(Incomplete, match=r"calibration\.safetensors is damaged; `gbcd verify --repair"):
+
+def test_a_run_does_not_go_on_with_damaged_means(out: Path) -> None:
+    means_flipped(out)
+    uncommitted(out)
+    with pytest.raises(Incomplete, match=rf"means_00.*`gbcd verify --repair {out}`"):
         finished(study_of(read_plan(Store(str(out))), str(out), workers=0))
+
+
+def test_norms_against_other_means_are_found(out: Path) -> None:
+    """The means were lost, and what was computed in their place differs."""
+    path = out / "calibration" / "commits" / "00000.json"
+    record = json.loads(path.read_text())
+    means = record["files"]["means_00"]
+    table = decode((out / "calibration" / means["path"]).read_bytes()).slice(1)
+    content = encode(table)
+    (out / "calibration" / means["path"]).write_bytes(content)
+    means |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "rows": table.num_rows}
+    path.write_text(json.dumps(record))
+    found = verify(str(out))
+    assert found.means.bad == {}
+    assert set(found.norms.bad) == set(range(N_SHARDS))
+    assert "other mean activations" in found.norms.bad[0]
 
 
 def test_lost_prompts_are_said_to_be_lost(out: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gbcd.evaluation.points import Point, points
 from jaxtyping import Float
 
 from discovery_steps.aggregation_curve import curve
@@ -27,7 +28,6 @@ from gbcd.evaluation.faithfulness import CircuitRunner, dissection, faithfulness
 from gbcd.evaluation.interventions import Ablation, measure_effects
 from gbcd.evaluation.metrics import Metric, metric_for
 from gbcd.evaluation.pairs import Pairs, pair_up
-from gbcd.evaluation.points import Point, points
 from gbcd.evaluation.recovery import Score, Truth, measured_truth
 from gbcd.evaluation.replicas import means, poisson_weights
 from gbcd.models import load as models
@@ -119,7 +119,7 @@ def measure(name: str, task: str, settings: Settings) -> Cell:
         effects["mean"],
         _eliminated(loaded, task, encoded[settings.pairs : settings.pairs + ELIMINATION_PAIRS], len(case.weights)),
         *_baselines(case, components),
-        *_by_gradients(case, encoded, centred_by, nodes, chosen, rng, with_meaning=bool(settings.embedding_model)),
+        *_by_gradients(case, encoded, centred_by, chosen, rng, with_meaning=bool(settings.embedding_model)),
     ]
     label = Path(name).name
     found = [_figures(case, truth, score, label, task, settings.seed) for score in scores]
@@ -172,7 +172,6 @@ def _by_gradients(
     case: Case,
     encoded: Sequence[EncodedPrompt],
     centred_by: dict[Centering, Calibration],
-    nodes: NodeMap,
     chosen: Sequence[int],
     rng: np.random.Generator,
     *,
@@ -184,10 +183,10 @@ def _by_gradients(
     of_pairs[:, [row for row, prompt in enumerate(encoded) if prompt.prompt.id in patched]] = case.weights
     for centering, calibration in centred_by.items():
         tables = norms(case.loaded, encoded, calibration, definitions(with_meaning=with_meaning))
-        yield from gradient_scores(tables, nodes, chosen, weights, centering)
+        yield from gradient_scores(tables, case.loaded.components, chosen, weights, centering)
         if centering == "template":
             # what gradients say of those prompts that baselines see, drawn anew together with the effects
-            for score in gradient_scores(tables, nodes, chosen, of_pairs, centering):
+            for score in gradient_scores(tables, case.loaded.components, chosen, of_pairs, centering):
                 if (score.method, score.wrong_answer) == (DEFAULT_SCORE, DEFAULT_ANSWER):
                     yield score._replace(method=SAME_PROMPTS)
 

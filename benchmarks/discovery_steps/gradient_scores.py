@@ -3,7 +3,6 @@
     norm            all parts of a node                    writing norm   the part that writes to the residual stream
     reading norm    v of a head, in of an MLP              query-key norm q and k of a head (in of an MLP)
     Taylor          of what the node writes: mean of sizes, size of the mean, root mean square
-    signal          norm of the mean gradient, unbiased (coherence)
 
 Norms are `raw`, or centred by `position` or `template`, with means over a larger pool of prompts. `random_token` is a
 control beside `right_answer`.
@@ -20,6 +19,7 @@ from jaxtyping import Float
 from gbcd import wrong_answers
 from gbcd.analysis.nodes import NodeMap
 from gbcd.analysis.shard_values import Key, finite_values, keys, rows_of
+from gbcd.component import Component
 from gbcd.engine.calibration import MIN_PROMPTS, Calibration, Centering
 from gbcd.engine.engine import Engine
 from gbcd.engine.tables import ShardTables
@@ -72,7 +72,7 @@ def part_values(tables: ShardTables, key: Key, nodes: NodeMap) -> dict[str, tupl
     """
     pieces: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for found in finite_values(rows_of(tables.norms, key), nodes):
-        pieces.setdefault(found.statistic, []).append((found.values[: len(nodes.by_node)], found.rows))
+        pieces.setdefault(found.statistic, []).append((found.values[:, : len(nodes.by_node)].T, found.rows))
     if "centered_grad_norm" not in pieces:
         raise BadInput(f"{key.task}: no prompt has {MIN_PROMPTS} like it to be centred by; raise --pool")
     return {
@@ -83,16 +83,17 @@ def part_values(tables: ShardTables, key: Key, nodes: NodeMap) -> dict[str, tupl
 
 def gradient_scores(
     tables: ShardTables,
-    nodes: NodeMap,
+    components: Sequence[Component],
     chosen: Sequence[int],
     weights: Float[np.ndarray, "replicas prompts"],
     centering: Centering,
 ) -> Iterator[Score]:
     """Every score of the nodes `chosen`, with replicas; those that are not centred come with centring by position."""
+    nodes = NodeMap.of(components)
     for key in keys(tables.norms):
         parts = part_values(tables, key, nodes)
         cost = 4.0 if wrong_answers.get(key.wrong_answer).reads_twin else 2.0
-        for method, statistic, per_prompt in _per_prompt(parts, nodes, tables, centering):
+        for method, statistic, per_prompt in _per_prompt(parts, nodes, components, centering):
             table = per_prompt[chosen].T
             drawn = weights[:, parts[statistic][1]]
             if method.endswith("root mean square"):
@@ -100,14 +101,13 @@ def gradient_scores(
             else:
                 replicas = np.abs(means(drawn, table))
             yield Score(method, key.wrong_answer, replicas, cost)
-        if centering == "position":
-            # one number a batch is kept of the mean gradient, so there is nothing to draw again
-            signal = np.sqrt(np.maximum(_signal(tables, key, nodes), 0))[chosen]
-            yield Score("signal", key.wrong_answer, np.tile(signal, (len(weights), 1)), cost)
 
 
 def _per_prompt(
-    parts: dict[str, tuple[np.ndarray, np.ndarray]], nodes: NodeMap, tables: ShardTables, centering: Centering
+    parts: dict[str, tuple[np.ndarray, np.ndarray]],
+    nodes: NodeMap,
+    components: Sequence[Component],
+    centering: Centering,
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """Name, statistic and value per node and prompt of every score that is a mean over prompts."""
     statistics = {f"{centering}: ": "centered_grad_norm"}
@@ -118,23 +118,10 @@ def _per_prompt(
         yield label + "norm", statistic, nodes.norms(values)
         yield label + "writing norm", statistic, values[nodes.writers]
         for method, names in (("reading norm", ("v", "in")), ("query-key norm", ("q", "k", "in"))):
-            inside = np.array([name in names for name in _part_names(tables, nodes)])
+            inside = np.array([component.part in names for component in components])
             yield label + method, statistic, nodes.norms(values * inside[:, None])
     if centering == "position":
         signed = parts["taylor_signed"][0][nodes.writers]
         yield "Taylor, mean of sizes", "taylor", np.abs(signed)
         yield "Taylor, size of the mean", "taylor", signed
         yield "Taylor, root mean square", "taylor", signed
-
-
-def _part_names(tables: ShardTables, nodes: NodeMap) -> list[str]:
-    names = tables.coherence["component"].to_pylist()[: len(nodes.by_node)]
-    return [name.rpartition(".")[2] for name in names]
-
-
-def _signal(tables: ShardTables, key: Key, nodes: NodeMap) -> Float[np.ndarray, " nodes"]:
-    rows = rows_of(tables.coherence, key)
-    n, sum_sq, sq_sum = (
-        rows[name].to_numpy().astype(float).reshape(-1, len(nodes.by_node)) for name in ("n", "sum_sq", "sq_sum")
-    )
-    return nodes.sums((sum_sq - sq_sum).sum(0) / (n * (n - 1)).sum(0))

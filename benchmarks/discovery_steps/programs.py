@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
+from gbcd.evaluation.points import points
 from jaxtyping import Float
 
 from discovery_steps.gradient_scores import calibrations, norms, part_values
@@ -21,7 +22,6 @@ from gbcd.evaluation.agreement import auroc
 from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import alone
-from gbcd.evaluation.points import points
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of

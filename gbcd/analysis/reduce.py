@@ -28,7 +28,6 @@ from gbcd.component import Component
 from gbcd.errors import BadInput
 from gbcd.run.commits import committed_ids
 from gbcd.run.results import SUMMARY_FILE, encoded, read_components, runs_in_parallel
-from gbcd.run.shard_files import UnsoundShardError
 from gbcd.run.store import Store
 
 #: Draws of templates that the intervals of ranks are taken from.
@@ -69,7 +68,8 @@ def reduce(out: str, score: str | None = None) -> pl.DataFrame:
         score: a name of `ranking.SCORES` to rank by, in place of the default, wherever enough prompts have it.
 
     Raises:
-        BadInput: nothing is committed in `out`, a file is damaged, or there is no such score.
+        BadInput: nothing is committed in `out`, or there is no such score.
+        Incomplete: a file is missing or damaged.
     """
     if score is not None and score not in SCORES:
         raise BadInput(f"unknown score {score!r}; known: {', '.join(SCORES)}")
@@ -79,10 +79,7 @@ def reduce(out: str, score: str | None = None) -> pl.DataFrame:
             f"nothing is committed in {store.location!r}, so there is nothing to reduce: run the study first"
         )
     components = read_components(store)
-    try:
-        collected = collect(store, components)
-    except (UnsoundShardError, FileNotFoundError) as error:
-        raise BadInput(f"{store.location!r}: {error}. `gbcd verify {out} --repair` computes it again") from error
+    collected = collect(store, components)
     table = summarise(collected, components, score)
     summary = cast(pl.DataFrame, pl.from_arrow(table))
     store_collected(store, collected, components)

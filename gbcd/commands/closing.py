@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gbcd.commands.result_table import show_results
 from gbcd.pipeline import Run
-from gbcd.printing import counted, duration, fact
+from gbcd.printing import counted, duration, fact, failed_prompts
 from gbcd.run.inputs import Inputs
 from gbcd.run.results import prompts
 from gbcd.run.store import Store
@@ -29,8 +29,9 @@ def closing_summary(runs: Sequence[Run], console: Console) -> None:
             fact(console, "Fewer", task)
         for reason in run.part.undefined.values():
             fact(console, "Left out", f"for {', '.join(run.part.tasks)}: {reason}")
-        for record in run.quarantined:
-            fact(console, "Quarantined", record.in_words)
+        for record in run.given_up:
+            fact(console, "Given up", record.message)
+        failed_prompts(console, run.failed)
     fact(console, "Computed", _computed(runs))
     fact(console, "Results", ", ".join(run.out for run in runs))
     fact(console, "Names", "a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; both count from 0")
@@ -59,7 +60,8 @@ def _computed(runs: Sequence[Run]) -> str:
     """Prompts, shards and time, in a line."""
     n_prompts, n_shards = sum(run.plan.n_prompts for run in runs), sum(len(run.plan.shards) for run in runs)
     missing = [run.plan.shards[shard] for run in runs for shard in run.missing]
-    n_done, found = n_prompts - sum(shard.n_prompts for shard in missing), sum(run.found for run in runs)
+    n_done = n_prompts - sum(shard.n_prompts for shard in missing) - sum(len(run.failed) for run in runs)
+    found = sum(run.found for run in runs)
     before = f", {found:,} of them before" if found else ""
     shards = f"{n_shards - len(missing):,} of {counted(n_shards, 'shard')}{before}"
     taken = duration(sum(run.seconds for run in runs))
@@ -69,9 +71,10 @@ def _computed(runs: Sequence[Run]) -> str:
 def unfinished(runs: Sequence[Run]) -> str | None:
     """What is missing at the end, in a sentence; None if nothing is."""
     n_missing, n_shards = sum(len(run.missing) for run in runs), sum(len(run.plan.shards) for run in runs)
-    n_failed = sum(len(record.prompts) for run in runs for record in run.quarantined)
     said = [f"{n_missing:,} of {n_shards:,} shards are missing."] if n_missing else []
-    said += [f"{counted(n_failed, 'prompt')} without values."] if n_failed else []
+    for run in runs:
+        if run.failed:
+            said.append(f"{counted(len(run.failed), 'prompt')} failed; `gbcd verify --repair {run.out}` tries again.")
     return " ".join(said) or None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gbcd import tasks, wrong_answers
-from gbcd.engine.engine import pass_for, scene_of
+from gbcd.engine.engine import packed_for, scene_of
 from gbcd.engine.gram import widened
 from gbcd.errors import BadInput, own_code
 from gbcd.models import load as models
@@ -24,7 +24,7 @@ from gbcd.printing import counted
 from gbcd.prompting import prompt_files
 from gbcd.prompting.outputs import OutputSpace, space_of
 from gbcd.prompting.prompt import Prompt
-from gbcd.prompting.tokens import EncodedPrompt, encode
+from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import Scene, meaning, output_targets
 from gbcd.wrong_answers.losses import Target, TokenSet
 from gbcd.wrong_answers.output_targets import OutputScene, TowardsOutputs, output_scene
@@ -80,13 +80,13 @@ def described(prompts: Sequence[Prompt], loaded: LoadedModel, embedding_model: s
     space = space_of(loaded.tokenizer)
     if embedding_model is not None and space is None:
         prompts = meaning.with_farthest(prompts, meaning.load_embedder(embedding_model))
-    for encoded in encode(prompts, loaded.tokenizer, loaded.context):
+    for encoded in loaded.encode(prompts):
         yield list(_lines(encoded, loaded) if space is None else _output_lines(encoded, loaded, space))
 
 
 def _lines(encoded: EncodedPrompt, loaded: LoadedModel) -> Iterator[Line]:
     tokenizer = loaded.tokenizer
-    logits = widened(pass_for(loaded).forward([(encoded.ids,)]).logits[:, 0])
+    logits = widened(loaded.decoder.run(packed_for(loaded, [(encoded.ids,)])).logits[:, 0])
     scene = scene_of([encoded], logits, loaded)
     probabilities = torch.softmax(logits[0], 0)
     yield _title(encoded)
@@ -105,7 +105,7 @@ def _lines(encoded: EncodedPrompt, loaded: LoadedModel) -> Iterator[Line]:
 
 def _output_lines(encoded: EncodedPrompt, loaded: LoadedModel, space: OutputSpace) -> Iterator[Line]:
     prompt = encoded.prompt
-    outputs = widened(pass_for(loaded).forward([(encoded.ids,)]).logits)
+    outputs = widened(loaded.decoder.run(packed_for(loaded, [(encoded.ids,)])).logits)
     scene = output_scene([encoded], outputs, space)
     yield _title(encoded)
     yield Line("prompt", _bars(encoded.ids, loaded.tokenizer))

@@ -26,8 +26,7 @@ def write(out: str, png: Path | None = None) -> None:
     Raises:
         BadInput: there is no study, or nothing of it was reduced.
     """
-    from gbcd.report.figures import write_figures
-    from gbcd.report.page import write_report
+    from gbcd.report.page import write_figures, write_report
     from gbcd.run.parts import folders
 
     for folder in folders(out):

@@ -10,7 +10,7 @@ import typer
 from gbcd.commands import options
 from gbcd.commands.terminal import console, exit_status, hush_libraries, say
 from gbcd.errors import Incomplete
-from gbcd.printing import counted
+from gbcd.printing import counted, failed_prompts
 from gbcd.run.parts import folders
 
 if TYPE_CHECKING:
@@ -51,15 +51,18 @@ def _repair(folder: str, found: Verification, workers: int | None, definitions: 
 
 
 def _show(found: Verification) -> None:
-    for where, problem in [*found.common.items(), *((f"shard {shard}", text) for shard, text in found.bad.items())]:
+    bad = [
+        *found.common.items(),
+        *((f"mean activations of {found.plan.study.tasks[task]}", text) for task, text in found.means.bad.items()),
+        *((f"shard {shard}", text) for shard, text in found.norms.bad.items()),
+    ]
+    for where, problem in bad:
         say("Bad", f"{where}: {problem}")
-    for shard, prompts in found.failed.items():
-        say("Failed", f"shard {shard} has no values for {', '.join(prompts)}; `gbcd status` says why")
-    if found.missing:
-        say("Missing", f"{len(found.missing):,} of {counted(len(found.plan.shards), 'shard')}")
+    failed_prompts(console, found.failed)
+    if found.norms.missing:
+        say("Missing", f"{len(found.norms.missing):,} of {counted(len(found.plan.shards), 'shard')}")
     if found.is_sound:
-        read = counted(found.n_bytes, "byte")
+        read = counted(found.means.n_bytes + found.norms.n_bytes, "byte")
         say("Sound", f"{counted(found.plan.n_prompts, 'prompt')}, each exactly once; {read} read and compared")
-    if found.leftovers:
-        unnamed = counted(found.leftovers, "file")
-        say("Left over", f"{unnamed} that no record names: harmless, and `gbcd compact` removes old ones")
+    if found.orphans:
+        say("Orphaned", f"{counted(found.orphans, 'file')} of attempts that never committed: harmless")

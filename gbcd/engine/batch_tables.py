@@ -76,7 +76,8 @@ def assemble(
     tokenizer: PreTrainedTokenizerBase,
     components: Sequence[Component],
 ) -> ShardTables:
-    """The tables of `batch`, whose prompts were computed in `groups`: rows by wrong answer, then in the batch's order."""
+    """The tables of `batch`, whose prompts were computed in `groups`: rows by wrong answer, then in the batch's
+    order."""
     rows = [(group, loss) for group in groups for loss in group.losses]
     place = {prompt.prompt.id: index for index, prompt in enumerate(batch)}
     order = np.argsort([place[prompt.prompt.id] for group, _ in rows for prompt in group.prompts], kind="stable")

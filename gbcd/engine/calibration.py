@@ -11,14 +11,12 @@ the sample's tokens.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load, save
 from torch import Tensor
 
 from gbcd.models.captured import InputRows
@@ -29,12 +27,6 @@ Centering = Literal["position", "template"]
 MIN_PROMPTS = 8
 
 
-#: Entry of a saved calibration that holds the sample's tokens.
-_TOKENS = "tokens"
-#: The one entry of its metadata: several would be written in random order, and equal calibrations have equal bytes.
-_HEADER = "calibration"
-
-
 @dataclass(frozen=True)
 class TaskMeans:
     """Means over the sample's prompts of one task.
@@ -42,15 +34,16 @@ class TaskMeans:
     Attributes:
         groups: what is averaged apart: the templates, or one group of everything.
         means: by name of the input, mean by group and position; zero where no prompt of the sample reaches.
-        tokens: the sample's tokens, -1 past a prompt's end, and `token_groups` the group of each row.
-        members: ids of the sample's prompts: of each of them, the mean of the others is taken away.
+        tokens: the sample's tokens, -1 past a prompt's end.
+        token_groups: the group of each row.
+        members: the prompt of each row, by id: of it, the mean of the others is taken away.
     """
 
     groups: tuple[str, ...]
     means: dict[str, Float[Tensor, "group pos d_in"]]
     tokens: Int[Tensor, "sample pos"]
     token_groups: Int[Tensor, " sample"]
-    members: frozenset[str] = frozenset()
+    members: tuple[str, ...]
 
     def counts(self) -> Int[Tensor, "group pos"]:
         """How many prompts of the sample reach each position."""
@@ -72,34 +65,6 @@ class Calibration:
     def group_of(self, template: str) -> str:
         """Group to which prompts of `template` belong."""
         return template if self.centering == "template" else ""
-
-    def to_bytes(self) -> bytes:
-        """As a safetensors file."""
-        tensors: dict[str, Tensor] = {}
-        for task, means in self.tasks.items():
-            tensors[f"{task}/{_TOKENS}"] = means.tokens
-            tensors[f"{task}/{_TOKENS}/groups"] = means.token_groups
-            for name, mean in means.means.items():
-                tensors[f"{task}/means/{name}"] = mean.contiguous()
-        groups = {task: means.groups for task, means in self.tasks.items()}
-        members = {task: sorted(means.members) for task, means in self.tasks.items()}
-        header = {"centering": self.centering, "groups": groups, "members": members}
-        return save(tensors, {_HEADER: json.dumps(header)})
-
-    @staticmethod
-    def from_bytes(content: bytes) -> Calibration:
-        """Read what `to_bytes` wrote."""
-        tensors = load(content)
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        header = json.loads(metadata[_HEADER])
-        tasks: dict[str, TaskMeans] = {}
-        for task, groups in header["groups"].items():
-            prefix = f"{task}/means/"
-            means = {name.removeprefix(prefix): mean for name, mean in tensors.items() if name.startswith(prefix)}
-            tokens, token_groups = tensors[f"{task}/{_TOKENS}"], tensors[f"{task}/{_TOKENS}/groups"]
-            members = frozenset(header["members"][task])
-            tasks[task] = TaskMeans(tuple(groups), means, tokens, token_groups, members)
-        return Calibration(header["centering"], tasks)
 
 
 class MeanAccumulator:

@@ -1,7 +1,7 @@
 """Attribution of edges: what cutting one edge would change, to first order, for all edges of a model in one pass.
 
-With a_u what node u writes to the residual stream, a'_u the same in the counterfactual, and g_v the gradient of the loss
-by the residual stream as reader v alone sees it (the queries, keys or values of a head, an MLP, the logits),
+With a_u what node u writes to the residual stream, a'_u the same in the counterfactual, and g_v the gradient of the
+loss by the residual stream as reader v alone sees it (the queries, keys or values of a head, an MLP, the logits),
 
     score(u -> v) = sum over positions of (a_u - a'_u) . g_v
 
@@ -10,8 +10,8 @@ arXiv 2310.10348, section 3; Hanna et al. 2024, arXiv 2403.17806). It is positiv
 loss `margin`, where it helps. Readers are counted as MIB does: under grouped keys and values, every head of queries has
 its own. Where a norm follows a block (Gemma), what a head writes is its share of the normed sum.
 
-Edges are in the order of their readers: by layer the heads' q, k and v, head by head, then the MLP; last the logits; and
-for each reader in the order of what stands before it: the embeddings (`input`), and by layer heads, then MLP.
+Edges are in the order of their readers: by layer the heads' q, k and v, head by head, then the MLP; last the logits;
+and for each reader in the order of what stands before it: the embeddings (`input`), and by layer heads, then MLP.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from gbcd.models.pieces import Norm
 
 @dataclass(frozen=True)
 class EdgeMoments:
-    """Sums over prompts, which merge exactly: number of prompts; by edge the sum, sum of squares, number of positive."""
+    """Sums over prompts, which merge exactly: number of prompts; by edge the sum, sum of squares, number of
+    positive."""
 
     n: int
     sum: Float[Tensor, " edge"]
@@ -67,8 +68,8 @@ class EdgeScores:
 
     What every node writes, less what it writes in the other run, lies in one tensor, source by source, so that the
     sources before a reader are a slice of it. The norm before a reader is linear on the way back: for an RMS norm with
-    weight s, input x of width d and inverse deviation r, `g = r s h - (r^3 / d) <s h, x> x` of a gradient h by its output,
-    so that `a . g = r <a, s h> - (r^3 / d) <s h, x> <a, x>`: the reader's gradients are never formed beside h.
+    weight s, input x of width d and inverse deviation r, `g = r s h - (r^3 / d) <s h, x> x` of a gradient h by its
+    output, so that `a . g = r <a, s h> - (r^3 / d) <s h, x> <a, x>`: the reader's gradients are never formed beside h.
     """
 
     def __init__(self, decoder: Decoder, run: Run, other: Run) -> None:

@@ -1,8 +1,8 @@
 """Scores of the embedding, the table of positions, the unembedding, and the matrix that two of them may share.
 
-The input of an embedding is one-hot, so the Gram matrix of inputs says which tokens of an example are equal. Where token
-embedding and unembedding are one matrix, its gradient is the sum of both uses and its squared norm has the cross term
-`2 sum_ta <d_t, h_a> d_logits_a[token_t]`.
+The input of an embedding is one-hot, so the Gram matrix of inputs says which tokens of an example are equal. Where
+token embedding and unembedding are one matrix, its gradient is the sum of both uses and its squared norm has the cross
+term `2 sum_ta <d_t, h_a> d_logits_a[token_t]`.
 """
 
 from __future__ import annotations

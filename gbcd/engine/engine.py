@@ -1,8 +1,8 @@
 """The gradient engine: a batch of prompts in, tables of per-prompt statistics out.
 
-A batch is one forward pass that keeps its graph, one forward pass without a graph over the counterfactuals (or partners),
-and for each wrong answer one backward pass, in which every part of every head and MLP gives its gradient norm and its
-attribution against each reference (`scores.py`). Nothing here knows files or workers.
+A batch is one forward pass that keeps its graph, one forward pass without a graph over the counterfactuals (or
+partners), and for each wrong answer one backward pass, in which every part of every head and MLP gives its gradient
+norm and its attribution against each reference (`scores.py`). Nothing here knows files or workers.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Engine:
     def compute(self, batch: Sequence[EncodedPrompt]) -> ShardTables:
         """All statistics of a batch of prompts of one task, rows in its order.
 
-        A batch that does not fit into memory, or that raises, is halved until the prompt that fails is alone: it gets the
-        status `failed` and the reason, and the others their values.
+        A batch that does not fit into memory, or that raises, is halved until the prompt that fails is alone: it gets
+        the status `failed` and the reason, and the others their values.
         """
         return assemble(batch, self._rows(batch), self._loaded.tokenizer, self.components)
 
@@ -120,7 +120,7 @@ class Engine:
         tokens = torch.full((len(sample), length), -1)
         for row, prompt in enumerate(sample):
             tokens[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
-        members = frozenset(prompt.prompt.id for prompt in sample)
+        members = tuple(prompt.prompt.id for prompt in sample)
         return TaskMeans(groups, sums.means(), tokens, index.cpu(), members)
 
     def _rows(self, batch: Sequence[EncodedPrompt]) -> Iterator[BatchRows]:
@@ -128,10 +128,7 @@ class Engine:
         try:
             found = list(self._batch(batch))
         except Exception as error:
-            if len(batch) == 1:
-                found = [failed(batch[0], self._definitions, _reason(error))]
-            else:
-                found = None
+            found = [failed(batch[0], self._definitions, _reason(error))] if len(batch) == 1 else None
         # outside the handler, which would keep the failed attempt's tensors alive
         if found is not None:
             yield from found
@@ -206,10 +203,11 @@ class Engine:
         means = self._calibration.tasks[task]
         if task not in self._means:
             self._means[task] = MeanTables(means, self._loaded.decoder.token_table)
+        sample = frozenset(means.members)
         groups = [self._calibration.group_of(prompt.prompt.template) for prompt in batch]
         index = [means.groups.index(group) if group in means.groups else 0 for group in groups]
         device = self._loaded.device
-        members = torch.tensor([prompt.prompt.id in means.members for prompt in batch], device=device)
+        members = torch.tensor([prompt.prompt.id in sample for prompt in batch], device=device)
         by_name["mean"] = MeanReference(self._means[task], torch.tensor(index, device=device), members)
         reach = means.reach()
         return [

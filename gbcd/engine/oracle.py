@@ -111,7 +111,8 @@ class Oracle:
 
     @contextmanager
     def compared(self, reference: Inputs) -> Generator[None]:
-        """Within this context gradients are those of `X - X'`; values are as before. X' is that of `inputs`, or a mean."""
+        """Within this context gradients are those of `X - X'`; values are as before. X' is that of `inputs`, or a
+        mean."""
         embedding = self._spec.embedding
         norms = {norm.module: norm for norm in self._spec.norms}
         with ExitStack() as stack:

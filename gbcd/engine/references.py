@@ -177,9 +177,9 @@ class MeanTables:
 
     @staticmethod
     def _embedded(sample: Int[Tensor, "sample pos"], embedding: Float[Tensor, "vocab d"]) -> Float[Tensor, "pos d"]:
-        real = (sample >= 0).to(embedding.dtype)
-        total = (embedding[sample.clamp(min=0)] * real.unsqueeze(2)).sum(0)
-        return total / real.sum(0).clamp(min=1).unsqueeze(1)
+        rows = embedding[sample.clamp(min=0)]
+        real = (sample >= 0) & torch.isfinite(rows).all(2)
+        return torch.where(real.unsqueeze(2), rows, 0).sum(0) / real.sum(0).clamp(min=1).unsqueeze(1)
 
 
 class RunReference:

@@ -1,8 +1,8 @@
 """Schemas of the tables that a shard is made of: what the engine hands to the store.
 
-Statistics are *wide* on disk: one row per prompt and wrong answer, and per statistic one list with a value per component,
-in the order of `components.parquet`. `gbcd.scan` unfolds it to the tidy table of the contract. Edges are moments over the
-prompts of a batch, added up for the shard.
+Statistics are *wide* on disk: one row per prompt and wrong answer, and per statistic one list with a value per
+component, in the order of `components.parquet`. `gbcd.scan` unfolds it to the tidy table of the contract. Edges are
+moments over the prompts of a batch, added up for the shard.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 #: Statistics that the engine gives per prompt and part; attributions are signed.
 NORMS = ("grad_norm", "centered_grad_norm", "contrast_norm")
@@ -65,8 +65,8 @@ EDGES = pa.schema(
     [("task", pa.string()), ("wrong_answer", pa.string()), ("n", pa.int64())]
     + [(name, _MOMENT) for name in ("sum", "sum_sq", "n_positive")]
 )
-"""One row per task and wrong answer: over `n` prompts, the sum of the attributions of each edge, the sum of their squares
-and the number of positive ones; edges in the order of `gbcd.component.edges`."""
+"""One row per task and wrong answer: over `n` prompts, the sum of the attributions of each edge, the sum of their
+squares and the number of positive ones; edges in the order of `gbcd.component.edges`."""
 
 
 def norms_schema(n_components: int) -> pa.Schema:
@@ -87,13 +87,8 @@ class ShardTables(NamedTuple):
 def concatenated(batches: Sequence[ShardTables]) -> ShardTables:
     """The tables of a shard from those of its batches: rows by wrong answer, then in the order of the batches."""
     prompts, norms = (pa.concat_tables(tables) for tables in ([b.prompts for b in batches], [b.norms for b in batches]))
-    order = pc.unique(prompts["wrong_answer"])
-    rank = pc.index_in(prompts["wrong_answer"], value_set=order)
-    at = pc.sort_indices(
-        pa.table({"rank": rank, "row": range(len(prompts))}), sort_keys=[("rank", "ascending"), ("row", "ascending")]
-    )
+    names = prompts["wrong_answer"].to_pylist()
+    rank = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    at = np.argsort([rank[name] for name in names], kind="stable")
     edges = [batch.edges for batch in batches if batch.edges is not None]
     return ShardTables(prompts.take(at), norms.take(at), pa.concat_tables(edges) if edges else None)
-
-
-COHERENCE = pa.schema([])

@@ -2,7 +2,8 @@
 
 A run is a forward pass that keeps its graph. From it come
 
-- the gradients of any number of losses: `backward` walks back once for each, and hands out inputs, outputs and gradients
+- the gradients of any number of losses: `backward` walks back once for each, and hands out inputs, outputs and
+gradients
   of every map and norm on the way (`captured.py`);
 - what a run without a graph leaves: inputs and outputs of maps (`keep`), values of nodes (`record`);
 - patched runs: `patches` replaces values of nodes, of some examples of the batch each; `start` begins at any block.
@@ -62,10 +63,11 @@ class Options:
         rules: backward rules.
         graph: keep what a backward pass needs.
         keep: keep inputs and outputs of every map and norm in `Run.trace`.
-        record: names of values to keep in `Run.values`: those of `Patches`, and `x3`, the residual stream before block 3.
-        patches: values that are replaced.
+        record: names of values to keep in `Run.values`: those of `Patches`, and `x3`, the residual stream before block
+        3. patches: values that are replaced.
         every_token: compute every token in the last block too.
-        edges: keep what attribution of edges reads: inputs of norms, and gradients of keys and values apart for every head
+        edges: keep what attribution of edges reads: inputs of norms, and gradients of keys and values apart for every
+        head
             of queries.
     """
 
@@ -221,9 +223,9 @@ class Run:
         return d_root
 
     def inputs(self) -> list[InputRows]:
-        """Every input of maps and norm weights, once each, of a run that keeps them; last what the unembedding reads.
+        """Every input of maps and norm weights, once each, of a run that keeps them.
 
-        That is at every token, where the run computed every token.
+        Last comes what the unembedding reads, at every token where the run computed every token.
         """
         kept = {id(one.input): one.input for one in self.trace.maps.values()}
         read = _Rows(self.packed, self._everywhere is self._hidden).named("unembed", self._everywhere)
@@ -407,7 +409,8 @@ def rotated(
     cos: Float[Tensor, "#example row 1 d_rotary"],
     sin: Float[Tensor, "#example row 1 d_rotary"],
 ) -> Float[Tensor, "example row slice d_head"]:
-    """Rotary position embedding of the first `d_rotary` dimensions, halves paired (Su et al. 2021, arXiv 2104.09864)."""
+    """Rotary position embedding of the first `d_rotary` dimensions, halves paired (Su et al. 2021, arXiv
+    2104.09864)."""
     width = cos.shape[-1]
     first, second = x[..., : width // 2], x[..., width // 2 : width]
     cos, sin = cos[..., : width // 2], sin[..., : width // 2]

@@ -46,13 +46,13 @@ def record(path: str) -> GgufRecord:
     try:
         import gguf
     except ImportError as error:
-        raise BadInput(f"model {path!r}: reading GGUF needs a library that is not installed: {INSTALL}") from error
+        raise BadInput(f"reading GGUF needs a library that is not installed: {INSTALL}") from error
     try:
         tensors = cast(Any, gguf).GGUFReader(path).tensors
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except Exception as error:  # the reader has no error of its own
-        raise BadInput(f"model {path!r} cannot be read as GGUF: {error}") from error
+        raise BadInput(f"it cannot be read as GGUF: {error}") from error
     counts = Counter(str(tensor.tensor_type.name) for tensor in tensors)
     return GgufRecord(sha256, ", ".join(f"{kind} {count}" for kind, count in counts.most_common()))
 

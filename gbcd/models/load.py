@@ -1,7 +1,7 @@
-"""Load a model by name or directory: one that is shipped, a local directory, or a name on the model hub.
+"""Load a model by name: one that is shipped, a local directory, a GGUF file, or a name on the model hub.
 
-Weights are read from safetensors only and no code that comes with a model is ever run. There is no fallback: a model
-that cannot be had is an error that names the ways out.
+Weights are read from safetensors or GGUF only and no code that comes with a model is ever run. There is no fallback: a
+model that is not available, or not whole, is an error that names the ways out.
 
 The library maps safetensors into memory. On the processor and in the file's own type the parameters are that mapping,
 and nothing here writes to them, so all processes of a machine share one copy of the weights: the kernel's.
@@ -10,7 +10,8 @@ and nothing here writes to them, so all processes of a machine share one copy of
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -18,21 +19,20 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gbcd import models
+from gbcd import hub, models
 from gbcd.component import Component
 from gbcd.errors import BadInput
+from gbcd.models import checkpoint, gguf, tokenizers
 from gbcd.models.decoder import Decoder
 from gbcd.models.families import spec_of
+from gbcd.models.gguf import GgufRecord
 from gbcd.models.spec import ModelSpec
+from gbcd.prompting import special_tokens
+from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.special_tokens import Bos
+from gbcd.prompting.tokens import EncodedPrompt, encode
 
 REFERENCE = "reference"
 REFERENCE_DIRECTORY = Path(__file__).parent.parent / "reference" / "model"
@@ -44,8 +44,6 @@ SHIPPED = {
     "tracr_xproportion": _COMPILED / "xproportion",
     "tracr_reverse": _COMPILED / "reverse",
 }
-
-_PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -59,12 +57,25 @@ class LoadedModel:
         model: in evaluation mode, no parameter requires a gradient.
         tokenizer: the model's own.
         spec: how it is built, part by part.
+        gguf: of a model that was read from a GGUF file, its hash and quantisation.
     """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     spec: ModelSpec
+    gguf: GgufRecord | None = None
+
+    def encode(self, prompts: Iterable[Prompt], bos: Bos = "auto") -> list[EncodedPrompt]:
+        """The prompts as this model reads them; see `gbcd.prompting.tokens.encode`."""
+        return encode(prompts, self.tokenizer, self.context, self.vocabulary_size, bos)
+
+    def facts(self, bos: Bos) -> dict[str, str]:
+        """What a plan records of the model beside its hash: tokens added to each text, and what was read from GGUF."""
+        facts = {"special_tokens": special_tokens.described(self.tokenizer, bos)}
+        if self.gguf is not None:
+            facts |= {"gguf_sha256": self.gguf.sha256, "quantisation": self.gguf.quantisation}
+        return facts
 
     @property
     def device(self) -> torch.device:
@@ -91,6 +102,11 @@ class LoadedModel:
         """Number of tokens that the model reads."""
         return self.decoder.token_table.shape[0]
 
+    @property
+    def n_tokens(self) -> int:
+        """Rows of the embedding that stand for a token; models pad theirs, and the rows beyond never compete."""
+        return min(self.vocabulary_size, max(self.tokenizer.get_vocab().values()) + 1)
+
     @cached_property
     def components(self) -> list[Component]:
         """Parts in canonical order."""
@@ -112,20 +128,26 @@ class LoadedModel:
 
 
 def load(name: str, device: str = "auto", dtype: str = "float32") -> LoadedModel:
-    """Load `name`: a shipped model, a local directory, or a hub name such as `gpt2`.
+    """Load `name`: a shipped model, a local directory, a GGUF file, or a hub name such as `gpt2`.
 
     Raises:
-        BadInput: unknown name, unreachable hub, weights that are not safetensors, an architecture that no file knows, a
-            device that is not there or lacks the type.
+        BadInput: unknown name, unreachable hub, weights that are not safetensors or GGUF, incomplete or damaged files,
+            an architecture that no file knows, a device that is missing, lacks the type or has too little memory.
     """
     target = resolve_device(device, dtype)
+    source = _source(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            _source(name), dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise _unavailable(name, error) from error
-    return prepared(name, cast(Any, model).to(target), load_tokenizer(name))
+        record = gguf.record(source) if gguf.is_gguf(source) else None
+        model, tokenizer = checkpoint.read(source, DTYPES[dtype]), tokenizers.read(source)
+    except BadInput as error:
+        raise BadInput(f"model {name!r} cannot be loaded: {error}") from error
+    try:
+        model = cast(Any, model).to(target)
+    except torch.OutOfMemoryError as error:
+        raise BadInput(
+            f"model {name!r} does not fit into the memory of {target}: choose another device or dtype"
+        ) from error
+    return replace(prepared(name, model, tokenizer), gguf=record)
 
 
 def prepared(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
@@ -141,18 +163,13 @@ def prepared(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of `name`, without the weights.
 
-    A tokenizer that was saved as a plain `tokenizer.json` is read as such: the library would take the class that goes
-    with the model's architecture, which cuts text by rules of its own.
-
     Raises:
-        BadInput: it cannot be had.
+        BadInput: it is not available.
     """
     try:
-        saved_as = cast(Any, get_tokenizer_config(_source(name))).get("tokenizer_class")
-        kind = PreTrainedTokenizerFast if saved_as in _PLAIN_TOKENIZERS else AutoTokenizer
-        return cast(Any, kind).from_pretrained(_source(name), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise _unavailable(name, error) from error
+        return tokenizers.read(_source(name, weights=False))
+    except BadInput as error:
+        raise BadInput(f"model {name!r} cannot be loaded: {error}") from error
 
 
 def resolve_device(device: str, dtype: str) -> torch.device:
@@ -174,18 +191,18 @@ def resolve_device(device: str, dtype: str) -> torch.device:
     return target
 
 
-def _source(name: str) -> str:
-    return str(SHIPPED.get(name, name))
-
-
-def _unavailable(name: str, error: Exception) -> BadInput:
-    reason = str(error).splitlines()[0]
-    if Path(name).is_dir() or name in SHIPPED:
-        return BadInput(f"model directory {name!r} cannot be loaded: {reason}")
-    if name.startswith(("/", "./", "../", "~")):
-        return BadInput(f"model {name!r}: there is no such directory")
-    return BadInput(
-        f"model {name!r} is neither a directory here nor to be had from the model hub: {reason}\n"
-        "Ways out: check the spelling; go online; or download it elsewhere (hf download NAME --local-dir DIR) and pass "
-        f"the directory. Shipped with gbcd: {', '.join(SHIPPED)}."
-    )
+def _source(name: str, weights: bool = True) -> str:
+    """The directory or file that holds the model."""
+    path = str(SHIPPED.get(name, name))
+    if Path(path).is_dir() or (gguf.is_gguf(path) and Path(path).is_file()):
+        return path
+    if path.startswith(("/", "./", "../", "~")) or gguf.is_gguf(path):
+        raise BadInput(f"model {name!r}: there is no such {'file' if gguf.is_gguf(path) else 'directory'}")
+    try:
+        return str(hub.folder_of(path, weights))
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"model {name!r} is no directory here, and the model hub does not give it: {str(error).splitlines()[0]}\n"
+            "Check the spelling; go online; or download it elsewhere (hf download NAME --local-dir DIR) and pass the "
+            f"directory. Shipped with gbcd: {', '.join(SHIPPED)}."
+        ) from error

@@ -1,7 +1,7 @@
 """Lay examples out as padded tensors: an example is one sequence, or several whose gradients are added.
 
-The loss over a prompt and its twin is a sum over two sequences that differ in one token. Everything before that token is
-the same for both, so it is computed once: the example is stored as a tree, `prefix + rest of the first + rest of the
+The loss over a prompt and its twin is a sum over two sequences that differ in one token. Everything before that token
+is the same for both, so it is computed once: the example is stored as a tree, `prefix + rest of the first + rest of the
 second`, in which each token sees its own branch and the prefix only. The loss is a sum over the branches, so gradients
 at the shared prefix add up by themselves and `G = X^T D` over the tree's tokens is exactly the sum over both sequences.
 

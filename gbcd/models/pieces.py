@@ -49,7 +49,7 @@ class LinearMap:
 
     @property
     def parts(self) -> dict[str, slice]:
-        """Where the slices of each part lie: `q` of a fused map of interleaved queries, keys and values at 0, 3, 6, ..."""
+        """Where the slices of each part lie: of interleaved queries, keys and values, `q` is every third."""
         found: dict[str, list[int]] = {}
         for index, name in enumerate(self.components):
             found.setdefault(name.rsplit(".", 1)[1], []).append(index)

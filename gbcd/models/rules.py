@@ -3,9 +3,11 @@
 `plain` is the gradient. The others keep the forward pass and change what is passed back through nonlinear places, since
 the gradient of a saturated or normalised place says little about what replacing its input would do:
 
-    relp    the statistics of norms are constants, an activation is multiplication by the constant `act(x) / x`, and each
+    relp    the statistics of norms are constants, an activation is multiplication by the constant `act(x) / x`, and
+    each
             factor of a gated product gets half (Jafari et al. 2025, arXiv 2508.21258)
-    gim     the statistics of norms are constants, softmax is passed back at twice its temperature, queries and keys get a
+    gim     the statistics of norms are constants, softmax is passed back at twice its temperature, queries and keys
+    get a
             quarter and values half, as factors of products (Edin et al. 2025, arXiv 2505.17630)
 """
 

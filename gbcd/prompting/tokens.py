@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from gbcd.errors import BadInput, listed
+from gbcd.prompting.continuations import continuations
 from gbcd.prompting.outputs import OutputAnswer, OutputSpace, output_answer, space_of
 from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.special_tokens import Bos, text_ids
 
 Reference = Literal["counterfactual", "partner", "none"]
 
@@ -56,26 +58,80 @@ class EncodedPrompt:
         return self.counterfactual_ids if self.reference == "counterfactual" else self.partner_ids
 
 
+class _Reader:
+    """Tokenises what a chunk of prompts is made of, and checks each text and answer against the model's limits."""
+
+    def __init__(
+        self,
+        prompts: list[Prompt],
+        tokenizer: PreTrainedTokenizerBase,
+        context: int | None,
+        n_rows: int | None,
+        bos: Bos,
+    ) -> None:
+        texts = list(dict.fromkeys(text for prompt in prompts for text in _texts(prompt)))
+        answers = list(dict.fromkeys(answer for prompt in prompts for answer in _answers(prompt)))
+        self._texts = dict(zip(texts, text_ids(texts, tokenizer, bos), strict=True))
+        cut = [] if space_of(tokenizer) is not None else continuations(answers, tokenizer)
+        self._answers = {answer: one.ids for answer, one in zip(answers, cut, strict=bool(cut))}
+        self.tokenizer, self._context, self._n_rows = tokenizer, context, n_rows
+
+    def text(self, text: str, field: str) -> tuple[int, ...]:
+        """The tokens of a prompt, twin or counterfactual."""
+        ids = self._texts[text]
+        if not ids:
+            raise BadInput(f"{field} is empty")
+        if self._context is not None and len(ids) > self._context:
+            raise BadInput(f"{field} has {len(ids)} tokens, more than the model's context of {self._context}")
+        self._refuse_beyond(ids, field)
+        return tuple(ids)
+
+    def optional(self, text: str | None, field: str) -> tuple[int, ...] | None:
+        """The same, of a text that may be missing."""
+        return None if text is None else self.text(text, field)
+
+    def answer(self, answer: str) -> int:
+        """The one token of an answer."""
+        token = _one_token(answer, self._answers[answer], self.tokenizer)
+        self._refuse_beyond([token], f"answer {answer!r}")
+        return token
+
+    def _refuse_beyond(self, ids: Sequence[int], field: str) -> None:
+        if self._n_rows is not None and (beyond := [token for token in ids if token >= self._n_rows]):
+            raise BadInput(
+                f"{field} has token {self.tokenizer.convert_ids_to_tokens(beyond[0])!r} (id {beyond[0]}), and the "
+                f"embedding of the model ends at {self._n_rows - 1}: this tokenizer is not the model's"
+            )
+
+
 def encode(
-    prompts: Iterable[Prompt], tokenizer: PreTrainedTokenizerBase, context: int | None = None
+    prompts: Iterable[Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    context: int | None = None,
+    n_rows: int | None = None,
+    bos: Bos = "auto",
 ) -> list[EncodedPrompt]:
-    """Encode `prompts`, checking each: every answer one token, answer and wrong answers apart, not beyond `context`.
+    """Encode `prompts` and check each: every answer one token, answer and wrong answers apart.
+
+    Args:
+        prompts: what to encode.
+        tokenizer: of the model that reads them.
+        context: longest sequence that the model takes, in tokens.
+        n_rows: rows of the model's embedding.
+        bos: whether a beginning-of-text token precedes each text; `auto`: as the tokenizer has it.
 
     Raises:
-        BadInput: lists all prompts that fail, with the reason and, for an answer, the tokens it splits into.
+        BadInput: lists all prompts that fail, with the reason and, for an answer, the tokens it splits into; or says
+            what is wrong with the tokenizer.
     """
     prompts = list(prompts)
-    texts = _ids([text for prompt in prompts for text in _texts(prompt)], tokenizer, special=True)
-    answers = _ids([answer for p in prompts for answer in (*p.answers, *p.wrong_answers)], tokenizer, special=False)
     space = space_of(tokenizer)
+    reader = _Reader(prompts, tokenizer, context, n_rows, bos)
     encoded: list[EncodedPrompt] = []
     problems: list[str] = []
     for prompt in prompts:
         try:
-            if space is None:
-                encoded.append(_encode_one(prompt, texts, answers, tokenizer, context))
-            else:
-                encoded.append(_encode_for_outputs(prompt, texts, space, tokenizer, context))
+            encoded.append(_encoded(prompt, reader) if space is None else _encoded_outputs(prompt, reader, space))
         except BadInput as error:
             problems.append(f"{prompt.id}: {error}")
     if problems:
@@ -87,81 +143,52 @@ def _texts(prompt: Prompt) -> list[str]:
     return [text for text in (prompt.text, prompt.twin, prompt.counterfactual) if text is not None]
 
 
-def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, special: bool) -> dict[str, list[int]]:
-    """Tokens of each text. In one call: the library's overhead per call is many times the work on a short text."""
-    distinct = list(dict.fromkeys(texts))
-    return (
-        dict(zip(distinct, tokenizer(distinct, add_special_tokens=special)["input_ids"], strict=True)) if texts else {}
-    )
+def _answers(prompt: Prompt) -> list[str]:
+    return [*prompt.answers, *prompt.wrong_answers, *([] if prompt.farthest is None else [prompt.farthest])]
 
 
-def _encode_one(
-    prompt: Prompt,
-    texts: dict[str, list[int]],
-    answers: dict[str, list[int]],
-    tokenizer: PreTrainedTokenizerBase,
-    context: int | None,
-) -> EncodedPrompt:
-    right = tuple(_one_token(answer, answers[answer], tokenizer) for answer in prompt.answers)
-    wrong = tuple(_one_token(answer, answers[answer], tokenizer) for answer in prompt.wrong_answers)
+def _encoded(prompt: Prompt, reader: _Reader) -> EncodedPrompt:
+    right, wrong = (tuple(map(reader.answer, answers)) for answers in (prompt.answers, prompt.wrong_answers))
     if not right:
         raise BadInput("there is no answer")
     if shared := set(right) & set(wrong):
-        names = ", ".join(repr(tokenizer.decode([token])) for token in sorted(shared))
+        names = ", ".join(repr(reader.tokenizer.decode([token])) for token in sorted(shared))
         raise BadInput(f"answer and wrong answer are the same token: {names}")
-
-    def checked(text: str | None, field: str) -> tuple[int, ...] | None:
-        return None if text is None else _checked_length(texts[text], field, context)
-
     return EncodedPrompt(
         prompt,
-        _checked_length(texts[prompt.text], "prompt", context),
+        reader.text(prompt.text, "prompt"),
         right,
         wrong,
-        checked(prompt.twin, "twin"),
-        checked(prompt.counterfactual, "counterfactual"),
-        () if prompt.farthest is None else (single_token(prompt.farthest, tokenizer),),
+        reader.optional(prompt.twin, "twin"),
+        reader.optional(prompt.counterfactual, "counterfactual"),
+        () if prompt.farthest is None else (reader.answer(prompt.farthest),),
     )
 
 
-def _encode_for_outputs(
-    prompt: Prompt,
-    texts: dict[str, list[int]],
-    space: OutputSpace,
-    tokenizer: PreTrainedTokenizerBase,
-    context: int | None,
-) -> EncodedPrompt:
+def _encoded_outputs(prompt: Prompt, reader: _Reader, space: OutputSpace) -> EncodedPrompt:
     if len(prompt.answers) != 1 or len(prompt.wrong_answers) > 1:
         raise BadInput("this model answers at every position: give one answer, and at most one wrong answer")
     if prompt.twin is not None or prompt.counterfactual is not None:
         raise BadInput("this model answers at every position, and has no use for a twin or counterfactual")
-    ids = _checked_length(texts[prompt.text], "prompt", context)
-    if tokenizer.unk_token_id in ids:
+    ids = reader.text(prompt.text, "prompt")
+    if reader.tokenizer.unk_token_id in ids:
         raise BadInput(f"prompt {prompt.text!r} has a symbol that is not in the model's vocabulary")
     answer = output_answer(prompt.answers[0], next(iter(prompt.wrong_answers), None), len(ids) - 1, space)
     return EncodedPrompt(prompt, ids, (), (), None, None, outputs=answer)
 
 
 def single_token(answer: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The one token of `answer`.
+    """The one token of `answer` where it continues a prompt.
 
     Raises:
         BadInput: the answer is not one known token.
     """
-    return _one_token(answer, tokenizer.encode(answer, add_special_tokens=False), tokenizer)
+    return _one_token(answer, continuations([answer], tokenizer)[0].ids, tokenizer)
 
 
-def _one_token(answer: str, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
+def _one_token(answer: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
     if len(ids) != 1:
-        raise BadInput(f"answer {answer!r} is not one token but {tokenizer.convert_ids_to_tokens(ids)}")
+        raise BadInput(f"answer {answer!r} is not one token but {tokenizer.convert_ids_to_tokens(list(ids))}")
     if ids[0] == tokenizer.unk_token_id and answer != tokenizer.unk_token:
         raise BadInput(f"answer {answer!r} is not in the model's vocabulary")
     return ids[0]
-
-
-def _checked_length(ids: list[int], field: str, context: int | None) -> tuple[int, ...]:
-    if not ids:
-        raise BadInput(f"{field} is empty")
-    if context is not None and len(ids) > context:
-        raise BadInput(f"{field} has {len(ids)} tokens, more than the model's context of {context}")
-    return tuple(ids)

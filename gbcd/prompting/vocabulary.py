@@ -1,4 +1,4 @@
-"""Sifts words by how a model's tokenizer cuts them, so that the same data serve every tokenizer.
+"""Chooses words by how a model's tokenizer cuts them, so that the same data serve every tokenizer.
 
 A circuit is studied on prompts whose answer is one token and whose positions line up from prompt to prompt. Which words
 allow that depends on the tokenizer; a task therefore names its words and keeps those that fit.
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from gbcd.errors import BadInput
+from gbcd.prompting.continuations import continuations
 from gbcd.prompting.outputs import OutputSpace, space_of
 
 
@@ -18,7 +19,7 @@ class Vocabulary:
     """What a tokenizer makes of words."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Wrap `tokenizer`; nothing is read until words are sifted."""
+        """Wrap `tokenizer`; nothing is read until words are chosen."""
         self._tokenizer = tokenizer
 
     def compiled(self, symbols: Sequence[str], task: str) -> OutputSpace:
@@ -41,10 +42,14 @@ class Vocabulary:
         """Longest sequence, in tokens, that the tokenizer's model takes."""
         return self._tokenizer.model_max_length
 
+    @property
+    def name(self) -> str:
+        """The tokenizer, for an error: where it was loaded from, else its class."""
+        return self._tokenizer.name_or_path or type(self._tokenizer).__name__
+
     def pieces(self, texts: Sequence[str]) -> list[list[str]]:
-        """Cut each text into the texts of its tokens (special tokens are never added)."""
-        ids = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-        return [[str(self._tokenizer.decode([token])) for token in row] for row in ids]  # pyright: ignore
+        """Cut each text, as the continuation of another, into the texts of its tokens."""
+        return [list(cut.pieces) for cut in continuations(texts, self._tokenizer)]
 
     def single(self, words: Iterable[str], what: str, at_least: int = 1, before: str = " ") -> list[str]:
         """Keep the words that are one token when `before` (a space) stands in front of them.
@@ -59,15 +64,16 @@ class Vocabulary:
             BadInput: fewer than `at_least` words are left.
         """
         candidates = list(words)
-        cut = self.pieces([before + word for word in candidates])
-        kept = [word for word, tokens in zip(candidates, cut, strict=True) if tokens == [before + word]]
+        cut = continuations([before + word for word in candidates], self._tokenizer)
+        unknown = self._tokenizer.unk_token_id
+        kept = [word for word, one in zip(candidates, cut, strict=True) if len(one.ids) == 1 and one.ids[0] != unknown]
         return self.enough(kept, what, at_least)
 
     def enough(self, kept: list[str], what: str, at_least: int = 1) -> list[str]:
         """Return `kept`, or raise `BadInput` when fewer than `at_least` of `what` fit the tokenizer."""
         if len(kept) < at_least:
             raise BadInput(
-                f"This task needs at least {at_least} {what} that the model's tokenizer cuts as the task asks, and "
-                f"{len(kept)} of those in datasets/ are left. Add such words there, or choose another model."
+                f"This task needs at least {at_least} {what} that the model's tokenizer cuts as the task needs, and "
+                f"{len(kept)} of those in datasets/ are. Add such words there, or choose another model."
             )
         return kept

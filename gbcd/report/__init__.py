@@ -1,8 +1,7 @@
 """The report: one HTML file that explains a finished study, with everything it needs inside it.
 
-    results folder -> findings (one pass over the shards) -> sections -> charts and tables -> page
+    results folder -> ReportData -> sections of charts, grids and tables -> page, figures
 
-A chart is a Vega-Lite specification without data, and tables of data by the setting of the page's controls. The page
-draws it with the libraries that are inlined; `figures` draws the same specifications as files for a paper, and `theme`
-says how both look.
+`reading.py` fills `data.py`; `findings`, `components`, `effects`, `circuit`, `prompts`, `study` make a section or more
+each, `caveats` the warnings; `charts.py` says what sections are made of and how charts look.
 """

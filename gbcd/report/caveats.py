@@ -1,17 +1,18 @@
-"""What a reader must know before believing the rest, as warnings at the top of the page and on the terminal."""
+"""What to distrust, as warnings at the top of the page and on the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
 import polars as pl
 
-from gbcd.analysis.ranking import DEFAULT_SCORES as SCORES
+from gbcd.analysis.ranking import FEW_TEMPLATES, MIN_SHARE
 from gbcd.analysis.shard_values import Key
-from gbcd.engine.calibration import MIN_PROMPTS
 from gbcd.engine.tables import FAILED, NON_FINITE, OK, UNCALIBRATED
-from gbcd.report.findings import Findings
-from gbcd.run.results import prompts
+from gbcd.report.data import ReportData, label
+
+Value = TypeVar("Value", bound=Hashable)
 
 #: A task is warned of when the model gets more than this share of its prompts wrong.
 TOLERATED_WRONG = 0.1
@@ -19,12 +20,11 @@ TOLERATED_WRONG = 0.1
 #: A part counts as without gradient when its mean norm is below this share of the largest part's.
 SILENT_SHARE = 1e-6
 
-#: A task with fewer templates is warned of.
-FEW_TEMPLATES = 5
+#: A strong component is warned of when fewer prompts agree with the sign of its mean; how many count as strong.
+DIVIDED, STRONG = 0.7, 10
 
-#: Parts, and pairs of task and wrong answer, that a warning names.
+#: Names that a warning lists.
 NAMED = 8
-
 
 #: What is said of rows of the table of prompts that are not in every mean.
 STATUSES = {
@@ -34,94 +34,130 @@ STATUSES = {
 }
 
 
-def warnings(findings: Findings) -> list[str]:
+def warnings(data: ReportData) -> list[str]:
     """One sentence or two each."""
     return [
-        *_missing(findings),
-        *_statuses(findings),
-        *_wrong(findings),
-        *_ranked(findings),
-        *_templates(findings),
-        *_silent(findings),
-        *_left_out(findings),
+        *data.problems,
+        *_statuses(data),
+        *_wrong(data),
+        *_partners(data),
+        *_scores(data),
+        *_templates(data),
+        *_divided(data),
+        *_silent(data),
+        *_left_out(data),
     ]
 
 
-def _missing(findings: Findings) -> list[str]:
-    missing = len(findings.plan.shards) - len(findings.commits)
-    said = [f"{missing} of {len(findings.plan.shards)} shards are missing; the command that started the study goes on."]
-    given_up = [f"Given up: {record.in_words}." for record in findings.quarantined]
-    return (said if missing else []) + given_up
-
-
-def _statuses(findings: Findings) -> list[str]:
-    counts: dict[str, int] = {}
-    for commit in findings.commits:
-        for status, count in commit.statuses.items():
-            counts[status] = counts.get(status, 0) + count
+def _statuses(data: ReportData) -> list[str]:
     return [
-        f"{count:,} rows {STATUSES[status]} (status {status} in gbcd.prompts)."
-        for status, count in counts.items()
-        if status != OK
+        f"{count:,} rows {STATUSES.get(status, 'are not whole')} (status {status} in gbcd.prompts)."
+        for status, count in data.statuses.items()
+        if status != OK and count
     ]
 
 
-def _wrong(findings: Findings) -> list[str]:
-    first = findings.plan.study.wrong_answers[0]
-    rows = prompts(findings.store.location).filter(pl.col("wrong_answer") == first)
-    shares = rows.group_by("task").agg(pl.col("correct").mean(), pl.len()).sort("task").collect()
+def _wrong(data: ReportData) -> list[str]:
+    """Tasks that the model fails, by right against wrong answer where there is one, else by its first choice."""
+    said: list[str] = []
+    for row in data.examples.sort("task").iter_rows(named=True):
+        above = row["above_wrong"]
+        solved, how = (row["correct"], "first choice") if above is None else (above, "right against wrong answer")
+        if solved is not None and 1 - solved > TOLERATED_WRONG:
+            said.append(
+                f"The model gets {1 - solved:.0%} of the {row['n']:,} prompts of {data.called(row['task'])} wrong (by "
+                f"{how}): its gradients there say little about a circuit that solves the task."
+            )
+    return said
+
+
+def _partners(data: ReportData) -> list[str]:
     return [
-        f"The model gets {1 - right:.0%} of the {n:,} prompts of {findings.source(task)} wrong: its gradients there "
-        "say little about a circuit that solves the task."
-        for task, right, n in shares.iter_rows()
-        if right is not None and 1 - right > TOLERATED_WRONG
+        f"{share:.0%} of the prompts of {data.called(task)} have no counterfactual of their own length; another prompt "
+        "of their template stands in. Attributions then say what differs among prompts, not what decides the answer."
+        for task, share in data.examples.select("task", "partner").iter_rows()
+        if share
     ]
 
 
-def _ranked(findings: Findings) -> list[str]:
-    """Groups that the first choice of score does not rank."""
-    groups: dict[str, list[Key]] = {}
-    for group, statistic in findings.ranked_by.items():
-        if statistic != SCORES[0]:
-            groups.setdefault(statistic, []).append(group)
+def _scores(data: ReportData) -> list[str]:
+    """Groups that a weaker score ranks, since too few prompts have a reference."""
+
+    def weaker(group: Key) -> str | None:
+        n, n_prompts = data.nodes(group).select("attribution_n", "n_prompts").row(0)
+        return data.score_name(group) if n < MIN_SHARE * n_prompts else None
+
     return [
-        f"{_where(findings, found)}: ranked by {statistic}, the weaker score. Too few prompts share a template and a "
-        f"length for centring; give at least {MIN_PROMPTS} of each."
-        for statistic, found in groups.items()
+        f"{_where(data, groups)}: ranked by {label(name)}, since fewer than {MIN_SHARE:.0%} of the prompts have a "
+        "counterfactual or a partner."
+        for name, groups in _by(data, weaker).items()
+        if name is not None
     ]
 
 
-def _templates(findings: Findings) -> list[str]:
+def _templates(data: ReportData) -> list[str]:
     """Tasks with so few templates that intervals, which take them for clusters, mean little."""
-    counts = findings.summary.group_by("task", maintain_order=True).agg(pl.col("n_templates").max())
+    counts = data.summary.group_by("task", maintain_order=True).agg(pl.col("n_templates").max())
     return [
-        f"Intervals of {findings.source(task)} rest on {n} templates and say little."
+        f"Intervals of {data.called(task)} rest on {n} templates and say little."
         if n > 1
-        else f"All prompts of {findings.source(task)} are of one template: intervals say nothing of others."
+        else f"All prompts of {data.called(task)} are of one template: intervals say nothing of others."
         for task, n in counts.iter_rows()
-        if n < FEW_TEMPLATES
+        if n and n < FEW_TEMPLATES
     ]
 
 
-def _silent(findings: Findings) -> list[str]:
+def _divided(data: ReportData) -> list[str]:
+    """Strong components whose sign differs between prompts."""
+    said: list[str] = []
+    for group in data.groups:
+        found = data.attribution(group)
+        column = "" if found is None else f"{found.name}_sign_agreement"
+        if column in data.summary.columns:
+            rows = data.nodes(group).head(STRONG).filter(pl.col(column) < DIVIDED)
+            if rows.height:
+                names = [f"{name} ({share:.0%})" for name, share in rows.select("component", column).iter_rows()]
+                said.append(
+                    f"{group.task}, {group.wrong_answer}: few prompts have the sign of the mean of {', '.join(names)}. "
+                    "Their means join different behaviours; look at single templates."
+                )
+    return said
+
+
+def _silent(data: ReportData) -> list[str]:
     """Parts without gradient, once for all groups in which they are the same."""
-    groups: dict[tuple[str, ...], list[Key]] = {}
-    for group in findings.groups:
-        parts = findings.parts(group)
+
+    def silent(group: Key) -> tuple[str, ...]:
+        parts = data.parts(group)
         floor = SILENT_SHARE * pl.col("grad_norm_mean").max()
-        silent = parts.filter(pl.col("grad_norm_mean") <= floor)["component"].sort().to_list()
-        if silent:
-            groups.setdefault(tuple(silent), []).append(group)
+        return tuple(parts.filter(pl.col("grad_norm_mean") <= floor)["component"].sort())
+
     return [
-        f"{_where(findings, found)}: no gradient reaches "
-        f"{_first(silent, ', ')}. Saturated attention or a dead unit looks like this: ablate them before calling them "
-        "idle."
-        for silent, found in groups.items()
+        f"{_where(data, groups)}: no gradient reaches {_first(names, ', ')}. Saturated attention or a dead MLP looks "
+        "like this: ablate them before calling them idle."
+        for names, groups in _by(data, silent).items()
+        if names
     ]
 
 
-def _where(findings: Findings, groups: Sequence[Key]) -> str:
-    if len(groups) == len(findings.groups) > 1:
+def _left_out(data: ReportData) -> list[str]:
+    unranked = [group for group in data.all_groups if group not in data.ranked_groups]
+    beyond = len(data.ranked_groups) - len(data.groups)
+    said = [f"{_first([', '.join(group) for group in unranked], '; ')}: no component has a finite score."]
+    more = [f"{beyond} further pairs of task and wrong answer do not fit this page; gbcd.summary has them."]
+    return (said if unranked else []) + (more if beyond else [])
+
+
+def _by(data: ReportData, value: Callable[[Key], Value]) -> dict[Value, list[Key]]:
+    """Groups by a value that several may share."""
+    found: dict[Value, list[Key]] = {}
+    for group in data.groups:
+        found.setdefault(value(group), []).append(group)
+    return found
+
+
+def _where(data: ReportData, groups: Sequence[Key]) -> str:
+    if len(groups) == len(data.groups) > 1:
         return "Every task and wrong answer"
     return _first([f"{group.task}, {group.wrong_answer}" for group in groups], "; ")
 
@@ -129,9 +165,3 @@ def _where(findings: Findings, groups: Sequence[Key]) -> str:
 def _first(names: Sequence[str], between: str) -> str:
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return between.join(names[:NAMED]) + rest
-
-
-def _left_out(findings: Findings) -> list[str]:
-    rest = findings.all_groups[len(findings.groups) :]
-    said = f"{len(rest)} further pairs of task and wrong answer do not fit this page; gbcd.summary has them."
-    return [said] if rest else []

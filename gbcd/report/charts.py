@@ -1,8 +1,8 @@
-"""What the page is made of: charts, controls, tables, sections.
+"""What the page is made of, and how it looks: charts, tables, controls, sections; a palette for light and for dark.
 
-A chart never holds rows. It names the controls that it follows, and its tables are found by their values, joined by
-`|`; the page swaps rows when a control moves, and writes the same rows out as a table of numbers, so that nothing is
-told by colour or position alone.
+A chart never holds rows. It names the controls that choose its table, and those that it reads as parameters; the page
+swaps rows or sets parameters when a control moves, and lists the same rows as a table, so that nothing is told by
+colour or position alone. The series are the colours of Okabe and Ito (2008), which colour-blind eyes tell apart.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ import altair as alt
 import polars as pl
 import polars.selectors as cs
 
-from gbcd.report.theme import SHAPES
-
 #: Name of the data set of every chart.
 DATA = "table"
 
-#: Digits that are kept of a number; intervals are wider than the rest.
+#: Controls at the top of the page: what is shown, and the component that is looked for.
+GROUP, FIND = "group", "find"
+
+#: Kinds of components, and the shapes that tell them apart beside colours.
+KINDS, SHAPES = ["attention", "MLP"], ["circle", "square"]
+
+#: Significant digits of the numbers in the file.
 DIGITS = 4
 
-KINDS = ["attention", "MLP"]
+#: Style of text on a strong colour, which has the colour of the paper.
+INSIDE = "inside"
 
-#: Answers that are shown of a set.
-ANSWERS = 3
-
-#: The control that chooses task and wrong answer; it is at the top of the page.
-GROUP = "group"
+#: Colour of what marks the component that is looked for, and the test for it.
+RING = "#009e73"
+IS_FOUND = f"{FIND} !== '' && indexof(lower(datum.component), lower({FIND})) === 0"
 
 
 class Control(NamedTuple):
@@ -38,14 +41,45 @@ class Control(NamedTuple):
     Attributes:
         name: as charts refer to it.
         label: as people read it.
-        options: what is shown, by value; the first is chosen.
-        by_group: for options that are called something else in each group.
+        options: labels by value; the first is chosen. Without any it is a field for text.
+        by_group: for options that differ between groups.
     """
 
     name: str
     label: str
-    options: dict[str, str]
-    by_group: dict[str, dict[str, str]] | None = None
+    options: Mapping[str, str] = MappingProxyType({})
+    by_group: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+
+
+class Column(NamedTuple):
+    """A column of a table: its heading, the column of the data, and those of the ends of its interval."""
+
+    title: str
+    value: str
+    low: str | None = None
+    high: str | None = None
+
+
+class Rows(NamedTuple):
+    """Data of a chart or grid: tables by the values of `controls`, joined by `|`, and the columns that are listed."""
+
+    tables: dict[str, pl.DataFrame]
+    columns: Sequence[Column]
+    controls: tuple[str, ...] = (GROUP,)
+
+    def packed(self) -> dict[str, Any]:
+        """As the page reads it: tables by column, numbers rounded, what is not a number as null."""
+        rounded = {
+            name: table.with_columns(
+                cs.float().fill_nan(None).replace([float("inf"), float("-inf")], None).round_sig_figs(DIGITS)
+            )
+            for name, table in self.tables.items()
+        }
+        return {
+            "tables": {name: table.to_dict(as_series=False) for name, table in rounded.items()},
+            "columns": self.columns,
+            "controls": self.controls,
+        }
 
 
 class RowHeight(NamedTuple):
@@ -62,74 +96,131 @@ class Chart(NamedTuple):
         name: unique on the page; the name of its file.
         caption: what it shows and how to read it.
         picture: the specification; its data set is `DATA`.
-        tables: rows by setting of the controls.
-        controls: whose values, in this order, choose the table.
-        columns: headings of the table of numbers, by column; other columns are not listed in it.
+        rows: its data.
+        parameters: controls that the picture reads as parameters of that name.
         row_height: for pictures that grow with their table.
         max_width: in pixels, beyond which the picture would only get emptier.
         is_half: stands beside its neighbour where there is room.
-        is_of_task: shows the same for all wrong answers of a task.
     """
 
     name: str
     caption: str
     picture: alt.Chart | alt.LayerChart
-    tables: dict[str, pl.DataFrame]
-    controls: tuple[str, ...]
-    columns: dict[str, str]
+    rows: Rows
+    parameters: tuple[str, ...] = ()
     row_height: RowHeight | None = None
     max_width: int | None = None
     is_half: bool = False
-    is_of_task: bool = False
 
-    def specification(self) -> dict[str, Any]:
-        """The picture as Vega-Lite, as wide as its place on the page, without data; see `height`."""
+    def specification(self, values: Mapping[str, str]) -> dict[str, Any]:
+        """Vega-Lite without data, as wide as its place; `values` are those of the parameters when it is opened."""
         specification = self.picture.properties(width="container").to_dict()
         if self.row_height is not None:
             specification["height"] = self.row_height.pixels
-        autosize = {"type": "fit-x", "contains": "padding"}
-        return {**specification, "autosize": autosize, "description": self.caption, "config": {}}
-
-    def height(self, name: str) -> int | None:
-        """Of the picture of one table; None where all have the picture's own."""
-        if self.row_height is None:
-            return None
-        return self.row_height.pixels * self.tables[name][self.row_height.column].n_unique()
-
-    def rows(self, key: str) -> dict[str, list[Any]]:
-        """One table by column, numbers rounded."""
-        return rounded(self.tables[key]).to_dict(as_series=False)
+        parameters = [{"name": name, "value": values.get(name, "")} for name in self.parameters]
+        return {
+            **specification,
+            "params": [*specification.get("params", []), *parameters],
+            "autosize": {"type": "fit-x", "contains": "padding"},
+            "description": self.caption,
+            "config": {},
+        }
 
 
-class Tokens(NamedTuple):
-    """A text as a model reads it."""
+class Grid(NamedTuple):
+    """A table of numbers that can be sorted and, where it has a column `component`, searched.
 
-    tokens: tuple[str, ...]
+    Attributes:
+        name: unique on the page.
+        caption: what its columns are.
+        rows: its data.
+        shown: rows that are listed until all are asked for.
+    """
+
+    name: str
+    caption: str
+    rows: Rows
+    shown: int
 
 
 class Table(NamedTuple):
-    """A table of text, by row; the first cell of a row names it, cells of the columns `numbers` end at one line."""
+    """A table of text, by row; the first cell of a row names it."""
 
-    caption: str
     header: tuple[str, ...]
-    rows: Sequence[Sequence[str | Tokens]]
-    numbers: tuple[int, ...] = ()
+    rows: Sequence[Sequence[str]]
 
 
 class Section(NamedTuple):
-    """A part of the page; `text` is plain; `text_by_group`, above it, and `tables_by_group` show with their group."""
+    """A part of the page: sentences for all, and by group; then its controls, charts, grids and tables."""
 
     id: str
     title: str
     text: str
+    text_by_group: Mapping[str, Sequence[str]] = MappingProxyType({})
     controls: tuple[Control, ...] = ()
     charts: tuple[Chart, ...] = ()
+    grids: tuple[Grid, ...] = ()
     tables: tuple[Table, ...] = ()
     tables_by_group: Mapping[str, Table] = MappingProxyType({})
-    text_by_group: Mapping[str, str] = MappingProxyType({})
 
 
-def data() -> alt.NamedData:
+class Palette(NamedTuple):
+    """Colours of the page and its charts: behind text, text, text beside it, rules, warnings, links, focus, series."""
+
+    paper: str
+    panel: str
+    ink: str
+    quiet: str
+    line: str
+    warn: str
+    link: str
+    accent: str
+    series: tuple[str, ...]
+
+
+LIGHT = Palette(
+    *("#ffffff", "#f4f5f7", "#1b1d21", "#565b63", "#d9dce1", "#fff4d6", "#00558c", "#d55e00"),
+    ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+)
+DARK = Palette(
+    *("#15171a", "#20242a", "#e9eaec", "#a9afb8", "#363b42", "#3a3115", "#7cc4f5", "#ff9a55"),
+    ("#4aa8e0", "#f58a4b", "#35c79b", "#e3a3c6", "#f0b93a", "#a5daf7"),
+)
+
+
+def style_variables() -> str:
+    """The palettes as variables of a style sheet: the dark one where the reader prefers the dark."""
+    light, dark = (
+        "".join(f"--{name}:{value};" for name, value in palette._asdict().items() if isinstance(value, str))
+        for palette in (LIGHT, DARK)
+    )
+    return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+
+
+def theme(palette: Palette, font: str | None = None) -> dict[str, Any]:
+    """Configuration of Vega-Lite; without `font` the page gives its own."""
+    text = {"labelColor": palette.ink, "titleColor": palette.quiet, "labelFontSize": 11, "titleFontSize": 11}
+    quiet_axis = {"titleFontWeight": "normal", "titlePadding": 10, "labelPadding": 6, "labelSeparation": 8}
+    return {
+        "background": palette.paper,
+        "padding": {"left": 2, "right": 14, "top": 6, "bottom": 4},
+        "view": {"stroke": None},
+        "range": {
+            "category": list(palette.series),
+            "diverging": [palette.series[1], palette.panel, palette.series[0]],
+        },
+        "axis": {**text, **quiet_axis, "ticks": False, "domain": False, "gridColor": palette.line},
+        "axisXQuantitative": {"labelFlush": False, "tickCount": {"expr": "max(2, floor(width / 90))"}},
+        "legend": {**text, "titleFontWeight": "normal", "labelFontSize": 12, "symbolSize": 90, "offset": 14},
+        "text": {"color": palette.ink, "fontSize": 11},
+        "bar": {"color": palette.series[0]},
+        "rule": {"color": palette.quiet},
+        "tick": {"color": palette.accent},
+        "style": {INSIDE: {"color": palette.paper, "fill": palette.paper}},
+    } | ({} if font is None else {"font": font})
+
+
+def data_set() -> alt.NamedData:
     """The data set that the page fills."""
     return alt.NamedData(name=DATA)
 
@@ -140,36 +231,34 @@ def layered(*layers: alt.Chart, height: int | None = None) -> alt.LayerChart:
     return joined if height is None else joined.properties(height=height)
 
 
+def ring(picture: alt.Chart, size: int) -> alt.Chart:
+    """A ring of `size` around the component that is looked for."""
+    return picture.mark_point(size=size, strokeWidth=2.5, color=RING).encode(opacity=_only(IS_FOUND))
+
+
+def frame(picture: alt.Chart) -> alt.Chart:
+    """A frame around the cell of the component that is looked for."""
+    return picture.mark_rect(fill=None, stroke=RING, strokeWidth=2.5).encode(opacity=_only(IS_FOUND))
+
+
+def _only(test: str) -> Any:
+    return alt.when(test).then(alt.value(1)).otherwise(alt.value(0))
+
+
 def kind() -> pl.Expr:
     """One of `KINDS`, by the name of the component: `a3.h5` and `a3.g1` are attention, `m3` is an MLP."""
     return pl.when(pl.col("component").str.starts_with("m")).then(pl.lit(KINDS[1])).otherwise(pl.lit(KINDS[0]))
 
 
-def by_kind(picture: alt.Chart) -> alt.Chart:
+def by_kind(picture: alt.Chart, has_legend: bool = True) -> alt.Chart:
     """Tell attention from MLPs by colour and by shape."""
-    legend = alt.Legend(orient="bottom")
+    legend = alt.Legend(orient="bottom") if has_legend else None
     return picture.encode(
         color=alt.Color("kind:N", title=None, legend=legend, scale=alt.Scale(domain=KINDS)),
-        shape=alt.Shape("kind:N", title=None, legend=legend, scale=alt.Scale(domain=KINDS, range=SHAPES[:2])),
+        shape=alt.Shape("kind:N", title=None, legend=legend, scale=alt.Scale(domain=KINDS, range=SHAPES)),
     )
 
 
-def rounded(table: pl.DataFrame) -> pl.DataFrame:
-    """Numbers to `DIGITS` digits, what is not a number as null."""
-    return table.with_columns(cs.float().fill_nan(None).round_sig_figs(DIGITS))
-
-
-def answers(text: str) -> str:
-    """An answer as the table of prompts has it, `a|b|c` for a set; of a large set the first few."""
-    few = text.split("|")
-    return text if len(few) <= ANSWERS else f"{', '.join(few[:ANSWERS])} and {len(few) - ANSWERS} more"
-
-
 def key(*values: object) -> str:
-    """Name of a table by the values of the controls."""
+    """Name of a table by the values of its controls."""
     return "|".join(map(str, values))
-
-
-def plain(number: float | None) -> str:
-    """A number as text."""
-    return "-" if number is None or number != number else f"{number:,.{DIGITS}g}"

@@ -1,157 +1,158 @@
-"""Everything that the sections draw from: what was planned, what came of it, the summary, and the evaluation if any."""
+"""The section that opens the page: the strongest components with both scores, how faithful the circuit is, and where
+the norm says something else."""
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import polars as pl
 
-from gbcd.analysis.ranking import DEFAULT_SCORES as SCORES
-from gbcd.analysis.shard_values import SUMMARISED, Key
-from gbcd.component import Component
-from gbcd.errors import BadInput
-from gbcd.evaluation.tables import EFFECTS, EFFECTS_FILE, EVALUATION_FILE, FAITHFULNESS_FILE
-from gbcd.report.prompt_pass import PromptFindings, pass_over
-from gbcd.run.commits import Commit, read_commits
-from gbcd.run.quarantine import Quarantine, quarantined
-from gbcd.run.results import SUMMARY_FILE, read_components
-from gbcd.run.shards import Plan, read_plan
-from gbcd.run.store import Store
+from gbcd.analysis.ranking import CIRCUIT_SHARE
+from gbcd.analysis.shard_values import Key
+from gbcd.report.charts import Column, Grid, Rows, Section, key
+from gbcd.report.data import ReportData, Statistic, bounded, label, number
 
-#: Components times groups that a page can carry within its size; groups beyond are left out, and the page says so.
-MAX_CELLS = 40_000
+#: Components that are named in a sentence, and that the two scores are compared on.
+NAMED, COMPARED = 5, 10
 
+#: Components of the table.
+LISTED = 10
 
-@dataclass(frozen=True)
-class Measured:
-    """The tables of an evaluation."""
-
-    figures: pl.DataFrame
-    effects: pl.DataFrame
-    faithfulness: pl.DataFrame
-
-    def has_nodes(self, task: str) -> bool:
-        """Whether heads and MLPs of the task were ablated, and not their parts."""
-        rows = self.effects.filter(pl.col("task") == task)
-        return rows.height > 0 and (rows["component"] == rows["node"]).all()
+_SCORES = (
+    "a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; both count from 0. The attribution is the first-order estimate "
+    "of what a component's output adds to the loss, compared with its output on the reference (the counterfactual, "
+    "another prompt, or else the mean): above zero it works for the right answer, below zero against it. The norm says "
+    "how hard the loss pulls at the weights by which a component writes, and has no sign."
+)
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What a results folder holds.
-
-    Attributes:
-        store: the folder.
-        plan: what was wanted.
-        commits: the shards that are there.
-        quarantined: those that were given up, and prompts of committed ones that were.
-        components: the parts of the model.
-        summary: table `gbcd.analysis.reduce.SUMMARY`.
-        measured: None where nothing was evaluated.
-    """
-
-    store: Store
-    plan: Plan
-    commits: list[Commit]
-    quarantined: list[Quarantine]
-    components: list[Component]
-    summary: pl.DataFrame
-    measured: Measured | None
-
-    @cached_property
-    def all_groups(self) -> list[Key]:
-        """Tasks and wrong answers, in the order of the study."""
-        return [
-            Key(*row) for row in self.summary.select("task", "wrong_answer").unique(maintain_order=True).iter_rows()
-        ]
-
-    @cached_property
-    def groups(self) -> list[Key]:
-        """Those that the page shows."""
-        return self.all_groups[: max(1, MAX_CELLS // max(1, len(self.components)))]
-
-    @cached_property
-    def statistics(self) -> list[str]:
-        """Those that the summary describes, the one that ranks first."""
-        described = [name for name in SUMMARISED if self.summary[f"{name}_n"].max()]
-        return sorted(described, key=lambda name: SCORES.index(name) if name in SCORES else len(SCORES))
-
-    @cached_property
-    def ranked_by(self) -> dict[Key, str]:
-        """The statistic whose mean is the score, by group."""
-        found: dict[Key, str] = {}
-        for group in self.groups:
-            rows = self.nodes(group)
-            found[group] = str(rows["score_name"][0])
-        return found
-
-    @cached_property
-    def prompts(self) -> dict[Key, PromptFindings]:
-        """What single prompts say, by group."""
-        return pass_over(self.store, self.components, self.ranked_by)
-
-    def source(self, task: str) -> str:
-        """What prompts come from, as people call it: a task, or the name of the file."""
-        file = self.plan.study.prompts
-        return task if file is None else last(file)
-
-    def nodes(self, group: Key) -> pl.DataFrame:
-        """The heads and MLPs of a group, best first."""
-        return self._rows(group).filter(pl.col("level") == "node").sort("rank")
-
-    def parts(self, group: Key) -> pl.DataFrame:
-        """Their parts, best first."""
-        return self._rows(group).filter(pl.col("level") == "part").sort("rank")
-
-    def strongest(self, group: Key, n: int) -> list[str]:
-        """Names of the best heads and MLPs, `n` at most: none whose score is zero."""
-        return self.nodes(group).filter(pl.col("score") > 0)["component"].head(n).to_list()
-
-    def nodes_and_parts(self, group: Key) -> pl.DataFrame:
-        """Both, nodes first."""
-        return pl.concat([self.nodes(group), self.parts(group)])
-
-    def _rows(self, group: Key) -> pl.DataFrame:
-        return self.summary.filter(
-            pl.col("task") == group.task, pl.col("wrong_answer") == group.wrong_answer, pl.col("rank").is_not_null()
-        )
-
-
-def read_findings(out: str) -> Findings:
-    """Read a results folder.
-
-    Raises:
-        BadInput: there is no study in it, it was not reduced, or an older version evaluated it.
-    """
-    store = Store(out)
-    plan = read_plan(store)
-    if not store.exists(SUMMARY_FILE):
-        raise BadInput(f"{store.location!r} holds no {SUMMARY_FILE} (yet): run the study, or `gbcd reduce`")
-    measured = None
-    if store.exists(EVALUATION_FILE):
-        measured = Measured(*(_table(store, path) for path in (EVALUATION_FILE, EFFECTS_FILE, FAITHFULNESS_FILE)))
-        if missing := set(EFFECTS) - set(measured.effects.columns):
-            raise BadInput(
-                f"{EFFECTS_FILE!r} in {store.location!r} lacks the columns {', '.join(sorted(missing))}: an older "
-                "version wrote it. Run `gbcd evaluate` again."
-            )
-    return Findings(
-        store=store,
-        plan=plan,
-        commits=read_commits(store),
-        quarantined=quarantined(store),
-        components=read_components(store),
-        summary=_table(store, SUMMARY_FILE),
-        measured=measured,
+def section(data: ReportData) -> Section:
+    """The section; without any group it says so."""
+    if not data.groups:
+        return Section("found", "What was found", "No component has a finite score, so there is nothing to rank.")
+    groups = {key(index): group for index, group in enumerate(data.groups)}
+    return Section(
+        "found",
+        "What was found",
+        _SCORES,
+        {name: [_strongest(data, group), _faithful(data, group), _norm(data, group)] for name, group in groups.items()},
+        grids=(
+            Grid(
+                "components",
+                "All heads and MLPs. In brackets 95 % intervals with templates as clusters; same sign: share "
+                "of prompts whose value has the sign of the mean; effects in per cent of the gap.",
+                components(data),
+                LISTED,
+            ),
+        ),
     )
 
 
-def last(path: str) -> str:
-    """The last name of a path."""
-    return path.rstrip("/").rpartition("/")[2]
+def components(data: ReportData) -> Rows:
+    """Both scores of the heads and MLPs of every group, beside their effects."""
+    tables = {key(index): both_scores(data, group) for index, group in enumerate(data.groups)}
+    shown = pl.concat(tables.values(), how="diagonal_relaxed")
+    columns = [
+        Column("component", "component"),
+        Column("rank", "rank", "rank_ci_low", "rank_ci_high"),
+        Column("attribution", "attribution", "attribution_low", "attribution_high"),
+        Column("same sign, %", "agreement"),
+        Column("norm", "norm", "norm_low", "norm_high"),
+        Column("rank by norm", "norm_rank"),
+        Column("effect, %", "effect", "effect_low", "effect_high"),
+    ]
+    return Rows(tables, [column for column in columns if shown[column.value].is_not_null().any()])
 
 
-def _table(store: Store, path: str) -> pl.DataFrame:
-    return pl.read_parquet(io.BytesIO(store.read(path)))
+def both_scores(data: ReportData, group: Key) -> pl.DataFrame:
+    """`rank, component, layer, score`, attribution and norm with intervals, and the effect, best first."""
+    nodes = data.nodes(group)
+    found = [_named(data.attribution(group), "attribution"), _named(data.norm(group), "norm")]
+    attribution = data.attribution(group)
+    agreement = "" if attribution is None else f"{attribution.name}_sign_agreement"
+    share = 100 * pl.col(agreement) if agreement in nodes.columns else pl.lit(None, pl.Float64)
+    return (
+        nodes.select(
+            *("rank", "rank_ci_low", "rank_ci_high", "component", "layer", "score"),
+            *(column for columns in found for column in columns),
+            agreement=share,
+        )
+        .with_columns(norm_rank=pl.col("norm").rank("min", descending=True))
+        .join(data.effects(group.task), on="component", how="left", maintain_order="left")
+    )
+
+
+def _named(statistic: Statistic | None, name: str) -> list[pl.Expr]:
+    if statistic is None:
+        return [pl.lit(None, pl.Float64).alias(f"{name}{end}") for end in ("", "_low", "_high")]
+    return [
+        column.alias(f"{name}{end}") for column, end in zip(statistic.columns(), ("", "_low", "_high"), strict=True)
+    ]
+
+
+def _strongest(data: ReportData, group: Key) -> str:
+    rows = both_scores(data, group).filter(pl.col("score") > 0).head(NAMED)
+    n, of = data.nodes(group).select("n", "n_prompts").row(0)
+    prompts = f"{n:,} prompts" if n == of else f"{n:,} of {of:,} prompts"
+    start = f"Strongest in {data.called(group.task)}, by {label(data.score_name(group))} over {prompts}: "
+    if not rows.height:
+        return start + "none above zero."
+    value = "norm" if rows["attribution"].null_count() == rows.height else "attribution"
+    return start + "; ".join(_described(row, value) for row in rows.iter_rows(named=True)) + "."
+
+
+def _described(row: dict[str, Any], value: str) -> str:
+    effect = "" if row["effect"] is None else f", effect {round(row['effect'])} %"
+    return f"{row['component']} {bounded(row[value], row[f'{value}_low'], row[f'{value}_high'])}{effect}"
+
+
+def _faithful(data: ReportData, group: Key) -> str:
+    """What the best components keep alone, and how well the scores agree with effects."""
+    measured = data.measured
+    if measured is None or measured.truth(group.task) is None:
+        return (
+            "How faithful: not measured. Scores are first-order estimates and say where to look; "
+            f"gbcd evaluate {data.location} ablates every component and runs the circuit alone."
+        )
+    name = data.score_name(group)
+    rows = measured.of_group(measured.faithfulness, group).filter(
+        pl.col("method") == name, pl.col("size") == CIRCUIT_SHARE, pl.col("faithfulness").is_finite()
+    )
+    said = [
+        f"the best {row['n_components']} components alone keep "
+        f"{bounded(100 * row['faithfulness'], *_percent(row))} % of the gap"
+        for row in rows.head(1).iter_rows(named=True)
+    ]
+    figures = {"AUROC": measured.figure(group, name, "auroc"), "Spearman": measured.figure(group, name, "spearman")}
+    said += [f"{called} with measured effects {value}" for called, value in figures.items() if value is not None]
+    return f"How faithful: {'; '.join(said) or 'no figure of this score is finite'}."
+
+
+def _percent(row: dict[str, Any]) -> list[float | None]:
+    return [None if row[end] is None else 100 * row[end] for end in ("ci_low", "ci_high")]
+
+
+def _norm(data: ReportData, group: Key) -> str:
+    """Where the norm disagrees with the score that ranks."""
+    norm, attribution = data.norm(group), data.attribution(group)
+    if norm is None or attribution is None:
+        missing = "attribution: no prompt has a reference" if attribution is None else "norm"
+        return f"There is no {missing}, so there is one score only."
+    rows = both_scores(data, group)
+    n = min(COMPARED, rows.height // 2)
+    first, by_norm = rows.head(n), rows.sort("norm_rank").head(n)
+    only = by_norm.filter(~pl.col("component").is_in(first["component"].to_list()))
+    shared = n - only.height
+    said = f"What the norm says differently: {shared} of its {n} highest are among the {n} highest of the score."
+    if only.height:
+        names = [_beside(row) for row in only.head(NAMED).iter_rows(named=True)]
+        said += f" High by the norm only: {', '.join(names)}."
+    correlation = None if data.measured is None else data.measured.figure(group, norm.name, "spearman")
+    return said + (f" Its Spearman with measured effects: {correlation}." if correlation else "")
+
+
+def _beside(row: dict[str, Any]) -> str:
+    """A component that the norm overrates, with what speaks against it."""
+    if row["effect"] is not None:
+        return f"{row['component']} (effect {round(row['effect'])} %)"
+    return f"{row['component']} (attribution {number(row['attribution'])}, rank {row['rank']})"

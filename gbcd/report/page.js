@@ -1,9 +1,13 @@
-// Draws the charts from the data in this page. A control changes which table a chart is given, never the chart itself.
+// Draws charts and tables from the data in this page. A control changes which table is shown, or a parameter of a chart.
 
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const controls = [...document.querySelectorAll("select[data-control]")];
+const controls = [...document.querySelectorAll("[data-control]")];
 const figures = [...document.querySelectorAll("figure[data-chart]")];
+const grids = [...document.querySelectorAll("[data-grid]")];
 const views = new Map();
+const zooms = new Map();
+const sorting = new Map();
+const content = await unpacked();
 
 async function unpacked() {
   const bytes = Uint8Array.from(atob(document.getElementById("data").textContent), (letter) => letter.charCodeAt(0));
@@ -11,22 +15,21 @@ async function unpacked() {
   return JSON.parse(await new Response(stream).text());
 }
 
-const content = await unpacked();
-
 function control(name) {
-  return controls.find((select) => select.dataset.control === name);
+  return controls.find((field) => field.dataset.control === name);
 }
 
 function chosen(name) {
-  return control(name).value;
+  return control(name)?.value ?? "";
 }
 
 function chartOf(figure) {
   return content.charts[figure.dataset.chart];
 }
 
-function rowsOf(chart) {
-  const columns = chart.tables[chart.controls.map(chosen).join("|")];
+// The rows of a chart or grid for what is chosen; tables are stored by column.
+function rowsOf({ tables, controls }) {
+  const columns = tables[controls.map(chosen).join("|")];
   if (!columns) return [];
   const names = Object.keys(columns);
   const length = names.length ? columns[names[0]].length : 0;
@@ -36,7 +39,11 @@ function rowsOf(chart) {
 async function draw(figure) {
   const chart = chartOf(figure);
   views.get(figure)?.finalize();
-  const specification = { ...structuredClone(chart.specification), datasets: { [content.dataset]: rowsOf(chart) } };
+  views.delete(figure);
+  if (!rowsOf(chart).length) return fill(figure);
+  const specification = structuredClone(chart.specification);
+  for (const parameter of specification.params) if (control(parameter.name)) parameter.value = chosen(parameter.name);
+  specification.datasets = { [content.dataset]: rowsOf(chart) };
   const result = await vegaEmbed(figure.querySelector(".plot"), specification, {
     config: { ...content.themes[dark.matches ? "dark" : "light"], font: getComputedStyle(document.body).fontFamily },
     renderer: "svg",
@@ -44,37 +51,88 @@ async function draw(figure) {
     tooltip: { theme: dark.matches ? "dark" : "light" },
   });
   views.set(figure, result);
+  figure.dataset.height = result.view.height();
   await fill(figure);
 }
 
 async function fill(figure) {
   const chart = chartOf(figure);
   const rows = rowsOf(chart);
-  const { view } = views.get(figure);
-  figure.querySelector(".plot").hidden = rows.length === 0;
+  const plot = figure.querySelector(".plot");
+  plot.hidden = rows.length === 0;
   figure.querySelector(".empty").hidden = rows.length > 0;
-  list(figure);
-  if (chart.rowHeight) view.height(chart.rowHeight.pixels * new Set(rows.map((row) => row[chart.rowHeight.column])).size);
+  list(figure.querySelector("details"), chart, Infinity);
+  if (!rows.length) return;
+  if (!views.has(figure)) return draw(figure);
+  const { view } = views.get(figure);
+  for (const name of chart.parameters) view.signal(name, chosen(name));
+  const lines = chart.rowHeight && new Set(rows.map((row) => row[chart.rowHeight.column])).size;
+  const zoom = zooms.get(figure) ?? 1;
+  plot.style.minWidth = `${100 * zoom}%`;
+  view.height((lines ? chart.rowHeight.pixels * lines : Number(figure.dataset.height)) * zoom);
+  if (plot.clientWidth) view.width(plot.clientWidth);
   await view.data(content.dataset, rows).resize().runAsync();
 }
 
-// The rows of a chart as a table, made only while someone looks at it.
-function list(figure) {
-  const details = figure.querySelector(":scope > details");
-  const place = details.querySelector(".scroll");
-  if (!details.open) return place.replaceChildren();
-  const chart = chartOf(figure);
+// Rows as a table that its headings sort and the field at the top filters; made only while someone can see it.
+function list(holder, source, shown) {
+  const place = holder.querySelector(".grid");
+  if (holder.tagName === "DETAILS" && !holder.open) return place.replaceChildren();
+  const rows = sorted(holder, found(rowsOf(source)));
+  const listed = rows.slice(0, holder.dataset.all ? Infinity : shown);
   const table = document.createElement("table");
-  const rows = rowsOf(chart);
   const head = table.createTHead().insertRow();
   const body = table.createTBody();
-  const lines = rows.map(() => body.insertRow());
-  for (const [name, title] of Object.entries(chart.columns)) {
-    const isNumber = rows.some((row) => typeof row[name] === "number");
-    head.append(cell("th", title, isNumber));
-    rows.forEach((row, index) => lines[index].append(cell("td", written(row[name]), isNumber)));
+  const lines = listed.map(() => body.insertRow());
+  for (const [title, value, low, high] of source.columns) {
+    const isNumber = rows.some((row) => typeof row[value] === "number");
+    head.append(heading(holder, title, value, isNumber));
+    listed.forEach((row, index) => lines[index].append(cell("td", bounded(row[value], row[low], row[high]), isNumber)));
   }
   place.replaceChildren(table);
+  if (listed.length < rows.length) place.append(button(`Show all ${rows.length}`, () => (holder.dataset.all = "yes")));
+}
+
+function found(rows) {
+  const wanted = chosen("find").trim().toLowerCase();
+  return wanted ? rows.filter((row) => !("component" in row) || row.component?.toLowerCase().includes(wanted)) : rows;
+}
+
+function sorted(holder, rows) {
+  const { column, sign } = sorting.get(holder) ?? {};
+  if (!column) return rows;
+  const before = (one, other) => (one < other ? -sign : one > other ? sign : 0);
+  const isMissing = (row) => row[column] === null || row[column] === undefined;
+  return rows.toSorted((one, other) => isMissing(one) - isMissing(other) || before(one[column], other[column]));
+}
+
+function heading(holder, title, column, isNumber) {
+  const made = cell("th", "", isNumber);
+  const now = sorting.get(holder);
+  const isSorted = now?.column === column;
+  made.scope = "col";
+  if (isSorted) made.ariaSort = now.sign > 0 ? "ascending" : "descending";
+  const sign = isSorted ? -now.sign : isNumber && column !== "rank" ? -1 : 1;
+  made.append(button(title + (isSorted ? (now.sign > 0 ? " ▲" : " ▼") : ""), () => sorting.set(holder, { column, sign })));
+  return made;
+}
+
+function button(text, change) {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.textContent = text;
+  made.addEventListener("click", () => {
+    const holder = made.closest("details, [data-grid]");
+    change();
+    relist(holder);
+    [...holder.querySelectorAll("button")].find((other) => other.textContent.startsWith(text.slice(0, 4)))?.focus();
+  });
+  return made;
+}
+
+function relist(holder) {
+  if (holder.dataset.grid) list(holder, content.grids[holder.dataset.grid], content.grids[holder.dataset.grid].shown);
+  else list(holder, chartOf(holder.closest("figure")), Infinity);
 }
 
 function cell(tag, text, isNumber) {
@@ -84,18 +142,23 @@ function cell(tag, text, isNumber) {
   return made;
 }
 
+function bounded(value, low, high) {
+  return written(value) + (typeof low === "number" && typeof high === "number" ? ` [${written(low)}, ${written(high)}]` : "");
+}
+
 function written(value) {
   if (value === null || value === undefined) return "-";
   if (typeof value !== "number") return value;
-  if (value !== 0 && Math.abs(value) < 1e-4) return value.toExponential(3);
-  return value.toLocaleString("en", Number.isInteger(value) ? {} : { maximumSignificantDigits: 4 });
+  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(1);
+  return value.toLocaleString("en", Number.isInteger(value) ? {} : { maximumSignificantDigits: 3 });
 }
 
 async function save(figure, kind) {
   const chart = chartOf(figure);
-  const settings = chart.controls.map((name) => control(name).selectedOptions[0].label.replaceAll(/[^\w.-]+/g, "_"));
+  const settings = [...new Set([...chart.controls, ...chart.parameters])].map(control);
+  const names = settings.map((field) => field.selectedOptions?.[0].label ?? "").filter(Boolean);
   const link = document.createElement("a");
-  link.download = `${[figure.dataset.chart, ...settings].join("_")}.${kind}`;
+  link.download = `${[figure.dataset.chart, ...names].join("_").replaceAll(/[^\w.-]+/g, "_")}.${kind}`;
   link.href =
     kind === "csv"
       ? URL.createObjectURL(new Blob([asCsv(chart)], { type: "text/csv" }))
@@ -104,11 +167,13 @@ async function save(figure, kind) {
 }
 
 function asCsv(chart) {
-  const names = Object.keys(chart.columns);
+  const columns = chart.columns.flatMap(([title, value, low, high]) =>
+    [[title, value], [`${title}, 95 % from`, low], [`${title}, 95 % to`, high]].filter(([, name]) => name));
   const quoted = (values) => values.map((value) => `"${String(value ?? "").replaceAll('"', '""')}"`).join(",") + "\n";
-  return [quoted(names), ...rowsOf(chart).map((row) => quoted(names.map((name) => row[name])))].join("");
+  return [quoted(columns.map(([title]) => title)), ...rowsOf(chart).map((row) => quoted(columns.map(([, name]) => row[name])))].join("");
 }
 
+// Choices that differ between groups, and blocks of text that belong to one.
 function rename() {
   for (const [name, byGroup] of Object.entries(content.labels)) {
     const labels = byGroup[chosen("group")];
@@ -121,20 +186,33 @@ function rename() {
 
 async function refresh(changed) {
   if (changed === "group") rename();
-  await Promise.all(figures.filter((figure) => chartOf(figure).controls.includes(changed)).map(fill));
+  const isConcerned = ({ controls, parameters = [] }) => changed === "group" || controls.includes(changed) || parameters.includes(changed);
+  for (const grid of grids) relist(grid);
+  await Promise.all(figures.filter((figure) => isConcerned(chartOf(figure))).map(fill));
 }
 
-for (const select of controls) select.addEventListener("change", () => refresh(select.dataset.control));
+for (const field of controls) {
+  field.addEventListener(field.type === "search" ? "input" : "change", () => refresh(field.dataset.control));
+}
 for (const form of document.querySelectorAll("form")) form.addEventListener("submit", (event) => event.preventDefault());
 for (const figure of figures) {
-  figure.querySelector(":scope > details").addEventListener("toggle", () => list(figure));
+  const details = figure.querySelector("details");
+  details.addEventListener("toggle", () => list(details, chartOf(figure), Infinity));
   for (const button of figure.querySelectorAll("[data-save]")) {
     button.addEventListener("click", () => save(figure, button.dataset.save));
   }
+  for (const button of figure.querySelectorAll("[data-zoom]")) {
+    button.addEventListener("click", () => {
+      zooms.set(figure, Math.min(8, Math.max(1, (zooms.get(figure) ?? 1) * 1.5 ** Number(button.dataset.zoom))));
+      fill(figure);
+    });
+  }
 }
-rename();
+if (control("group")) rename();
+for (const grid of grids) relist(grid);
 await Promise.all(figures.map(draw));
 dark.addEventListener("change", () => figures.forEach(draw));
+window.addEventListener("resize", () => figures.forEach(fill));
 // A link to a section was followed before the pictures above it had their heights.
 if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 document.documentElement.dataset.drawn = figures.length;

@@ -1,7 +1,8 @@
-"""From sections to one HTML file: libraries, styles, script and data inside it, nothing fetched, all text escaped.
+"""From a results folder to one HTML file, or to figures for a paper.
 
-Data are one JSON document, compressed and in base64, so that no text of a prompt is ever read as markup or script; the
-policy in the page's head forbids the network besides.
+Libraries, styles, script and data are inside the page and nothing is fetched. Data are one JSON document, compressed
+and in base64, so that no text of a prompt is ever read as markup or script; the policy in the page's head forbids the
+network besides. Figures are the same specifications, drawn as they stand when the page is opened.
 """
 
 from __future__ import annotations
@@ -9,32 +10,32 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gbcd.report import (
-    agreement,
-    circuit_graph,
-    effects,
-    example_prompts,
-    in_short,
-    layers_and_heads,
-    overview,
-    settling,
-    strongest,
-    words,
-)
+from gbcd.report import circuit, components, effects, findings, prompts, study
 from gbcd.report.caveats import warnings
-from gbcd.report.charts import DATA, GROUP, Chart, Control, Section, key
-from gbcd.report.findings import Findings, read_findings
-from gbcd.report.theme import DARK, LIGHT, theme, variables
+from gbcd.report.charts import DARK, DATA, FIND, GROUP, LIGHT, Chart, Control, Section, key, style_variables, theme
+from gbcd.report.data import ReportData
+from gbcd.report.reading import read_data
+from gbcd.run.store import Store
 
 REPORT = "report.html"
+
+#: Width of a figure and the margin around it, in pixels at 72 dots per inch.
+FIGURE_WIDTH, MARGIN = 460, 10
+
+DOTS_PER_INCH = 300
+
+#: What the renderer brings itself, so that figures look the same on every machine.
+FONT = "Liberation Sans, Arial, sans-serif"
 
 
 class Written(NamedTuple):
@@ -45,74 +46,117 @@ class Written(NamedTuple):
 
 
 def write_report(out: str) -> Written:
-    """Write `report.html` into the results folder of one model.
+    """Write `report.html` into a results folder.
 
     Raises:
         BadInput: there is no study in it, or it was not reduced.
     """
-    findings = read_findings(out)
-    findings.store.write(REPORT, page(findings).encode())
-    return Written(f"{findings.store.location}/{REPORT}", warnings(findings))
+    data = read_data(out)
+    Store(out).write(REPORT, page(data).encode())
+    return Written(f"{data.location}/{REPORT}", warnings(data))
 
 
-def sections(findings: Findings) -> list[Section]:
+def sections(data: ReportData) -> list[Section]:
     """What there is to say, in the order of the page."""
     every = [
-        in_short.section(findings),
-        overview.what_was_run(findings),
-        layers_and_heads.section(findings),
-        strongest.top_components(findings),
-        effects.section(findings),
-        circuit_graph.section(findings),
-        agreement.section(findings),
-        strongest.over_prompts(findings),
-        settling.section(findings),
-        example_prompts.section(findings),
-        overview.computed(findings),
-        words.section(),
+        findings.section(data),
+        study.what_was_run(data),
+        components.section(data),
+        effects.section(data),
+        circuit.section(data),
+        components.agreement(data),
+        prompts.section(data),
+        study.how_computed(data),
+        study.words(),
     ]
     return [section for section in every if section is not None]
 
 
-def page(findings: Findings) -> str:
+def page(data: ReportData) -> str:
     """The whole file."""
-    found = sections(findings)
-    groups = {key(index): f"{task}, {wrong_answer}" for index, (task, wrong_answer) in enumerate(findings.groups)}
+    found = sections(data)
+    groups = {key(index): f"{task}, {wrong_answer}" for index, (task, wrong_answer) in enumerate(data.groups)}
     environment = Environment(loader=PackageLoader("gbcd.report", "."), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html.j2").render(
-        title=overview.title(findings),
-        facts=overview.facts(findings),
-        standing=overview.standing(findings),
-        warnings=warnings(findings),
+        title=study.title(data),
+        facts=_facts(data),
+        warnings=warnings(data),
         sections=found,
-        group=Control(GROUP, "Task and wrong answer", groups),
+        controls=[Control(GROUP, "Task and wrong answer", groups), Control(FIND, "Find a component")] if groups else [],
         libraries=_libraries(),
-        style=style(),
-        script=asset("page.js"),
+        style=Markup(style_variables()) + _asset("page.css"),
+        script=_asset("page.js"),
         data=_packed(found),
     )
 
 
+def write_figures(out: str, folder: Path) -> list[Path]:
+    """Draw every chart of a study into `folder`, at 300 dots per inch, once for each task and wrong answer.
+
+    Raises:
+        BadInput: there is no study in `out`, or it was not reduced.
+    """
+    data = read_data(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for name, specification in _figures(data):
+        path = folder / f"{name}.png"
+        path.write_bytes(vl_convert.vegalite_to_png(specification, ppi=DOTS_PER_INCH))
+        written.append(path)
+    return written
+
+
+def _facts(data: ReportData) -> list[str]:
+    """The size of the study, in a line."""
+    if not data.groups:
+        return []
+    nodes = data.nodes(data.groups[0])
+    return [f"{nodes.height:,} heads and MLPs in {nodes['layer'].n_unique()} layers", *dict(data.computed).values()][:2]
+
+
 def _packed(found: list[Section]) -> str:
     controls = [control for section in found for control in section.controls]
+    charts = [chart for section in found for chart in section.charts]
     content: dict[str, Any] = {
         "dataset": DATA,
         "themes": {"light": theme(LIGHT), "dark": theme(DARK)},
         "labels": {control.name: control.by_group for control in controls if control.by_group},
-        "charts": {chart.name: _described(chart) for section in found for chart in section.charts},
+        "charts": {chart.name: _described(chart) for chart in charts},
+        "grids": {
+            grid.name: {**grid.rows.packed(), "shown": grid.shown} for section in found for grid in section.grids
+        },
     }
-    packed = gzip.compress(json.dumps(content, allow_nan=False, separators=(",", ":")).encode(), mtime=0)
-    return base64.b64encode(packed).decode()
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=dict)
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _described(chart: Chart) -> dict[str, Any]:
     return {
-        "specification": chart.specification(),
-        "controls": chart.controls,
-        "columns": chart.columns,
+        **chart.rows.packed(),
+        "specification": chart.specification({}),
+        "parameters": chart.parameters,
         "rowHeight": chart.row_height and chart.row_height._asdict(),
-        "tables": {name: chart.rows(name) for name in chart.tables},
     }
+
+
+def _figures(data: ReportData) -> Iterator[tuple[str, dict[str, Any]]]:
+    for section in sections(data):
+        for index, group in enumerate(data.groups):
+            options = {control.name: control.by_group.get(key(index), control.options) for control in section.controls}
+            values = {GROUP: key(index)} | {name: next(iter(found), "") for name, found in options.items()}
+            for chart in section.charts:
+                table = key(*(values[name] for name in chart.rows.controls))
+                if table in chart.rows.tables and chart.rows.tables[table].height:
+                    yield f"{chart.name}_{group.task}_{group.wrong_answer}", _figure(chart, table, values)
+
+
+def _figure(chart: Chart, table: str, values: dict[str, str]) -> dict[str, Any]:
+    rows = chart.rows.tables[table]
+    specification = chart.specification(values) | {"width": min(FIGURE_WIDTH, chart.max_width or FIGURE_WIDTH)}
+    if chart.row_height is not None:
+        specification["height"] = chart.row_height.pixels * rows[chart.row_height.column].n_unique()
+    look = theme(LIGHT, FONT) | {"padding": MARGIN}
+    return specification | {"datasets": {DATA: rows.to_dicts()}, "config": look}
 
 
 @cache
@@ -122,11 +166,6 @@ def _libraries() -> Markup:
     return Markup(script.replace("</script", "<\\/script"))
 
 
-def style() -> Markup:
-    """The style sheet, with the colours that charts have too."""
-    return Markup(variables()) + asset("page.css")
-
-
-def asset(name: str) -> Markup:
+def _asset(name: str) -> Markup:
     """A file of the page, which is ours and no text of a prompt."""
     return Markup(resources.files("gbcd.report").joinpath(name).read_text(encoding="utf-8"))

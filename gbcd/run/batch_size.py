@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from gbcd.models import gpt2_pass, parameter
 from gbcd.models.load import LoadedModel
 
 #: Beyond so many prompts a batch is no faster on a processor (docs/speed.md), only larger.
@@ -46,16 +45,14 @@ def fitting(loaded: LoadedModel, n_tokens: int, n_sequences: int, device: str, s
 def bytes_per_prompt(loaded: LoadedModel, n_tokens: int, n_sequences: int) -> float:
     """Memory that all statistics of one more prompt in a batch need: activations, attention patterns, logits.
 
-    An estimate, 1.5 times what the forward pass keeps (4 times with hooks, where autograd keeps as much again), which
-    is what full-size GPT-2 was measured to need at its peak.
+    An estimate: four times what the maps of one forward pass read and write.
     """
-    sites, itemsize = loaded.sites, loaded.dtype.itemsize
-    kept = sum(sum(parameter(loaded.model, site.module).shape) for site in sites.linear) * n_tokens
-    patterns = sites.n_layers * sites.n_heads * n_tokens**2
+    spec, itemsize = loaded.spec, loaded.dtype.itemsize
+    kept = sum(sum(loaded.model.get_parameter(f"{one.module}.weight").shape) for one in spec.maps) * n_tokens
+    patterns = spec.n_layers * spec.n_heads * n_tokens**2
     # the loss and its gradient are float64
     logits = n_sequences * loaded.vocabulary_size * (3 * itemsize + 3 * 8)
-    overhead = 1.5 if gpt2_pass.supports(loaded.model.config) else 4.0
-    return overhead * ((kept + patterns) * itemsize + logits)
+    return 4.0 * ((kept + patterns) * itemsize + logits)
 
 
 def machine_bytes() -> int:

@@ -1,28 +1,31 @@
 """Exactly once: how a shard becomes part of the results.
 
-A worker writes the shard's tables to Parquet, reads them back and checks them, uploads them under names that no other
-attempt shares, and then creates `commits/00012.json`, which names them with size, SHA-256 and rows. That creation is
-the only moment that counts. It succeeds once per shard, so of two workers at the same shard (a zombie, a second
-driver) one wins and the other removes its files. A process that dies earlier leaves files that nobody refers to;
-one that dies later has committed. Readers go by the commit records and never by which files are there.
+A worker writes the shard's tables to Parquet, reads them back, uploads them under names that no other attempt shares,
+and then creates `commits/00012.json`, which names them with size, SHA-256 and rows. That creation is the only moment
+that counts. It succeeds once per shard, so of two workers at the same shard (a zombie, a second driver) one wins and
+the other removes its files; a commit is never replaced. A process that dies earlier leaves orphaned files; one that
+dies later has committed. Readers go by the commit records and never by which files are there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 from uuid import uuid4
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gbcd.run import failpoints
-from gbcd.run.shard_files import ShardFiles, UnsoundShardError
-from gbcd.run.shards import Shard, StoredFile
+from gbcd.errors import Incomplete
+from gbcd.run.shards import StoredFile
 from gbcd.run.store import StorageError, Store
+from gbcd.run.table_files import decode, encode
+from gbcd.run.work import Tables, UnsoundShardError
 
 _RECORD = re.compile(r"\w+/(\d+)\.json")
 
@@ -41,105 +44,59 @@ class Commit(BaseModel):
     attempt: str
     """Unique to the attempt that wrote the files."""
     files: dict[str, StoredFile]
-    """`prompts`, `norms` and `coherence`."""
-    n_prompts: int
+    """By name of the table."""
     statuses: dict[str, int]
-    """Rows of `prompts` (prompt and wrong answer) by status."""
-    calibration: str
-    """SHA-256 of the calibration that centred norms were taken against."""
-    batch_size: int
-    versions: dict[str, str]
+    """How often each value stands in a column `status`."""
     seconds: float
+    """That the computation took."""
     committed_at: datetime
 
-
-class Conditions(NamedTuple):
-    """Under which a shard was computed; kept in its commit."""
-
-    calibration: str
-    batch_size: int
-    versions: dict[str, str]
+    @property
+    def sha256(self) -> str:
+        """Of the contents: the same for every attempt that computed the same tables."""
+        return _sha256("".join(file.sha256 for _, file in sorted(self.files.items())).encode())
 
 
-def publish(
-    store: Store,
-    shard: Shard,
-    files: ShardFiles,
-    conditions: Conditions,
-    seconds: float,
-    attempt: int,
-    instead_of: Commit | None = None,
-) -> Commit | None:
-    """Upload the files of a shard and commit them.
-
-    Args:
-        store: where the results lie.
-        shard: what was computed.
-        files: the result, checked.
-        conditions: for the record.
-        seconds: how long the computation took.
-        attempt: counts the tries at this shard in this run, from 1.
-        instead_of: a commit without values for some prompts, which is taken back first. Its files stay, for readers
-            that began before, until `gbcd compact` removes them.
+def publish(store: Store, shard: int, tables: Tables, seconds: float) -> Commit | None:
+    """Upload the tables of a shard and commit them.
 
     Returns:
         The commit, or None if another attempt had committed this shard before.
 
     Raises:
-        StorageError: they cannot be written.
+        UnsoundShardError: a table cannot be read back.
+        StorageError: something cannot be written.
     """
-    name = uuid4().hex
-    stored = upload(store, f"{shard.id:05d}.{name}", files, shard.id, attempt)
+    attempt = uuid4().hex
+    statuses = Counter[str]()
+    stored: dict[str, StoredFile] = {}
+    for name, table in tables.items():
+        content = encode(table)
+        file = StoredFile(
+            path=f"{name}/{shard:05d}.{attempt}.parquet",
+            bytes=len(content),
+            sha256=_sha256(content),
+            rows=table.num_rows,
+        )
+        store.write(file.path, content)
+        if store.size(file.path) != len(content):
+            raise StorageError(f"{store.location}/{file.path} is not there in full after it was written")
+        stored[name] = file
+        if "status" in table.column_names:
+            statuses.update(table["status"].to_pylist())
     commit = Commit(
-        shard=shard.id,
-        attempt=name,
+        shard=shard,
+        attempt=attempt,
         files=stored,
-        n_prompts=shard.n_prompts,
-        statuses=files.statuses,
+        statuses=dict(sorted(statuses.items())),
         seconds=round(seconds, 3),
         committed_at=datetime.now(UTC),
-        **conditions._asdict(),
     )
-    if instead_of is not None:
-        store.delete(commit_path(shard.id))
-    won = store.create(commit_path(shard.id), commit.model_dump_json(indent=1).encode())
-    failpoints.reached("after_commit", shard.id, attempt)
-    if not won:
-        for file in stored.values():
-            store.delete(file.path)
-    return commit if won else None
-
-
-def upload(store: Store, name: str, files: ShardFiles, number: int, attempt: int) -> dict[str, StoredFile]:
-    """Write tables as `{kind}/{name}.parquet`, with nothing yet that refers to them.
-
-    Args:
-        store: where the results lie.
-        name: shared by no other attempt.
-        files: encoded and checked.
-        number: of the shard, or of the group of shards, for failpoints.
-        attempt: for failpoints.
-
-    Raises:
-        StorageError: they cannot be written.
-    """
-    data = files.contents._asdict()
-    stored = {
-        kind: StoredFile(
-            path=f"{kind}/{name}.parquet", bytes=len(content), sha256=_sha256(content), rows=files.rows[kind]
-        )
-        for kind, content in data.items()
-    }
-    failpoints.reached("before_write", number, attempt)
-    for kind, content in data.items():
-        if failpoints.is_set("mid_file", number, attempt):
-            store.write(stored[kind].path, content[: len(content) // 2])
-        failpoints.reached("mid_file", number, attempt)
-        store.write(stored[kind].path, content)
-        if store.size(stored[kind].path) != len(content):
-            raise StorageError(f"{store.location}/{stored[kind].path} is not there in full after it was written")
-    failpoints.reached("after_file", number, attempt)
-    return stored
+    if store.create(commit_path(shard), commit.model_dump_json(indent=1).encode()):
+        return commit
+    for file in stored.values():
+        store.delete(file.path)
+    return None
 
 
 def read_verified(store: Store, file: StoredFile) -> bytes:
@@ -158,6 +115,26 @@ def read_verified(store: Store, file: StoredFile) -> bytes:
     if _sha256(content) != file.sha256:
         raise UnsoundShardError(f"{file.path} does not have the checksum that it was committed with")
     return content
+
+
+def read_table(store: Store, file: StoredFile) -> pa.Table:
+    """A committed table, for readers; pages are held against their checksums.
+
+    Raises:
+        Incomplete: the file is missing or damaged; says how to repair it.
+        StorageError: it cannot be read now.
+    """
+    try:
+        return decode(store.read(file.path))
+    except FileNotFoundError:
+        raise damaged(store, f"{file.path} is gone") from None
+    except UnsoundShardError as error:
+        raise damaged(store, f"{file.path}: {error}") from None
+
+
+def damaged(store: Store, what: str) -> Incomplete:
+    """Something committed cannot be read any more."""
+    return Incomplete(f"{store.location}/{what}; `gbcd verify --repair {store.root}` computes it again")
 
 
 def commit_path(shard: int) -> str:
@@ -187,19 +164,25 @@ def read_records(store: Store, paths: Iterable[str], kind: type[Record]) -> list
         StorageError: one is damaged.
     """
 
-    def one(path: str) -> Record | None:
-        try:
-            return kind.model_validate_json(store.read(path))
-        except FileNotFoundError:
-            return None
-        except ValidationError as error:
-            raise StorageError(
-                f"{store.location}/{path} is damaged or not of this version; `gbcd verify --repair` computes it again"
-            ) from error
-
-    read: Callable[[str], Record | None] = one
     with ThreadPoolExecutor(_READERS) as pool:
-        return [record for record in pool.map(read, paths) if record is not None]
+        found = [pool.submit(read_record, store, path, kind) for path in paths]
+        return [record for one in found if (record := one.result()) is not None]
+
+
+def read_record(store: Store, path: str, kind: type[Record]) -> Record | None:
+    """The record at `path`; None if there is none.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    try:
+        return kind.model_validate_json(store.read(path))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise StorageError(
+            f"{store.location}/{path} is damaged or of another version; `gbcd verify --repair {store.root}` repairs it"
+        ) from error
 
 
 def record_ids(store: Store, folder: str) -> set[int]:

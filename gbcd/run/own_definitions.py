@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 from gbcd import wrong_answers
 from gbcd.engine.calibration import Calibration
-from gbcd.engine.engine import loss_gradient, pass_for, scene_of
+from gbcd.engine.engine import loss_gradient, packed_for, scene_of
 from gbcd.errors import BadInput, own_code, place
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.run.norms_work import EngineBuilder, ShardEngine
 from gbcd.run.shards import Plan
-from gbcd.run.workers import EngineBuilder, ShardEngine
 from gbcd.wrong_answers import WrongAnswer
 
 
@@ -92,13 +92,13 @@ def try_definitions(names: Sequence[str], prompts: Sequence[EncodedPrompt], load
     own = [definition for definition in map(wrong_answers.get, names) if not _is_gbcds(definition)]
     if not own or space_of(loaded.tokenizer) is not None:
         return
-    forward = pass_for(loaded).forward([(prompt.ids,) for prompt in prompts])
-    scene = scene_of(prompts, forward.logits[:, 0], loaded)
+    run = loaded.decoder.run(packed_for(loaded, [(prompt.ids,) for prompt in prompts]))
+    scene = scene_of(prompts, run.logits[:, 0], loaded)
     for definition in own:
         with own_code(f"wrong answer {definition.name!r}", definition.define):
             target = definition.define(scene)
             if not definition.reads_twin:
-                loss_gradient(target, forward.logits)
+                loss_gradient(target, run.logits)
 
 
 def _is_gbcds(definition: WrongAnswer) -> bool:
@@ -124,12 +124,10 @@ class WithDefinitions(NamedTuple):
         for definition in self.definitions:
             wrong_answers.know(definition)
 
-    def __call__(
-        self, loaded: LoadedModel, plan: Plan, batch_size: int, calibration: Calibration | None
-    ) -> ShardEngine:
+    def __call__(self, loaded: LoadedModel, plan: Plan, calibration: Calibration | None) -> ShardEngine:
         """Build the engine of a worker."""
         self.know()
-        return self.build(loaded, plan, batch_size, calibration)
+        return self.build(loaded, plan, calibration)
 
 
 def with_definitions(build: EngineBuilder, names: Sequence[str], files: Sequence[DefinitionFile] = ()) -> EngineBuilder:

@@ -23,12 +23,12 @@ from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt_lines import TASK
-from gbcd.prompting.tokens import encode
 from gbcd.run.batch_size import fitting
 from gbcd.run.calibration_reach import CalibrationReach, settled
 from gbcd.run.inputs import InputsWriter
 from gbcd.run.own_definitions import DefinitionFile, import_definitions, read_definitions, try_definitions
 from gbcd.run.parts import Part, folder_of, record_parts, refuse_other_parts
+from gbcd.run.results import COMPONENTS_FILE, encoded_components
 from gbcd.run.shards import PLAN, Identity, Plan, Settings, Shard, cut, read_plan
 from gbcd.run.sources import fingerprints, needs_meaning, refuse_unknown, sources
 from gbcd.run.splitting import split
@@ -146,7 +146,7 @@ def _drafted(
         # another machine may have other memory, and what was decided stands
         before = read_plan(store).study
         plan = _resumed(store, _identity(study, device, loaded, _Settled(before.batch_size, before.centering), own))
-        yield lambda: Planned(part, store, plan, resumed=True)
+        yield lambda: _with_components(Planned(part, store, plan, resumed=True), loaded)
         return
     with InputsWriter() as writer:
         settings = _identity(study, device, loaded, _Settled(1, "position"), own).study
@@ -157,7 +157,12 @@ def _drafted(
         }
         centering = settled(study.centering, missed, writer.rows)
         identity = _identity(study, device, loaded, _Settled(size, centering), own)
-        yield lambda: _created(part, store, identity, writer, drawn)
+        yield lambda: _with_components(_created(part, store, identity, writer, drawn), loaded)
+
+
+def _with_components(planned: Planned, loaded: LoadedModel) -> Planned:
+    planned.store.create(COMPONENTS_FILE, encoded_components(loaded.components, loaded.spec.parallel))
+    return planned
 
 
 def _created(part: Part, store: Store, identity: Identity, writer: InputsWriter, drawn: _Drawn) -> Planned:
@@ -207,7 +212,7 @@ def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -
             some.append(CalibrationReach(task, study.calibration_prompts, centering))
         for shard in cut(task, n_prompts, study.shard_size, len(shards), writer.rows):
             rows = list(islice(prompts, shard.n_prompts))
-            encoded = encode(rows, loaded.tokenizer, loaded.context)
+            encoded = loaded.encode(rows, study.bos)
             for definition in study.wrong_answers:
                 wrong_answers.refuse_undefined(wrong_answers.get(definition), encoded, space_of(loaded.tokenizer))
             if not shards:

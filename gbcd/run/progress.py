@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a plain line every so often where there is none (the log of a job)."""
+"""How far a run is: a bar on a terminal, a plain line now and then where there is none (the log of a job)."""
 
 from __future__ import annotations
 
@@ -7,56 +7,51 @@ from types import TracebackType
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bar
 
 from gbcd.printing import duration, line
 
-#: Seconds between plain lines.
-PLAIN_INTERVAL = 10.0
+#: Seconds between plain lines in the first minute, and after it.
+PLAIN_INTERVAL, LATER_INTERVAL = 10.0, 60.0
 
 
-class Standing(NamedTuple):
-    """Where a run stands."""
+class Progress(NamedTuple):
+    """How far a stage is. Sizes (`done`, `total`) are counted in `noun`s and include shards that are under way."""
 
+    title: str
+    noun: str
     shards_done: int
     shards: int
-    prompts_done: int
-    prompts: int
-    retries: int
-    quarantined: int
-    workers_ready: int
-    workers: int
-
-
-class Done(NamedTuple):
-    """What is done of something, and how much there is."""
-
-    shards_done: int
-    shards: int
-    prompts_done: int
-    prompts: int
+    done: int
+    total: int
+    n_workers: int
+    workers_ready: int = 0
+    retries: int = 0
+    given_up: int = 0
 
 
 class ProgressDisplay:
-    """Shows a run's standing. A context manager; call `show` as often as you like."""
+    """Shows progress. A context manager; call `show` as often as you like."""
 
     def __init__(self, console: Console) -> None:
-        """Prepare; the time that rates are taken over starts at the first `show`."""
+        """Prepare; nothing is shown yet."""
         self._console = console
-        self._bar = Progress(
+        self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             MofNCompleteColumn(),
-            TextColumn("prompts  {task.fields[detail]}"),
+            TextColumn("{task.fields[noun]}s  {task.fields[detail]}"),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self._bar_task = self._bar.add_task("Computing", total=None, detail="")
-        self._beside = Done(0, 0, 0, 0)
-        self._first: tuple[float, int] | None = None
-        self._last_line = -PLAIN_INTERVAL
+        self._bar_task = self._bar.add_task("", total=None, noun="", detail="")
+        self._now: Progress | None = None
+        self._began = (0.0, 0)
+        self._said: Progress | None = None
+        self._said_at = self._said_first_at = 0.0
 
     def __enter__(self) -> ProgressDisplay:
         """Start the bar."""
@@ -73,43 +68,59 @@ class ProgressDisplay:
         """Print a line that stays."""
         line(self._console, message)
 
-    def beside(self, others: Done) -> None:
-        """Count `others` too in what is shown from now on: a study's other models."""
-        self._beside = others
-
-    def show(self, standing: Standing) -> None:
+    def show(self, progress: Progress) -> None:
         """Bring the display up to date."""
-        summed = {name: getattr(standing, name) + count for name, count in self._beside._asdict().items()}
-        standing = standing._replace(**summed)
         now = time.monotonic()
-        if self._first is None:
-            self._first = (now, standing.prompts_done)
-        detail = describe(standing, now - self._first[0], standing.prompts_done - self._first[1])
-        self._bar.update(self._bar_task, completed=standing.prompts_done, total=standing.prompts, detail=detail)
-        finished = standing.prompts_done == standing.prompts
-        if not self._console.is_terminal and (finished or now - self._last_line >= PLAIN_INTERVAL):
-            self._last_line = now
-            self.say(f"{standing.prompts_done:,} of {standing.prompts:,} prompts, {detail}")
+        if self._now is None or self._now.title != progress.title or not self._now.workers_ready:
+            self._began = (now, progress.done)  # rates count from the moment at which a worker is ready
+        self._now = progress
+        detail = describe(progress, now - self._began[0], progress.done - self._began[1])
+        self._bar.update(
+            self._bar_task,
+            description=progress.title,
+            completed=progress.done,
+            total=progress.total,
+            noun=progress.noun,
+            detail=detail,
+        )
+        if not self._console.is_terminal and self._is_news(progress, now):
+            self._said, self._said_at = progress, now
+            self.say(f"{progress.title}: {progress.done:,} of {progress.total:,} {progress.noun}s, {detail}")
+
+    def _is_news(self, progress: Progress, now: float) -> bool:
+        """Whether a log gets another line: at the beginning, the first progress and the end, and every so often."""
+        before = self._said
+        if before is None or before.title != progress.title:
+            self._said_first_at = now
+            return True
+        if before == progress:
+            return False
+        if before.done < progress.done and (progress.done == progress.total or before.done == 0):
+            return True
+        is_early = now - self._said_first_at < LATER_INTERVAL
+        return now - self._said_at >= (PLAIN_INTERVAL if is_early else LATER_INTERVAL)
 
 
-def describe(standing: Standing, seconds: float, computed: int) -> str:
-    """The standing in words.
+def describe(progress: Progress, seconds: float, computed: int) -> str:
+    """Speed, time left and what else there is to know.
 
     Args:
-        standing: where the run stands.
-        seconds: since the run's first shard was given out.
-        computed: prompts done since then; what was found done is not counted in the rate.
+        progress: how far the stage is.
+        seconds: since a worker was ready.
+        computed: what was done since then; what was found done is not counted in the rate.
     """
-    parts = [f"{standing.shards_done:,}/{standing.shards:,} shards"]
+    parts = [f"{progress.shards_done:,}/{progress.shards:,} shards"]
     rate = computed / seconds if seconds > 0 else 0.0
     if rate > 0:
-        left = (standing.prompts - standing.prompts_done) / rate
-        parts.append(f"{rate:,.0f} prompts/s")
-        if left:
-            parts.append(f"{duration(left)} left")
-    parts.append(f"{standing.workers_ready}/{standing.workers} workers")
-    if standing.retries:
-        parts.append(f"{standing.retries} retr{'y' if standing.retries == 1 else 'ies'}")
-    if standing.quarantined:
-        parts.append(f"{standing.quarantined} quarantined")
+        parts.append(f"{rate:,.0f} {progress.noun}s/s" if rate >= 10 else f"{rate:.2g} {progress.noun}s/s")
+        if progress.done < progress.total:
+            parts.append(f"{duration((progress.total - progress.done) / rate)} left")
+    if progress.n_workers:
+        starting = progress.n_workers - progress.workers_ready
+        ready = f"{progress.workers_ready}/{progress.n_workers} workers"
+        parts.append(f"{ready} ready" if starting else ready)
+    if progress.retries:
+        parts.append(f"{progress.retries} retr{'y' if progress.retries == 1 else 'ies'}")
+    if progress.given_up:
+        parts.append(f"{progress.given_up} given up")
     return ", ".join(parts)

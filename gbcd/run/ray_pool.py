@@ -1,37 +1,34 @@
 """Workers as Ray actors, on this machine or on the cluster that `RAY_ADDRESS` names.
 
 Each actor is a `Worker` with its own copy of the model and a stated share of processors and GPUs. Ray's own retries
-and restarts are off: an actor that dies is replaced here, and its jobs go back to the driver, which alone decides what
-is tried again. All actors are asked for at the start; those for which there is no room yet come up when nodes join, so
-the pool grows with an autoscaling cluster and shrinks when nodes leave. An actor that is silent for too long over a
-shard (`patience.py`) is ended and counts as lost. One that hangs before it is ready gets no job, and holds up nobody.
+and restarts are off: an actor that dies is replaced here, and its shard goes back to the driver, which alone decides
+what is tried again. All actors are asked for at the start; those for which there is no room yet come up when nodes
+join, so the pool grows with an autoscaling cluster and shrinks when nodes leave. An actor that makes no progress for
+too long (`timeouts.py`) is ended and counts as lost. One that hangs before it is ready gets no shard.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from math import inf
-from typing import Any, cast
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, cast
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from gbcd.errors import Incomplete
-from gbcd.run import patience
-from gbcd.run.ray_actor import Actor, Ref, Slot
-from gbcd.run.workers import Committed, EngineBuilder, Failed, FailureKind, Job, Outcome, build_engine
-
-#: Jobs given to one actor at a time: the one that it computes and the next, so that it never waits for the driver.
-IN_FLIGHT = 2
+from gbcd.errors import BadInput, Incomplete
+from gbcd.run.store import StorageError
+from gbcd.run.timeouts import Timeout
+from gbcd.run.work import Build, Failed, Outcome, Task
+from gbcd.run.worker import Worker
 
 #: How often, per worker asked for, workers may be lost in a row before any is ready.
 MAX_LOST_STARTS = 3
 
-#: Seconds between looks at the clock while the first worker settles the calibration.
-LOOK = 10.0
+#: What a call to an actor returns at once.
+Ref = Any
 
 
 def connect(n_cpus: int) -> bool:
@@ -68,64 +65,127 @@ def cluster_has_gpu() -> bool:
     return ray.cluster_resources().get("GPU", 0) > 0
 
 
+class Actor:
+    """A worker that says where it runs and, while it computes, how far it is."""
+
+    def __init__(self, location: str, build: Build) -> None:
+        """Nothing is built yet."""
+        self._worker = Worker(location, build)
+        self._done = 0
+
+    def start(self) -> str:
+        """Build the work; returns the node's identifier."""
+        self._worker.start()
+        return str(ray.get_runtime_context().get_node_id())
+
+    def run(self, task: Task) -> Outcome:
+        """Compute a shard."""
+        self._done = 0
+        return self._worker.run(task, self._report)
+
+    @ray.method(concurrency_group="progress")
+    def done(self) -> int:
+        """How much of the present shard is done; answers while it is computed."""
+        return self._done
+
+    def _report(self, done: int) -> None:
+        self._done = done
+
+
+class _Slot:
+    """One actor with what it was asked to do.
+
+    Attributes:
+        actor: its handle.
+        node: where it runs, once it has started.
+        call: of `start` or `run`, while it is under way.
+        task: the shard that it computes.
+        asked: the call of `done` that is under way.
+        done: how much of its shard is done.
+        heard: when it began its shard, or last made progress.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        """Ask it to start."""
+        self.actor = actor
+        self.node: str | None = None
+        self.call: Ref = actor.start.remote()
+        self.task: Task | None = None
+        self.asked: Ref = None
+        self.done = 0
+        self.heard = time.monotonic()
+
+    @property
+    def is_idle(self) -> bool:
+        """True if it can take a shard."""
+        return self.call is None
+
+    def submit(self, task: Task) -> None:
+        """Give it a shard."""
+        self.task, self.call = task, self.actor.run.remote(task)
+        self.done, self.heard = 0, time.monotonic()
+
+    def collected(self) -> Outcome | None:
+        """Take over the call, which is done; raises what went wrong in it."""
+        value = ray.get(self.call)
+        self.call = None
+        if self.task is None:
+            self.node = cast(str, value)
+            return None
+        self.task, self.done = None, 0
+        return cast(Outcome, value)
+
+
 class RayPool:
     """`n` workers as actors."""
 
-    def __init__(self, out: str, n: int, threads: int, gpus: float, build: EngineBuilder = build_engine) -> None:
-        """Connect to Ray and ask for the actors; `threads` processors and `gpus` (perhaps a part of one) each."""
+    def __init__(self, location: str, n: int, threads: int, gpus: float, build: Build) -> None:
+        """Connect to Ray; `threads` processors and `gpus` (perhaps a part of one) for each actor."""
         self._started_ray = connect(n * threads)
-        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Actor)
-        self._create = lambda: Slot(cast(Any, remote).remote(out, build))
-        self._slots = [self._create() for _ in range(n)]
-        self._calibration: Ref | None = None
+        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"progress": 1}}
+        remote = cast(Any, ray.remote(num_cpus=threads, num_gpus=gpus, **options)(Actor))
+        self._create = lambda: _Slot(remote.remote(location, build))
+        self._n = n
+        self._slots: list[_Slot] = []
         self._lost_starts = 0
-        self._patience = patience.Patience()
+        self._timeout = Timeout()
 
     @property
     def ready(self) -> int:
-        """Workers that can take jobs."""
-        return sum(slot.is_ready for slot in self._slots)
+        """Workers that are ready for shards or at one."""
+        return sum(slot.node is not None for slot in self._slots)
 
-    def start(self, calibration: bytes | None) -> None:
-        """Wait for the first worker, let it settle the calibration, and hand that to all.
-
-        Where one is silent for `patience.FLOOR` seconds, the next is asked too: the calibration is stored exclusively,
-        so all get the same, whoever settles it.
-
-        Raises:
-            BadInput: a worker lacks what was planned.
-            Incomplete: workers die before they are ready.
-        """
-        while self._calibration is None:
-            done = self._done(LOOK)
-            for slot in list(self._slots):
-                self._collect(slot, done)
-            idle = [slot for slot in self._slots if slot.is_idle]
-            asked = [slot.since for slot in self._slots if slot.preparing is not None]
-            if idle and self._calibration is None and time.monotonic() - max(asked, default=-inf) >= patience.FLOOR:
-                idle[0].prepare(calibration)
-        for slot in self._slots:
-            if slot.is_idle:
-                slot.prepare(self._calibration)
+    def start(self) -> None:
+        """Ask for the actors."""
+        self._slots = [self._create() for _ in range(self._n)]
 
     def room(self) -> int:
-        """How many more jobs may be submitted now."""
-        return sum(IN_FLIGHT - len(slot.jobs) for slot in self._slots if slot.is_ready)
+        """How many shards may be submitted now."""
+        return sum(slot.is_idle for slot in self._slots)
 
-    def submit(self, job: Job) -> None:
-        """Give a job to the ready worker that has least to do."""
-        min((slot for slot in self._slots if slot.is_ready), key=lambda slot: len(slot.jobs)).submit(job)
+    def submit(self, task: Task) -> None:
+        """Give a shard to an idle worker."""
+        next(slot for slot in self._slots if slot.is_idle).submit(task)
 
-    def wait(self, timeout: float) -> list[Outcome]:
-        """What became of jobs since the last call; waits for something to happen, at most `timeout` seconds.
+    def wait(self, timeout: float, on_progress: Callable[[], None]) -> list[Outcome]:
+        """What became of shards since the last call; waits for something to happen, at most `timeout` seconds.
 
         Raises:
-            BadInput: a new worker lacks what was planned.
+            BadInput: a worker cannot do what was planned.
             Incomplete: workers die before they are ready.
         """
-        done = self._done(timeout)
-        outcomes = [outcome for slot in list(self._slots) for outcome in self._collect(slot, done)]
-        return outcomes + [outcome for slot in list(self._slots) for outcome in self._end_if_silent(slot)]
+        del on_progress  # it does not take longer
+        calls = [slot.call for slot in self._slots if slot.call is not None]
+        ray.wait(calls, num_returns=1, timeout=timeout)
+        done = set(ray.wait(calls, num_returns=len(calls), timeout=0)[0])
+        outcomes = [self._collect(slot) for slot in list(self._slots) if slot.call in done]
+        self._ask_for_progress()
+        outcomes += [self._end_if_silent(slot) for slot in list(self._slots)]
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def done(self) -> int:
+        """How much is done of the shards that are under way."""
+        return sum(slot.done for slot in self._slots)
 
     def close(self) -> None:
         """Stop the actors, and Ray if it was started for them."""
@@ -134,77 +194,67 @@ class RayPool:
         if self._started_ray:
             ray.shutdown()
 
-    def _done(self, timeout: float) -> set[Ref]:
-        refs = [ref for slot in self._slots for ref in slot.pending()]
-        if not refs:
-            return set()
-        ray.wait(refs, num_returns=1, timeout=timeout)
-        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-        return set(done)
-
-    def _collect(self, slot: Slot, done: set[Ref]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
+    def _collect(self, slot: _Slot) -> Outcome | None:
         try:
-            if slot.loading in done:
-                slot.loaded()
-                if self._calibration is not None:
-                    slot.prepare(self._calibration)
-            elif slot.preparing in done:
-                settled = slot.prepared()
-                self._calibration = self._calibration or ray.put(settled)
-                self._lost_starts = 0
-            while slot.jobs and slot.jobs[0][0] in done:
-                finished = slot.finished()
-                outcomes.append(finished.outcome)
-                if isinstance(finished.outcome, Committed):
-                    self._patience.committed(finished.outcome.job, finished.seconds)
-        except RayTaskError:
+            outcome = slot.collected()
+        except RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, BadInput | Incomplete | StorageError):
+                raise cause from None  # the sentence, without the trace of a remote process
             raise
         except RayError as error:
-            outcomes += _lost(slot, error)
-            self._replace(slot, str(error))
-        return outcomes
+            return self._lost(slot, _kind(slot, error), _reason(error))
+        self._lost_starts = 0
+        return outcome
 
-    def _end_if_silent(self, slot: Slot) -> list[Outcome]:
-        if not slot.jobs:
-            return []
-        _, oldest = slot.jobs[0]
-        reason = self._patience.exhausted(oldest, time.monotonic() - slot.since)
-        if reason is None:
-            return []
-        outcomes = _failed(slot, "worker_lost", reason)
-        self._replace(slot, reason)
-        return outcomes
+    def _ask_for_progress(self) -> None:
+        for slot in self._slots:
+            if slot.asked is not None and ray.wait([slot.asked], timeout=0)[0]:
+                with suppress(RayError):  # a worker that died is found by its call
+                    self._heard(slot, cast(int, ray.get(slot.asked)))
+                slot.asked = None
+            if slot.asked is None and slot.task is not None:
+                slot.asked = slot.actor.done.remote()
 
-    def _replace(self, slot: Slot, reason: str) -> None:
-        if not slot.is_ready:
+    def _heard(self, slot: _Slot, done: int) -> None:
+        if slot.task is not None and done > slot.done:
+            now = time.monotonic()
+            self._timeout.progressed(now - slot.heard)
+            slot.done, slot.heard = done, now
+
+    def _end_if_silent(self, slot: _Slot) -> Outcome | None:
+        if slot.task is None:
+            return None
+        reason = self._timeout.exceeded(time.monotonic() - slot.heard)
+        return self._lost(slot, "worker_lost", reason) if reason else None
+
+    def _lost(self, slot: _Slot, kind: Literal["worker_lost", "node_lost"], reason: str) -> Outcome | None:
+        """Replace an actor; what became of its shard, if it was at one."""
+        if slot.node is None:
             self._lost_starts += 1
-            if self._lost_starts >= MAX_LOST_STARTS * len(self._slots):
-                raise Incomplete(f"workers die before they are ready; the last one: {_last_line(reason)}")
+            if self._lost_starts >= MAX_LOST_STARTS * self._n:
+                raise Incomplete(f"workers die before they are ready: {reason}")
         ray.kill(slot.actor)
         self._slots[self._slots.index(slot)] = self._create()
+        return None if slot.task is None else Failed(slot.task, kind, f"the worker was lost: {reason}")
 
 
-def _lost(slot: Slot, error: RayError) -> list[Outcome]:
-    """The oldest job was being computed and may be the cause; the others had not begun."""
-    kind: FailureKind = "worker_lost" if slot.node in _living_nodes() else "node_lost"
-    if isinstance(error, OutOfMemoryError) or "memory pressure" in str(error):
-        kind = "out_of_memory"
-    reason = str(error).strip().splitlines()[0] if isinstance(error, RayActorError) else type(error).__name__
-    return _failed(slot, kind, reason)
+def _kind(slot: _Slot, error: RayError) -> Literal["worker_lost", "node_lost"]:
+    """A machine that is gone took its workers with it; a worker that ran out of memory did so by itself."""
+    is_memory = isinstance(error, OutOfMemoryError) or "running low on memory" in str(error)
+    return "worker_lost" if is_memory or slot.node is None or slot.node in _living_nodes() else "node_lost"
 
 
-def _failed(slot: Slot, kind: FailureKind, reason: str) -> list[Outcome]:
-    return [
-        Failed(job, "returned" if number else kind, f"the worker was lost: {reason}")
-        for number, (_, job) in enumerate(slot.jobs)
-    ]
-
-
-def _last_line(text: str) -> str:
-    """Of a trace, the line that names the error."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else text
+def _reason(error: RayError) -> str:
+    """The first sentence of what Ray says; its messages go on for a page."""
+    text = str(error).strip()
+    if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
+        return (
+            "its machine ran out of memory and Ray ended it; ask for fewer workers (--workers) or smaller batches "
+            "(--batch-size)"
+        )
+    first = next((part.strip() for part in text.splitlines() if part.strip()), type(error).__name__)
+    return first if isinstance(error, RayActorError) else f"{type(error).__name__}: {first}"
 
 
 def _living_nodes() -> set[str]:

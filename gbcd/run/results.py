@@ -2,7 +2,7 @@
 
 Everything starts from the commit records, so a file without one does not exist here, and a run that is still going
 can be read. Norms lie wide on disk (`tables.py`); `scan` unfolds them, and polars reads only the columns and rows that
-a query asks for. A study of several models (`parts.py`) is read as one: its tasks tell its models apart.
+a query asks for.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TypeVar
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gbcd.component import Component
-from gbcd.engine.tables import COMPONENTS, PROMPTS, STATISTICS, ShardTables
+from gbcd.engine.tables import COMPONENTS, FAILED, PROMPTS, STATISTICS, ShardTables
 from gbcd.errors import BadInput
-from gbcd.run.merged import read_pieces, shard_rows
+from gbcd.run.commits import Commit, damaged, read_commits, read_table
 from gbcd.run.parts import folders
-from gbcd.run.shard_files import Contents, decode
 from gbcd.run.shards import StoredFile
 from gbcd.run.store import Store
 
@@ -86,15 +86,6 @@ def prompts(out: str) -> pl.LazyFrame:
     return pl.concat(table.select(PROMPTS.names) for _, table in _committed(out, "prompts"))
 
 
-def coherence(out: str) -> pl.LazyFrame:
-    """Sums over batches, one row per component and batch: `task, wrong_answer, component, batch, n, sum_sq, sq_sum`.
-
-    Raises:
-        BadInput: nothing is committed in `out`.
-    """
-    return pl.concat(table for _, table in _committed(out, "coherence"))
-
-
 def components(out: str) -> pl.LazyFrame:
     """Parts of the model in canonical order: `component, node, layer, head, part, n_params`.
 
@@ -121,12 +112,24 @@ def shard_tables(store: Store) -> Iterator[ShardTables]:
     """Tables of the committed shards, in order of shard.
 
     Raises:
-        UnsoundShardError: a file is damaged.
-        FileNotFoundError: a file is gone.
+        Incomplete: a file is missing or damaged.
     """
-    for piece in read_pieces(store):
-        whole = decode(Contents(*(store.read(piece.files[kind].path) for kind in Contents._fields)))
-        yield from shard_rows(piece, whole)
+    for commit in read_commits(store):
+        yield ShardTables(**{name: read_table(store, file) for name, file in commit.files.items()})
+
+
+def failed_prompts(store: Store, commits: Sequence[Commit]) -> dict[str, str]:
+    """Prompts that have no values because their computation failed, with the reason.
+
+    Raises:
+        Incomplete: a file is missing or damaged.
+    """
+    failed: dict[str, str] = {}
+    for commit in commits:
+        if FAILED in commit.statuses:
+            rows = read_table(store, commit.files["prompts"]).filter(pc.field("status") == FAILED)
+            failed |= zip(rows["prompt_id"].to_pylist(), rows["reason"].to_pylist(), strict=True)
+    return failed
 
 
 def map_shards(store: Store, work: Callable[[ShardTables], T]) -> Iterator[T]:
@@ -135,20 +138,19 @@ def map_shards(store: Store, work: Callable[[ShardTables], T]) -> Iterator[T]:
     Twice as many shards as there are processors are in memory at most.
 
     Raises:
-        UnsoundShardError: a file is damaged.
-        FileNotFoundError: a file is gone.
+        Incomplete: a file is missing or damaged.
     """
     n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    def read(files: dict[str, StoredFile]) -> T:
-        return work(decode(Contents(*(store.read(files[kind].path) for kind in Contents._fields))))
+    def read(commit: Commit) -> T:
+        return work(ShardTables(**{name: read_table(store, file) for name, file in commit.files.items()}))
 
     with ThreadPoolExecutor(n_threads) as pool:
         waiting = deque[Future[T]]()
-        for piece in read_pieces(store):
+        for commit in read_commits(store):
             if len(waiting) == 2 * n_threads:
                 yield waiting.popleft().result()
-            waiting.append(pool.submit(read, piece.files))
+            waiting.append(pool.submit(read, commit))
         while waiting:
             yield waiting.popleft().result()
 
@@ -205,12 +207,19 @@ def _committed(out: str, kind: str) -> list[tuple[Store, pl.LazyFrame]]:
     """The tables of one kind in each results folder where something is committed."""
     found: list[tuple[Store, pl.LazyFrame]] = []
     for store in map(Store, folders(out)):
-        if pieces := read_pieces(store):
-            paths = [store.url(piece.files[kind].path) for piece in pieces]
-            found.append((store, pl.scan_parquet(paths, glob=False)))
+        if files := [commit.files[kind] for commit in read_commits(store)]:
+            _refuse_missing(store, kind, files)
+            found.append((store, pl.scan_parquet([store.url(file.path) for file in files], glob=False)))
     if not found:
         raise BadInput(f"nothing is committed in {out!r} yet: `gbcd status` says how far it is")
     return found
+
+
+def _refuse_missing(store: Store, kind: str, files: Sequence[StoredFile]) -> None:
+    sizes = {entry.path: entry.size for entry in store.list(kind)}
+    for file in files:
+        if sizes.get(file.path) != file.bytes:
+            raise damaged(store, f"{file.path} is {'damaged' if file.path in sizes else 'gone'}")
 
 
 def _parquet(store: Store, path: str) -> pl.LazyFrame:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple, TypeVar
 
 import obstore
@@ -25,7 +26,6 @@ import pyarrow as pa
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from gbcd.errors import BadInput
-from gbcd.run.range_file import RangeFile
 
 REMOTE_SCHEMES = ("s3://", "gs://")
 
@@ -77,7 +77,14 @@ class Store:
             raise BadInput(
                 f"results cannot go to {location!r}: give a folder, s3://bucket/prefix or gs://bucket/prefix"
             )
+        self.root = self.location  # of the results folder that this is a folder of
         self._objects = None if self.is_local else _remote(self.location)
+
+    def below(self, folder: str) -> Store:
+        """The objects in a folder of this location; "" for all of them."""
+        store = Store(f"{self.location}/{folder}") if folder else self
+        store.root = self.root
+        return store
 
     def read(self, path: str) -> bytes:
         """The object's bytes.
@@ -108,13 +115,9 @@ class Store:
         """
         if self.is_local:
             return pa.OSFile(self.url(path))
-        size = self._tried(path, lambda store: obstore.head(store, path)["size"])
-
-        def fetch(start: int, length: int) -> bytes:
-            ranged = self._tried(path, lambda store: obstore.get_range(store, path, start=start, length=length))
-            return ranged.to_bytes()
-
-        return pa.PythonFile(RangeFile(size, fetch), mode="r")
+        reader = self._tried(path, lambda store: obstore.open_reader(store, path))
+        file = SimpleNamespace(read=reader.read, seek=reader.seek, tell=reader.tell, close=reader.close, closed=False)
+        return pa.PythonFile(file, mode="r")
 
     def list(self, prefix: str) -> list[Entry]:
         """All objects under the folder `prefix`, in order of path."""

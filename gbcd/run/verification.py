@@ -1,36 +1,53 @@
 """Reading everything back: does the folder hold every prompt exactly once, and every byte as it was committed?
 
 Sums are compared with the commit records, tables are decoded and held against the stored prompts of their shard, and
-the stored prompts against the plan. Shards that were merged (`merged.py`) are read where readers find them, and bad or
-good together. `forget` takes back the records of bad shards, so that the next run computes exactly those again.
+the stored prompts against the plan. `forget` deletes the commits of bad shards, so that the next run computes exactly
+those again; nothing else ever deletes a commit.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gbcd.engine.tables import FAILED, ShardTables
-from gbcd.run.commits import Commit, commit_path, committed_ids, read_commits, read_verified
-from gbcd.run.inputs import Inputs
-from gbcd.run.merged import Piece, groups, merged_ids, merged_path, read_merged, shard_rows
-from gbcd.run.results import COMPONENTS_FILE, read_components
-from gbcd.run.shard_files import Contents, Expected, UnsoundShardError, check, decode
+from gbcd.engine.tables import FAILED
+from gbcd.run.commits import Commit, commit_path, committed_ids, read_record, read_verified
+from gbcd.run.norm_checks import check_norms
+from gbcd.run.norms_work import MEANS, MEANS_KEY, NORMS
+from gbcd.run.results import COMPONENTS_FILE, failed_prompts, read_components
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import StorageError, Store
-from gbcd.run.workers import CALIBRATION_FILE
+from gbcd.run.table_files import decode
+from gbcd.run.work import Tables, UnsoundShardError
 
-#: Shards, or merged groups, that are read at a time.
-READERS = 4
+#: Files that are read at a time.
+READERS = 8
+
+Check = Callable[[int, Tables], None]
+"""Refuses the tables of a shard, by `UnsoundShardError`."""
+
+
+class StageFindings(NamedTuple):
+    """What was found in the commits of one stage.
+
+    Attributes:
+        commits: records that are sound, and so are their files.
+        bad: what is wrong, by shard.
+        missing: shards without a commit.
+        n_bytes: read and compared.
+        orphans: files that no record names.
+    """
+
+    commits: list[Commit]
+    bad: dict[int, str]
+    missing: tuple[int, ...]
+    n_bytes: int
+    orphans: int
 
 
 class Verification(NamedTuple):
@@ -39,25 +56,27 @@ class Verification(NamedTuple):
     Attributes:
         plan: what should be there.
         common: what is wrong with the files that all shards share; by file.
-        bad: what is wrong with committed shards; by shard.
-        failed: prompts whose rows hold no values because the engine raised on them; by shard.
-        missing: shards without a commit.
-        leftovers: files that no record names: of attempts that never committed, or replaced; harmless.
-        n_bytes: read and compared.
+        means: the mean activations, a shard for each task.
+        norms: the shards of prompts.
+        failed: prompts without values, with the reason.
     """
 
     plan: Plan
     common: dict[str, str]
-    bad: dict[int, str]
-    failed: dict[int, tuple[str, ...]]
-    missing: tuple[int, ...]
-    leftovers: int
-    n_bytes: int
+    means: StageFindings
+    norms: StageFindings
+    failed: dict[str, str]
 
     @property
     def is_sound(self) -> bool:
-        """True if every prompt is there exactly once, none was given up, and nothing is damaged."""
-        return not (self.common or self.bad or self.failed or self.missing)
+        """True if every prompt is there exactly once, none failed, and nothing is damaged."""
+        norms = self.norms
+        return not (self.common or self.means.bad or self.means.missing or norms.bad or norms.missing or self.failed)
+
+    @property
+    def orphans(self) -> int:
+        """Files that no record names: of attempts that never committed; harmless."""
+        return self.means.orphans + self.norms.orphans
 
 
 def verify(out: str) -> Verification:
@@ -69,153 +88,106 @@ def verify(out: str) -> Verification:
     """
     store = Store(out)
     plan = read_plan(store)
-    portions = _portions(store, plan)
     common = dict(_common_problems(store, plan))
-    bad: dict[int, str] = {}
-    failed: dict[int, tuple[str, ...]] = {}
-    paths: set[str] = set()
-    n_bytes = 0
-    if plan.inputs.path not in common and COMPONENTS_FILE not in common:
-        n_components = len(read_components(store)) if portions else 0
-        examiner = _Examiner(store, plan, n_components, _calibration(store) if portions else "")
-        with ThreadPoolExecutor(READERS) as pool:
-            for portion, finding in zip(portions, pool.map(examiner.examine, portions), strict=True):
-                n_bytes += finding.n_bytes
-                paths |= finding.paths
-                failed |= finding.failed
-                if finding.problem:
-                    bad |= dict.fromkeys(portion.shards, finding.problem)
-    committed = {shard for portion in portions for shard in portion.shards}
-    missing = tuple(shard.id for shard in plan.shards if shard.id not in committed)
-    leftovers = sum(entry.path not in paths for kind in Contents._fields for entry in store.list(kind))
-    return Verification(plan, common, bad, dict(sorted(failed.items())), missing, leftovers, n_bytes)
+    means = verify_stage(store.below(MEANS), len(plan.study.tasks))
+    hashes = {commit.shard: commit.sha256 for commit in means.commits}
+    can_check = plan.inputs.path not in common and COMPONENTS_FILE not in common
+    check = _norms_check(store, plan, hashes) if can_check else None
+    norms = verify_stage(store.below(NORMS), len(plan.shards), check)
+    return Verification(plan, common, means, norms, failed_prompts(store, norms.commits))
 
 
 def forget(out: str, verification: Verification) -> None:
-    """Take back what is damaged or without values, except the stored prompts; a run of the same study computes it."""
+    """Delete the commits of what is damaged or failed; a run of the same study computes it again."""
     store = Store(out)
-    there = merged_ids(store)
-    merged = {group: shards for group, shards in groups(verification.plan).items() if group in there}
-    for group, shards in merged.items():
-        if verification.bad.keys() & set(shards):
-            _dissolve(store, group, shards)
-    for shard in {*verification.bad, *verification.failed} - {shard for shards in merged.values() for shard in shards}:
+    for shard in verification.means.bad:
+        store.below(MEANS).delete(commit_path(shard))
+    failed = {commit.shard for commit in verification.norms.commits if FAILED in commit.statuses}
+    for shard in failed | verification.norms.bad.keys():
         store.delete(commit_path(shard))
-    for path in verification.common:
-        if path in (COMPONENTS_FILE, CALIBRATION_FILE):
-            store.delete(path)
+    if COMPONENTS_FILE in verification.common:
+        store.delete(COMPONENTS_FILE)
 
 
-class _Portion(NamedTuple):
-    """What is examined at a time: a merged group, or one shard."""
+def verify_stage(store: Store, n_shards: int, check: Check | None = None) -> StageFindings:
+    """Read back the commits and files of one stage.
 
-    group: int | None
-    shards: tuple[int, ...]
+    Args:
+        store: of the stage's folder.
+        n_shards: of the stage.
+        check: refuses tables that are not those of a shard.
 
-
-class _Finding(NamedTuple):
-    problem: str | None
-    n_bytes: int = 0
-    paths: frozenset[str] = frozenset()
-    failed: Mapping[int, tuple[str, ...]] = MappingProxyType({})
-
-
-def _portions(store: Store, plan: Plan) -> list[_Portion]:
-    there = merged_ids(store)
-    merged = [_Portion(group, shards) for group, shards in groups(plan).items() if group in there]
-    covered = {shard for portion in merged for shard in portion.shards}
-    return [*merged, *(_Portion(None, (shard,)) for shard in sorted(committed_ids(store) - covered))]
-
-
-def _dissolve(store: Store, group: int, shards: tuple[int, ...]) -> None:
-    """Give up the files of a group. Shards whose own files are still there and whole go back to those."""
-    for shard in shards:
-        try:
-            for commit in read_commits(store, [shard]):
-                for file in commit.files.values():
-                    read_verified(store, file)
-        except (UnsoundShardError, StorageError):
-            store.delete(commit_path(shard))
-    store.delete(merged_path(group))
-
-
-class _Examiner:
-    """Examines what is committed."""
-
-    def __init__(self, store: Store, plan: Plan, n_components: int, calibration: str) -> None:
-        self._store, self._plan = store, plan
-        self._n_components, self._calibration = n_components, calibration
-
-    def examine(self, portion: _Portion) -> _Finding:
-        """Read it and compare it with everything that is known of it."""
-        if portion.shards[-1] >= len(self._plan.shards):
-            return _Finding("the plan has no such shard")
-        try:
-            piece = self._piece(portion)
-            contents = Contents(*(read_verified(self._store, piece.files[kind]) for kind in Contents._fields))
-            whole = decode(contents)
-            for kind, table in whole._asdict().items():
-                if table.num_rows != piece.files[kind].rows:
-                    raise UnsoundShardError(
-                        f"{kind} has {table.num_rows} rows, committed with {piece.files[kind].rows}"
-                    )
-            failed: dict[int, tuple[str, ...]] = {}
-            for commit, tables in zip(piece.commits, shard_rows(piece, whole), strict=True):
-                self._check(commit, tables)
-                if prompts := _failed(tables):
-                    failed[commit.shard] = prompts
-        except (UnsoundShardError, StorageError, KeyError) as error:
-            return _Finding(str(error))
-        paths = frozenset(file.path for file in piece.files.values())
-        return _Finding(None, sum(len(content) for content in contents), paths, failed)
-
-    def _piece(self, portion: _Portion) -> Piece:
-        commits = tuple(read_commits(self._store, portion.shards))
-        if (named := tuple(commit.shard for commit in commits)) != portion.shards:
-            raise UnsoundShardError(f"the records of shards {portion.shards} are those of shards {named}")
-        if portion.group is None:
-            return Piece(commits[0].files, commits)
-        piece = read_merged(self._store, portion.group)
-        if piece is None or piece.commits != commits:
-            raise UnsoundShardError(f"{merged_path(portion.group)} was not made from the records of its shards")
-        return piece
-
-    def _check(self, commit: Commit, tables: ShardTables) -> None:
-        if commit.calibration != self._calibration:
-            raise UnsoundShardError("computed against another calibration than the other shards")
-        shard = self._plan.shards[commit.shard]
-        ids = Inputs(self._store, self._plan).ids(shard)
-        check(shard, tables, Expected(ids, self._plan.study.wrong_answers, self._n_components))
+    Raises:
+        StorageError: the folder cannot be listed.
+    """
+    shards = sorted(committed_ids(store))
+    commits: list[Commit] = []
+    bad: dict[int, str] = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        examined = pool.map(lambda shard: _examined(store, shard, n_shards, check), shards)
+        for shard, found in zip(shards, examined, strict=True):
+            if isinstance(found, str):
+                bad[shard] = found
+            else:
+                commits.append(found)
+    named = {file.path for commit in commits for file in commit.files.values()}
+    sizes = [file.bytes for commit in commits for file in commit.files.values()]
+    kinds = {file.split("/")[0] for file in named}
+    suspects = {f"{shard:05d}" for shard in bad}
+    orphans = [
+        entry.path
+        for kind in sorted(kinds)
+        for entry in store.list(kind)
+        if entry.path not in named and entry.path.split("/")[-1].split(".")[0] not in suspects
+    ]
+    missing = tuple(sorted(set(range(n_shards)) - set(shards)))
+    return StageFindings(commits, bad, missing, sum(sizes), len(orphans))
 
 
-def _failed(tables: ShardTables) -> tuple[str, ...]:
-    rows = tables.prompts.filter(pc.field("status") == FAILED)
-    return tuple(dict.fromkeys(rows["prompt_id"].to_pylist()))
+def _examined(store: Store, shard: int, n_shards: int, check: Check | None) -> Commit | str:
+    """The commit of a shard, or what is wrong with it or its files."""
+    if shard >= n_shards:
+        return "the plan has no such shard"
+    try:
+        commit = read_record(store, commit_path(shard), Commit)
+        if commit is None or commit.shard != shard:
+            raise UnsoundShardError("its record is that of another shard")
+        tables: dict[str, pa.Table] = {}
+        for name, file in commit.files.items():
+            tables[name] = decode(read_verified(store, file))
+            if tables[name].num_rows != file.rows:
+                raise UnsoundShardError(f"{name} has {tables[name].num_rows} rows, committed with {file.rows}")
+        if check is not None:
+            check(shard, tables)
+    except (UnsoundShardError, StorageError) as error:
+        return str(error)
+    return commit
+
+
+def _norms_check(store: Store, plan: Plan, means: dict[int, str]) -> Check:
+    """Holds norms against the stored prompts and the means of their task."""
+    ids = pq.read_table(store.open(plan.inputs.path), columns=["id"])["id"].combine_chunks()
+    n_components = len(read_components(store))
+    tasks = {name: number for number, name in enumerate(plan.study.tasks)}
+
+    def check(number: int, tables: Tables) -> None:
+        shard = plan.shards[number]
+        wanted = ids.slice(shard.start, shard.n_prompts).to_pylist()
+        check_norms(tables, wanted, plan.study.wrong_answers, n_components)
+        sha256 = means.get(tasks[shard.task])
+        if sha256 is not None and (tables["norms"].schema.metadata or {}).get(MEANS_KEY) != sha256.encode():
+            raise UnsoundShardError("computed against other mean activations than those that are stored")
+
+    return check
 
 
 def _common_problems(store: Store, plan: Plan) -> Iterator[tuple[str, str]]:
     if problem := _inputs_problem(store, plan):
         yield plan.inputs.path, problem
-    if not committed_ids(store):
-        return
     try:
         read_components(store)
     except (FileNotFoundError, pa.ArrowException, OSError, KeyError, TypeError) as error:
         yield COMPONENTS_FILE, f"it cannot be read: {error}"
-    try:
-        if _sha256(store.read(CALIBRATION_FILE)) != _calibration(store):
-            yield CALIBRATION_FILE, "it is not the one that shards were computed against"
-    except FileNotFoundError:
-        yield CALIBRATION_FILE, "it is gone"
-
-
-def _calibration(store: Store) -> str:
-    """Hash of the calibration that most commits name; one that cannot be read is reported with its shard."""
-    named = Counter[str]()
-    for shard in committed_ids(store):
-        with suppress(StorageError):
-            named.update(commit.calibration for commit in read_commits(store, [shard]))
-    return named.most_common(1)[0][0] if named else ""
 
 
 def _inputs_problem(store: Store, plan: Plan) -> str | None:
@@ -224,14 +196,10 @@ def _inputs_problem(store: Store, plan: Plan) -> str | None:
         content = store.read(plan.inputs.path)
     except FileNotFoundError:
         return "it is gone, and with it the prompts; start again in another folder"
-    if _sha256(content) != plan.inputs.sha256:
+    if hashlib.sha256(content).hexdigest() != plan.inputs.sha256:
         return "it does not have the checksum that is in the plan; start again in another folder"
     ids = pq.read_table(pa.BufferReader(content), columns=["id"]).column("id")
     distinct = len(ids.unique())
     if distinct != len(ids) or distinct != plan.n_prompts:
         return f"it holds {distinct:,} different prompts in {len(ids):,} rows, and the plan {plan.n_prompts:,}"
     return None
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

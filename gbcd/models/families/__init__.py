@@ -34,14 +34,14 @@ FAMILIES = (
 
 #: Keys that say nothing of the forward pass, or that the library checks against the weights.
 _HARMLESS = {
-    "architectures", "attn_implementation", "auto_map", "bos_token_id", "cache_implementation", "chunk_size_feed_forward",
-    "decoder_start_token_id", "dtype", "embd_layer_norm", "eos_token_id", "experts_implementation", "finetuning_task",
-    "gradient_checkpointing", "id2label", "init_std", "initializer_range", "is_llama_config", "label2id",
-    "model_type", "n_special", "num_return_sequences", "output_attentions", "output_hidden_states", "output_past",
-    "pad_token_id", "predict_special_tokens", "problem_type", "return_dict", "rope_interleaved", "sep_token_id",
-    "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
-    "task_specific_params", "tie_word_embeddings", "tokenizer_class", "torch_dtype", "transformers.js_config",
-    "transformers_version", "use_cache", "vocab_size",
+    "architectures", "attn_implementation", "auto_map", "bos_token_id", "cache_implementation",
+    "chunk_size_feed_forward", "decoder_start_token_id", "dtype", "embd_layer_norm", "eos_token_id",
+    "experts_implementation", "finetuning_task", "gradient_checkpointing", "id2label", "init_std", "initializer_range",
+    "is_llama_config", "label2id", "model_type", "n_special", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "output_past", "pad_token_id", "predict_special_tokens", "problem_type", "return_dict",
+    "rope_interleaved", "sep_token_id", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
+    "summary_type", "summary_use_proj", "task_specific_params", "tie_word_embeddings", "tokenizer_class", "torch_dtype",
+    "transformers.js_config", "transformers_version", "use_cache", "vocab_size",
 }  # fmt: skip
 
 

@@ -108,7 +108,8 @@ def window(config: Any, layer: int) -> int | None:
 
 
 def rotary(module: Callable[..., Any], *layer_type: str) -> Rotary:
-    """Cosines and sines by the library's own module, so that every scaling of positions that it knows is the model's."""
+    """Cosines and sines by the library's own module, so that every scaling of positions that it knows is the
+    model's."""
 
     @lru_cache(maxsize=8)
     def tables(length: int) -> tuple[Float[Tensor, "pos d_rotary"], Float[Tensor, "pos d_rotary"]]:

@@ -1,0 +1,83 @@
+"""Pictures with a dot for every component, of which some are named."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import altair as alt
+import polars as pl
+
+from gbcd.report.charts import by_kind, data_set, kind, ring
+
+#: Components that are named beside their dot, and how many of them for their height.
+NAMED, BY_HEIGHT = 14, 10
+
+#: Width and height of a name, half those of a dot, and how far a name stands above its dot, as shares of the picture's.
+NAME, DOT, LIFT = (0.07, 0.03), (0.007, 0.012), 0.012
+
+
+def dots(x: str, y: str, titles: tuple[str, str]) -> list[alt.Chart]:
+    """Layers: the dots, a ring around those that are looked for, and names; rows come from `marked`."""
+    base = alt.Chart(data_set()).encode(x=alt.X(f"{x}:Q", title=titles[0]), y=alt.Y(f"{y}:Q", title=titles[1]))
+    numbers = [alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("rank", x, y)]
+    points = by_kind(base.mark_point(filled=True, size=60, opacity=0.9)).encode(tooltip=["component:N", *numbers])
+    align = alt.ExprRef("datum.side === 'left' ? 'right' : 'left'")
+    away = alt.ExprRef("datum.side === 'left' ? -7 : 7")
+    names = base.mark_text(align=align, dx=away, dy=-4)
+    return [points, ring(base, 200), names.encode(text="name:N")]
+
+
+def marked(rows: pl.DataFrame, x: str, y: str, bound: float = math.inf) -> pl.DataFrame:
+    """Rows with their `kind` and, of some, the `name` that stands at one `side` of the dot, right or left.
+
+    The highest dots come first, since a high score without effect is what misleads most, then those farthest out. A
+    name that would lie on a dot, on another name or beyond the picture's left edge is left out.
+
+    Args:
+        rows: `component`, and the columns `x` and `y`.
+        x: values on the horizontal axis, of either sign.
+        y: values on the vertical axis.
+        bound: how far the picture reaches to the left at least.
+    """
+    across, up = (pl.col(name) / pl.max_horizontal(pl.col(name).abs().max(), 1e-300) for name in (x, y))
+    places = rows.select("component", x=across, y=up)
+    dots = [_Box(x - DOT[0], x + DOT[0], y - DOT[1], y + DOT[1]) for _, x, y in places.iter_rows()]
+    largest = max((abs(value) for value in rows[x]), default=1.0) or 1.0
+    edge = min([0.0 if math.isinf(bound) else -bound / largest, *places["x"]])
+    candidates = pl.concat(
+        [places.sort("y", descending=True).head(BY_HEIGHT), places.sort(pl.col("x").abs(), descending=True).head(NAMED)]
+    ).unique(maintain_order=True)
+    taken = [_Box(-math.inf, edge, -math.inf, math.inf), *dots]
+    sides: dict[str, str] = {}
+    for name, left, height in candidates.iter_rows():
+        free = [side for side, box in _beside(left, height) if not any(box.meets(other) for other in taken)]
+        if free and len(sides) < NAMED:
+            sides[name] = free[0]
+            taken.append(dict(_beside(left, height))[free[0]])
+    side = pl.col("component").replace_strict(sides, default=None, return_dtype=pl.String)
+    name = pl.when(pl.col("component").is_in(list(sides))).then("component").otherwise(pl.lit(""))
+    return rows.with_columns(side=side, name=name, kind=kind())
+
+
+class _Box(NamedTuple):
+    """A rectangle, in shares of the largest values."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+
+    def meets(self, other: _Box) -> bool:
+        """Whether they overlap."""
+        across = self.left < other.right and other.left < self.right
+        return across and self.low < other.high and other.low < self.high
+
+
+def _beside(x: float, y: float) -> list[tuple[str, _Box]]:
+    """Where the name of a dot may stand, the better place first."""
+    low, high = y + LIFT - NAME[1] / 2, y + LIFT + NAME[1] / 2
+    return [
+        ("right", _Box(x + DOT[0], x + DOT[0] + NAME[0], low, high)),
+        ("left", _Box(x - DOT[0] - NAME[0], x - DOT[0], low, high)),
+    ]

@@ -1,0 +1,199 @@
+"""From a results folder to `ReportData`: its small tables, and of the evaluation what holds.
+
+A table that an evaluation left damaged, or that another version wrote, is named and left out; so is a task without any
+finite effect. Neither keeps the rest from being shown.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+
+from gbcd.analysis.edges import EDGES_FILE
+from gbcd.analysis.shard_values import Key
+from gbcd.analysis.stored import read_counts, read_extremes, read_sample
+from gbcd.errors import BadInput
+from gbcd.evaluation.tables import (
+    EFFECTS,
+    EFFECTS_FILE,
+    EVALUATION,
+    EVALUATION_FILE,
+    FAITHFULNESS,
+    FAITHFULNESS_FILE,
+)
+from gbcd.printing import counted, duration
+from gbcd.report.data import EXAMPLES, Measured, ReportData, Sample
+from gbcd.run.commits import Commit, read_commits
+from gbcd.run.given_up import given_up
+from gbcd.run.results import SUMMARY_FILE
+from gbcd.run.shards import Plan, read_plan
+from gbcd.run.store import Store
+
+#: Edges of a group that are read, the largest of those that are not zero within their intervals.
+MAX_EDGES = 2_000
+
+
+def read_data(out: str) -> ReportData:
+    """Read a results folder.
+
+    Raises:
+        BadInput: there is no study in it, or it was not reduced.
+    """
+    store = Store(out)
+    plan = read_plan(store)
+    if not store.exists(SUMMARY_FILE):
+        raise BadInput(f"{store.location!r} holds no {SUMMARY_FILE} (yet): run the study, or `gbcd reduce`")
+    commits = read_commits(store)
+    summary = pl.read_parquet(io.BytesIO(store.read(SUMMARY_FILE)))
+    keys = summary.select("task", "wrong_answer", "score_name").unique(maintain_order=True)
+    scores = {Key(task, wrong_answer): name for task, wrong_answer, name in keys.iter_rows()}
+    counts = read_counts(store)
+    problems = _missing(store, plan, commits)
+    return ReportData(
+        location=store.location,
+        model=plan.study.model,
+        source=plan.study.prompts,
+        wrong_answers=plan.study.wrong_answers,
+        computed=_computed(store, plan, commits),
+        summary=summary,
+        examples=pl.DataFrame([_example(store, group, counts) for group in _first_of_tasks(scores)], schema=EXAMPLES),
+        statuses=_shares(counts, "status"),
+        problems=problems,
+        measured=_measured(store, problems),
+        edges=_edges(store, list(scores)),
+        samples={group: _sample(store, group, name) for group, name in scores.items() if name is not None},
+        extremes=read_extremes(store),
+    )
+
+
+def _missing(store: Store, plan: Plan, commits: list[Commit]) -> list[str]:
+    missing = len(plan.shards) - len(commits)
+    said = f"{missing} of {len(plan.shards)} shards are missing; the command that started the study goes on with them."
+    return ([said] if missing else []) + [f"Given up: {record.message}." for record in given_up(store)]
+
+
+def _first_of_tasks(groups: Iterable[Key]) -> list[Key]:
+    return list({group.task: group for group in reversed(list(groups))}.values())[::-1]
+
+
+def _shares(counts: pl.DataFrame, column: str) -> dict[str, int]:
+    """Rows of the table of prompts by the value of `column`, as text; those without a value are not among them."""
+    rows = counts.filter(pl.col("column") == column).drop_nulls("value")
+    return dict(rows.group_by("value", maintain_order=True).agg(pl.col("n").sum()).iter_rows())
+
+
+def _example(store: Store, group: Key, counts: pl.DataFrame) -> dict[str, object]:
+    """A prompt of a task, and how often the model solves it."""
+    mine = counts.filter(pl.col("task") == group.task, pl.col("wrong_answer") == group.wrong_answer)
+
+    def share(column: str, value: str) -> float | None:
+        found = _shares(mine, column)
+        return found.get(value, 0) / sum(found.values()) if found else None
+
+    prompts = read_sample(store, group, ()).prompts.head(1)
+    shown = prompts.select("prompt", "answer").row(0, named=True) if prompts.height else {"prompt": "-", "answer": "-"}
+    return {
+        "task": group.task,
+        **shown,
+        "n": sum(_shares(mine, "status").values()),
+        "correct": share("correct", "true"),
+        "above_wrong": share("above_wrong", "true"),
+        "partner": share("reference", "partner"),
+    }
+
+
+def _sample(store: Store, group: Key, statistic: str) -> Sample:
+    sample = read_sample(store, group, (statistic,))
+    values = sample.values.get(statistic, np.zeros((0, len(sample.nodes)), dtype=np.float32))
+    rows = np.flatnonzero(np.isfinite(values).all(axis=1))
+    return Sample(
+        [node.name for node in sample.nodes], values[rows], sample.prompts["template"][rows.tolist()].to_list()
+    )
+
+
+def _measured(store: Store, problems: list[str]) -> Measured | None:
+    if not store.exists(EVALUATION_FILE):
+        return None
+    schemas = {EVALUATION_FILE: EVALUATION, EFFECTS_FILE: EFFECTS, FAITHFULNESS_FILE: FAITHFULNESS}
+    tables: list[pl.DataFrame] = []
+    for path, schema in schemas.items():
+        table = _table(store, path)
+        lacking = None if table is None else sorted(set(schema) - set(table.columns))
+        if table is None or lacking:
+            why = f"lacks the columns {', '.join(lacking)}" if lacking else "cannot be read"
+            problems.append(f"The evaluation is left out: {path} {why}. Run `gbcd evaluate {store.location}` again.")
+            return None
+        tables.append(table)
+    figures, effects, faithfulness = tables
+    usable = pl.col("gap").is_finite() & (pl.col("gap") != 0) & pl.col("value").is_finite()
+    kept = effects.filter(usable)
+    for task in effects["task"].unique(maintain_order=True).to_list():
+        if task not in kept["task"]:
+            problems.append(f"The evaluation of {task} is left out: it measured no effect that is a share of a gap.")
+    return Measured(figures, kept, faithfulness) if kept.height else None
+
+
+def _edges(store: Store, groups: list[Key]) -> dict[Key, pl.DataFrame]:
+    """The largest edges of every group whose intervals leave zero out, in canonical order."""
+    if not store.exists(EDGES_FILE):
+        return {}
+    leaves_zero_out = (pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)
+    edges = pl.scan_parquet(store.url(EDGES_FILE), glob=False).with_row_index("_row").filter(leaves_zero_out)
+    return {
+        group: edges.filter(pl.col("task") == group.task, pl.col("wrong_answer") == group.wrong_answer)
+        .top_k(MAX_EDGES, by=pl.col("mean").abs())
+        .sort("_row")
+        .drop("_row")
+        .collect()
+        for group in groups
+    }
+
+
+def _table(store: Store, path: str) -> pl.DataFrame | None:
+    try:
+        return pl.read_parquet(io.BytesIO(store.read(path)))
+    except (FileNotFoundError, pl.exceptions.PolarsError):
+        return None
+
+
+def _computed(store: Store, plan: Plan, commits: list[Commit]) -> list[tuple[str, str]]:
+    """Model, settings, cost, versions: what it takes to do it again."""
+    study = plan.study
+    done = _n_prompts(plan, commits)
+    return [
+        ("model", f"{study.model}, weights {plan.identity.hashes['model'][:12]}"),
+        ("prompts", f"{done:,} of {plan.n_prompts:,}, seed {study.seed}"),
+        *([] if study.prompts is None else [("prompt file", study.prompts)]),
+        ("computed with", f"{study.device}, {study.dtype}, batches of {study.batch_size}, {_threads(study.threads)}"),
+        ("centred by", f"{study.centering}, over up to {study.calibration_prompts:,} prompts of each task"),
+        ("cost", _cost(plan, commits)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in plan.identity.versions.items())),
+        ("results", store.location),
+    ]
+
+
+def _threads(n: int) -> str:
+    return f"{counted(n, 'thread')} a worker"
+
+
+def _n_prompts(plan: Plan, commits: list[Commit]) -> int:
+    return sum(plan.shards[commit.shard].n_prompts for commit in commits)
+
+
+def _cost(plan: Plan, commits: list[Commit]) -> str:
+    if not commits:
+        return "nothing is committed"
+    seconds = sum(commit.seconds for commit in commits)
+    n_prompts = _n_prompts(plan, commits)
+    size = sum(file.bytes for commit in commits for file in commit.files.values())
+    moments = [commit.committed_at for commit in commits]
+    spread = max(moments) - min(moments)
+    between = f"; {duration(spread.total_seconds())} from the first shard to the last" if spread > timedelta(0) else ""
+    rate = f"{n_prompts / seconds:,.0f} prompts/s a worker" if seconds else "too quick to time"
+    taken = duration(seconds) if seconds >= 1 else "under 1 s"
+    stored = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
+    return f"{taken} of computing, summed over workers ({rate}), {stored} of tables{between}"

@@ -1,0 +1,166 @@
+"""The work of a study: first the mean inputs of every task, then the norms of every shard of prompts.
+
+Centred norms subtract mean inputs, which are measured on a sample of each task (`calibration/`, one shard a task) and
+from then on frozen for the study: the norms of a shard name the means that they were taken against. Workers read the
+means from the results folder, one task at a time, and never through the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from gbcd.component import Component
+from gbcd.engine.calibration import Calibration, Centering
+from gbcd.engine.engine import Engine
+from gbcd.engine.tables import ShardTables, concatenated
+from gbcd.errors import BadInput
+from gbcd.models import load as models
+from gbcd.models.load import LoadedModel
+from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.run.commits import commit_path, damaged, read_commits, read_table
+from gbcd.run.inputs import Inputs
+from gbcd.run.mean_tables import means_from_tables, tables_from_means
+from gbcd.run.norm_checks import check_norms
+from gbcd.run.shards import PLAN, Plan, read_plan
+from gbcd.run.store import Store
+from gbcd.run.work import OnProgress, Stage, Tables
+from gbcd.versions import versions
+
+#: Folders of the two stages.
+MEANS, NORMS = "calibration", ""
+
+#: In the metadata of the table of norms: SHA-256 of the means that they were taken against.
+MEANS_KEY = b"calibration"
+
+
+@runtime_checkable
+class ShardEngine(Protocol):
+    """What is needed of the gradient engine."""
+
+    @property
+    def components(self) -> list[Component]:
+        """Parts, in the order of the values."""
+        ...
+
+    def calibrate(self, prompts: Sequence[EncodedPrompt], centering: Centering) -> Calibration:
+        """Mean inputs over prompts."""
+        ...
+
+    def compute(self, batch: Sequence[EncodedPrompt]) -> ShardTables:
+        """Tables of one batch."""
+        ...
+
+
+EngineBuilder = Callable[[LoadedModel, Plan, Calibration | None], ShardEngine]
+
+
+def build_engine(loaded: LoadedModel, plan: Plan, calibration: Calibration | None) -> ShardEngine:
+    """The gradient engine of a plan."""
+    study = plan.study
+    return Engine(loaded, list(study.wrong_answers), calibration, study.rules, study.edges)
+
+
+def stages(plan: Plan) -> tuple[Stage, Stage]:
+    """What a plan consists of."""
+    n_prompts = dict.fromkeys(plan.study.tasks, 0)
+    for shard in plan.shards:
+        n_prompts[shard.task] += shard.n_prompts
+    sample = plan.study.calibration_prompts
+    return (
+        Stage(MEANS, tuple(min(n, sample) for n in n_prompts.values()), title="Mean activations"),
+        Stage(NORMS, tuple(shard.n_prompts for shard in plan.shards), title="Gradient norms"),
+    )
+
+
+class NormsWork:
+    """The work of one plan, in a worker."""
+
+    def __init__(self, location: str, build: EngineBuilder = build_engine) -> None:
+        """Read the plan and load the model.
+
+        Raises:
+            BadInput: this machine does not see the results folder, or has other versions or weights than the plan.
+        """
+        self._store = Store(location)
+        if not self._store.exists(PLAN):
+            raise BadInput(
+                f"a worker does not see {location!r}: with workers on several machines, results go to a bucket or to a "
+                "folder that all of them share"
+            )
+        self._plan, self._build = read_plan(self._store), build
+        study = self._plan.study
+        torch.set_num_threads(study.threads)
+        self._inputs = Inputs(self._store, self._plan)
+        self._loaded = models.load(study.model, study.device, study.dtype)
+        _refuse_other(self._plan, self._loaded)
+        self._engine: tuple[str, ShardEngine, bytes] | None = None
+
+    def compute(self, stage: str, shard: int, on_progress: OnProgress) -> Tables:
+        """The means of a task, or the norms of a shard."""
+        return self._means(shard) if stage == MEANS else self._norms(shard, on_progress)
+
+    def check(self, stage: str, shard: int, tables: Tables) -> None:
+        """Refuse norms that are not one for each prompt and wrong answer."""
+        if stage == NORMS:
+            ids = self._inputs.ids(self._plan.shards[shard])
+            check_norms(tables, ids, self._plan.study.wrong_answers, len(self._loaded.components))
+
+    def _means(self, task: int) -> Tables:
+        study = self._plan.study
+        sample = self._inputs.sample(study.tasks[task], study.calibration_prompts)
+        calibration = self._build(self._loaded, self._plan, None).calibrate(sample, study.centering)
+        return tables_from_means(calibration.tasks[study.tasks[task]])
+
+    def _norms(self, number: int, on_progress: OnProgress) -> Tables:
+        shard = self._plan.shards[number]
+        engine, means = self._engine_of(shard.task)
+        prompts = self._inputs.read(shard)
+        batches: list[ShardTables] = []
+        size, done = self._plan.study.batch_size, 0
+        for start in range(0, len(prompts), size):
+            batch = prompts[start : start + size]
+            batches.append(engine.compute(batch))
+            done += len(batch)
+            on_progress(done)
+        whole = concatenated(batches)
+        tables = {"prompts": whole.prompts, "norms": whole.norms.replace_schema_metadata({MEANS_KEY: means})}
+        return tables if whole.edges is None else tables | {"edges": whole.edges}
+
+    def _engine_of(self, task: str) -> tuple[ShardEngine, bytes]:
+        """The engine for a task and the hash of its means; those of one task are held at a time."""
+        if self._engine is None or self._engine[0] != task:
+            self._engine = None
+            calibration, sha256 = read_means(self._store, self._plan, task)
+            self._engine = (task, self._build(self._loaded, self._plan, calibration), sha256.encode())
+        return self._engine[1:]
+
+
+def read_means(store: Store, plan: Plan, task: str) -> tuple[Calibration, str]:
+    """The mean inputs of a task, as they are frozen for a study, and their hash.
+
+    Raises:
+        Incomplete: they are missing or damaged.
+        StorageError: they cannot be read now.
+    """
+    below = store.below(MEANS)
+    commits = read_commits(below, [plan.study.tasks.index(task)])
+    if not commits:
+        raise damaged(below, f"{commit_path(plan.study.tasks.index(task))} is gone")
+    tables = {name: read_table(below, file) for name, file in commits[0].files.items()}
+    return Calibration(plan.study.centering, {task: means_from_tables(tables)}), commits[0].sha256
+
+
+def _refuse_other(plan: Plan, loaded: LoadedModel) -> None:
+    planned, present = plan.identity, versions()
+    problems = [
+        f"{name} {planned.versions[name]} -> {present[name]}"
+        for name in present
+        if present[name] != planned.versions[name]
+    ]
+    if loaded.sha256 != planned.hashes["model"]:
+        problems.append(f"weights of {plan.study.model!r} {planned.hashes['model'][:12]} -> {loaded.sha256[:12]}")
+    if problems:
+        raise BadInput("this worker does not have what was planned: " + "; ".join(problems))

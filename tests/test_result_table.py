@@ -1,0 +1,64 @@
+import io
+
+import polars as pl
+import pytest
+from rich.console import Console
+from synthetic_shards import COMPONENTS, collected, drawn, shard
+
+from gbcd.analysis.reduce import summarise
+from gbcd.commands.result_table import MAX_TABLES, show_results
+
+
+def shown(*shards, score=None):
+    text = io.StringIO()
+    summary = pl.from_arrow(summarise(collected(shards), COMPONENTS, score))
+    show_results(summary, Console(file=text, width=200))
+    return text.getvalue()
+
+
+def without(values, *names):
+    return {name: table for name, table in values.items() if name not in names}
+
+
+@pytest.fixture
+def values():
+    found = drawn(30)
+    found["attribution"][:, 9] = -5 + 0.1 * found["attribution"][:, 9]
+    return found
+
+
+def test_norm_and_attribution_stand_side_by_side_with_sign_and_interval(values):
+    values["attribution"][:2] = float("nan")
+    text = shown(shard(values, [f"t{index % 6}" for index in range(30)]))
+    assert "ioi, foil: ranked by attribution, means over 28 of 30 prompts" in text
+    first = next(line for line in text.splitlines() if line.split()[:1] == ["1"])
+    rank, component, attribution, low, _, high, agreement, *_ = first.split()
+    assert (rank, component, agreement) == ("1", "m0", "100")
+    assert float(low) < float(attribution) < float(high) < 0
+    assert "norm" in text
+    assert "Attribution  what a component's output adds to the loss" in text
+    assert "it has no sign" in text
+    assert "a0.norm" not in text
+
+
+def test_without_references_the_table_says_what_ranks_instead(values):
+    text = shown(shard(without(values, "attribution", "mean_attribution", "contrast_norm"), ["a", "b"] * 15))
+    assert "ranked by writing_norm, means over 30 prompts" in text
+    assert "in place of zero" in text
+    assert "intervals over 2 templates say little" in text
+
+
+def test_a_score_by_name_has_a_column_of_its_own(values):
+    assert "contrast_norm" in shown(shard(values, ["a", "b"] * 15), score="contrast_norm")
+
+
+def test_a_task_without_any_finite_value_is_named_and_the_others_are_shown(values):
+    nothing = {name: table[:4] * float("nan") for name, table in values.items()}
+    text = shown(shard(nothing, list("abab"), task="empty"), shard(values, ["a"] * 30))
+    assert "empty, foil: none of its 4 prompts has finite values" in text
+    assert "ioi, foil: ranked by attribution" in text
+
+
+def test_many_tasks_have_a_line_each(values):
+    text = shown(*(shard(values, ["a"] * 30, task=f"t{index}") for index in range(MAX_TABLES + 1)))
+    assert "t0, foil (by attribution): m0, " in text
