@@ -44,7 +44,8 @@ def test_statistics_of_captured_bfloat16_are_those_of_the_tensors_in_float64(nar
     prompts = mixed_prompts(LENGTHS)
     packed = packed_for(narrow, [(prompt.ids,) for prompt in prompts])
     run = narrow.decoder.run(packed, Options(graph=True))
-    table, column = ScoreTable(narrow.components, len(prompts), {}), {c.name: i for i, c in enumerate(narrow.components)}
+    table = ScoreTable(narrow.components, len(prompts), {})
+    column = {component.name: index for index, component in enumerate(narrow.components)}
     kept: list[MapGradient] = []
 
     def receive(gradient: Gradient) -> None:
