@@ -5,22 +5,34 @@ A line is never cut: in a narrow window it wraps. Colours and styles appear on a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
-from rich.segment import Segments
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
 #: Characters of the column of labels.
 LABEL = 13
 
+#: Control characters, but for tab and newline, and what is printed instead.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
 #: Failed prompts that are named.
 MAX_FAILED = 5
 
 #: Characters of the widest table.
 WIDEST = 1000
+
+
+class SafeConsole(Console):
+    """A console on which the text of a prompt, a path or an error cannot move the cursor or change colours."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render, with control characters of the text written out."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=segment.text.translate(_CONTROLS))
 
 
 def fact(console: Console, label: str, text: str) -> None:
@@ -59,7 +71,7 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]
     for column in columns:
         grid.add_column(column, justify="left" if column in words else "right", no_wrap=True)
     for row in rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(cell.translate(_CONTROLS)) for cell in row))
     wide = console.options.update(width=WIDEST)
     natural = Measurement.get(console, wide, grid).maximum
     console.print(Segments(console.render(grid, wide.update(width=natural))), crop=False, end="")

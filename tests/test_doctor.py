@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import huggingface_hub.constants
+import obstore
 import pytest
 from tiny_models import saved_tiny_gpt2
 from typer import Exit
@@ -45,9 +46,17 @@ def test_a_bug_is_not_taken_for_a_finding() -> None:
         looked("arithmetic", lambda: str(1 // 0))
 
 
-def test_a_leftover_probe_is_named(tmp_path: Path) -> None:
-    (tmp_path / doctor_module.PROBE).write_text("")
+def test_a_store_that_accepts_two_exclusive_creations_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an object store does that ignores `If-None-Match: *`."""
+    put = obstore.put
+    monkeypatch.setattr(
+        "gbcd.run.store.obstore.put", lambda store, path, data, **how: put(store, path, data, mode="overwrite")
+    )
     finding = looked("output", lambda: output_is_writable(str(tmp_path)))
     assert not finding.is_good
-    assert "left from an earlier check" in finding.detail
+    assert "this store overwrites what is to be created only once" in finding.detail
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_a_model_is_no_model(tmp_path: Path) -> None:
     assert not looked("model", lambda: model_loads(str(tmp_path))).is_good

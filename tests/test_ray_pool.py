@@ -104,7 +104,7 @@ def test_progress_is_told_while_a_shard_is_computed(reference: Path, tmp_path: P
     said = io.StringIO()
     run_study(shared.model_copy(update={"compute": compute}), Console(file=said, width=200), slow(1.0))
     done = [int(found) for found in re.findall(r"Gradient norms: (\d+) of 40 prompts, 0/1 shards", said.getvalue())]
-    assert [number for number in done if 0 < number < 40]
+    assert [number for number in done if 0 < number < 40], said.getvalue()
 
 
 def test_a_workers_refusal_is_one_sentence(reference: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from gbcd.commands.status import show
 from gbcd.errors import BadInput, Incomplete
 from gbcd.pipeline import device_of
 from gbcd.report.caveats import warnings
-from gbcd.report.findings import read_findings
+from gbcd.report.reading import read_data
 from gbcd.run.commits import read_commits
 from gbcd.run.inputs import Inputs
 from gbcd.run.results import components, summary
@@ -128,7 +128,7 @@ def test_a_shard_that_fails_every_time_is_given_up_and_tried_again_by_the_next_r
     said = f"shard 0 failed 3 times and was left out: ArithmeticError: {ids[0]} is poison"
     assert [record.message for record in run.given_up] == [said]
     assert unfinished([run]) == f"1 of {N_SHARDS} shards are missing."
-    assert said in "".join(warnings(read_findings(study.out)))
+    assert said in "".join(warnings(read_data(study.out)))
     assert finished(study).given_up == ()
     assert same(tables(study.out), tables(str(reference / "out")))
 
@@ -141,7 +141,7 @@ def test_prompts_whose_gradient_is_no_number_are_kept_and_never_averaged(tmp_pat
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     name = tasks.draw("ioi", tokenizer, 1, study.seed)[0].answers[0]
     with torch.no_grad():
-        model.transformer.wte.weight[tokenizer.encode(name)] = torch.nan
+        model.transformer.wte.weight[tokenizer.encode(name)] = 3e38  # its square is infinite
     model.save_pretrained(study.model)
     assert finished(study).missing == ()
     found = tables(study.out)

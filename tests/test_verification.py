@@ -10,7 +10,7 @@ import pytest
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
 from gbcd.analysis.reduce import reduce
-from gbcd.errors import Incomplete
+from gbcd.errors import BadInput
 from gbcd.run.planning import study_of
 from gbcd.run.results import scan
 from gbcd.run.shards import read_plan
@@ -144,14 +144,14 @@ def test_damage_is_found_and_exactly_that_is_computed_again(
 def test_readers_of_damaged_results_are_told_how_to_repair_them(out: Path, damage: Callable[[Path], None]) -> None:
     damage(out)
     for read in (reduce, lambda folder: scan(folder).collect()):
-        with pytest.raises(Incomplete, match=rf"norms/00001.*`gbcd verify --repair {out}` computes it again"):
+        with pytest.raises(BadInput, match=rf"norms/00001.*`gbcd verify --repair {out}` computes it again"):
             read(str(out))
 
 
 def test_a_run_does_not_go_on_with_damaged_means(out: Path) -> None:
     means_flipped(out)
     uncommitted(out)
-    with pytest.raises(Incomplete, match=rf"means_00.*`gbcd verify --repair {out}`"):
+    with pytest.raises(BadInput, match=rf"means_00.*`gbcd verify --repair {out}`"):
         finished(study_of(read_plan(Store(str(out))), str(out), workers=0))
 
 

@@ -143,7 +143,7 @@ def collect(store: Store, components: list[Component]) -> Collected:
 
     Raises:
         ValueError: the shards do not fit the components.
-        UnsoundShardError, FileNotFoundError: a file is damaged or gone.
+        BadInput: a file is damaged or gone; says how to repair it.
     """
     nodes = NodeMap.of(components)
     collected = Collected(len(ranked_nodes(nodes)))

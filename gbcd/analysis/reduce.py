@@ -68,8 +68,7 @@ def reduce(out: str, score: str | None = None) -> pl.DataFrame:
         score: a name of `ranking.SCORES` to rank by, in place of the default, wherever enough prompts have it.
 
     Raises:
-        BadInput: nothing is committed in `out`, or there is no such score.
-        Incomplete: a file is missing or damaged.
+        BadInput: nothing is committed in `out`, a file is damaged, or there is no such score.
     """
     if score is not None and score not in SCORES:
         raise BadInput(f"unknown score {score!r}; known: {', '.join(SCORES)}")

@@ -16,9 +16,6 @@ from gbcd.errors import BadInput
 from gbcd.run.store import StorageError, Store
 from gbcd.versions import versions
 
-#: What is written and removed again to see whether results can be kept.
-PROBE = "doctor-probe"
-
 ModelName = Annotated[str, typer.Option("--model", metavar="NAME|DIR", help="The model that you want to study.")]
 Location = Annotated[str, typer.Option("--out", metavar="FOLDER", help="Where results are to go.")]
 
@@ -96,11 +93,8 @@ def model_loads(name: str) -> str:
 
 
 def output_is_writable(out: str) -> str:
-    """Write a few bytes and remove them again."""
-    store = Store(out)
-    if not store.create(PROBE, b"gbcd doctor"):
-        raise BadInput(f"{out}/{PROBE} is left from an earlier check that was cut off: remove it")
-    store.delete(PROBE)
+    """Create a file twice, which must be refused, and remove it again."""
+    Store(out).refuse_overwriting()
     return f"{out}: can be written, creates a file once and only once"
 
 

@@ -6,19 +6,27 @@ Colours and bars appear on a terminal only; `NO_COLOR` turns colours off.
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from gbcd import printing
 from gbcd.errors import BAD_INPUT, INCOMPLETE, INTERRUPTED, BadInput, Incomplete
+from gbcd.printing import SafeConsole
 from gbcd.run.store import StorageError
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = SafeConsole(highlight=False)
+errors = SafeConsole(stderr=True, highlight=False)
+
+for _stream in (sys.stdout, sys.stderr):
+    if isinstance(_stream, io.TextIOWrapper):  # a terminal that is not UTF-8 shows question marks
+        _stream.reconfigure(errors="replace")
 
 
 @contextmanager
@@ -35,6 +43,17 @@ def exit_status(resumes: bool = False) -> Generator[None]:
         _fail("red", "error", str(error), BAD_INPUT)
     except (Incomplete, StorageError) as error:
         _fail("yellow", "incomplete", f"{error}\n{again}", INCOMPLETE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered cannot be written either
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(
+            "yellow",
+            "incomplete",
+            f"no space is left{where}; TMPDIR says where temporary files go\n{again}",
+            INCOMPLETE,
+        )
     except KeyboardInterrupt:
         _fail("yellow", "interrupted", f"What is committed is kept. {again}", INTERRUPTED)
 

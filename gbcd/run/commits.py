@@ -21,7 +21,7 @@ from uuid import uuid4
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gbcd.errors import Incomplete
+from gbcd.errors import BadInput
 from gbcd.run.shards import StoredFile
 from gbcd.run.store import StorageError, Store
 from gbcd.run.table_files import decode, encode
@@ -121,7 +121,7 @@ def read_table(store: Store, file: StoredFile) -> pa.Table:
     """A committed table, for readers; pages are held against their checksums.
 
     Raises:
-        Incomplete: the file is missing or damaged; says how to repair it.
+        BadInput: the file is missing or damaged; says how to repair it.
         StorageError: it cannot be read now.
     """
     try:
@@ -132,9 +132,9 @@ def read_table(store: Store, file: StoredFile) -> pa.Table:
         raise damaged(store, f"{file.path}: {error}") from None
 
 
-def damaged(store: Store, what: str) -> Incomplete:
+def damaged(store: Store, what: str) -> BadInput:
     """Something committed cannot be read any more."""
-    return Incomplete(f"{store.location}/{what}; `gbcd verify --repair {store.root}` computes it again")
+    return BadInput(f"{store.location}/{what}; `gbcd verify --repair {store.root}` computes it again")
 
 
 def commit_path(shard: int) -> str:

@@ -142,7 +142,7 @@ def read_means(store: Store, plan: Plan, task: str) -> tuple[Calibration, str]:
     """The mean inputs of a task, as they are frozen for a study, and their hash.
 
     Raises:
-        Incomplete: they are missing or damaged.
+        BadInput: they are missing or damaged.
         StorageError: they cannot be read now.
     """
     below = store.below(MEANS)

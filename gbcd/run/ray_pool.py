@@ -83,7 +83,6 @@ class Actor:
         self._done = 0
         return self._worker.run(task, self._report)
 
-    @ray.method(concurrency_group="progress")
     def done(self) -> int:
         """How much of the present shard is done; answers while it is computed."""
         return self._done
@@ -214,7 +213,7 @@ class RayPool:
                     self._heard(slot, cast(int, ray.get(slot.asked)))
                 slot.asked = None
             if slot.asked is None and slot.task is not None:
-                slot.asked = slot.actor.done.remote()
+                slot.asked = slot.actor.done.options(concurrency_group="progress").remote()
 
     def _heard(self, slot: _Slot, done: int) -> None:
         if slot.task is not None and done > slot.done:

@@ -112,17 +112,16 @@ def shard_tables(store: Store) -> Iterator[ShardTables]:
     """Tables of the committed shards, in order of shard.
 
     Raises:
-        Incomplete: a file is missing or damaged.
+        BadInput: a file is missing or damaged.
     """
-    for commit in read_commits(store):
-        yield ShardTables(**{name: read_table(store, file) for name, file in commit.files.items()})
+    return (_tables(store, commit) for commit in read_commits(store))
 
 
 def failed_prompts(store: Store, commits: Sequence[Commit]) -> dict[str, str]:
     """Prompts that have no values because their computation failed, with the reason.
 
     Raises:
-        Incomplete: a file is missing or damaged.
+        BadInput: a file is missing or damaged.
     """
     failed: dict[str, str] = {}
     for commit in commits:
@@ -138,21 +137,21 @@ def map_shards(store: Store, work: Callable[[ShardTables], T]) -> Iterator[T]:
     Twice as many shards as there are processors are in memory at most.
 
     Raises:
-        Incomplete: a file is missing or damaged.
+        BadInput: a file is missing or damaged.
     """
     n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-    def read(commit: Commit) -> T:
-        return work(ShardTables(**{name: read_table(store, file) for name, file in commit.files.items()}))
-
     with ThreadPoolExecutor(n_threads) as pool:
         waiting = deque[Future[T]]()
         for commit in read_commits(store):
             if len(waiting) == 2 * n_threads:
                 yield waiting.popleft().result()
-            waiting.append(pool.submit(read, commit))
+            waiting.append(pool.submit(lambda commit: work(_tables(store, commit)), commit))
         while waiting:
             yield waiting.popleft().result()
+
+
+def _tables(store: Store, commit: Commit) -> ShardTables:
+    return ShardTables(**{name: read_table(store, file) for name, file in commit.files.items()})
 
 
 def read_components(store: Store) -> list[Component]:

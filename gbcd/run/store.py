@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple, TypeVar
+from uuid import uuid4
 
 import obstore
 import obstore.exceptions
@@ -79,6 +80,7 @@ class Store:
             )
         self.root = self.location  # of the results folder that this is a folder of
         self._objects = None if self.is_local else _remote(self.location)
+        self._has_answered = False
 
     def below(self, folder: str) -> Store:
         """The objects in a folder of this location; "" for all of them."""
@@ -141,7 +143,7 @@ class Store:
             StorageError: it cannot be written.
         """
         self._make_folder()
-        self._tried(path, lambda store: obstore.put(store, path, data))
+        self._tried(path, lambda store: obstore.put(store, path, data), is_write=True)
         self._settle(path)
 
     def create(self, path: str, data: bytes) -> bool:
@@ -162,10 +164,27 @@ class Store:
             return True
 
         self._make_folder()
-        won = self._tried(path, attempt, retry_missing=True)
+        won = self._tried(path, attempt, is_write=True)
         if won:
             self._settle(path)
         return won
+
+    def refuse_overwriting(self) -> None:
+        """Make sure that a second exclusive creation is refused, on which everything rests.
+
+        Raises:
+            BadInput: it is not, as with object stores that do not know `If-None-Match: *`.
+            StorageError: nothing can be written.
+        """
+        path = f"probe-{uuid4().hex}"
+        try:
+            if not self.create(path, b"first") or self.create(path, b"second") or self.read(path) != b"first":
+                raise BadInput(
+                    f"{self.location}: this store overwrites what is to be created only once, so two workers could "
+                    "both commit a shard; use another store, or a version of it that knows conditional writes"
+                )
+        finally:
+            self.delete(path)
 
     def delete(self, path: str) -> None:
         """Remove the object, if there is one."""
@@ -192,20 +211,28 @@ class Store:
             self._objects = LocalStore(Path(self.location).absolute())
         return self._objects
 
-    def _tried(self, path: str, operation: Callable[[ObjectStore], T], retry_missing: bool = False) -> T:
+    def _tried(self, path: str, operation: Callable[[ObjectStore], T], is_write: bool = False) -> T:
         for wait in (*BACKOFF, None):
             try:
-                return operation(self._connected())
-            except FileNotFoundError:
+                found = operation(self._connected())
+            except FileNotFoundError as error:
                 # After a refused `create` the winner's object may not be there yet: S3 answers 409 while it arrives.
-                if not retry_missing or wait is None:
+                if not is_write:
+                    self._has_answered = True
                     raise
+                if wait is None:
+                    raise BadInput(f"{self.location}: there is no such bucket") from error
                 time.sleep(wait)
             except (obstore.exceptions.BaseError, OSError, ValueError) as error:
                 is_lasting = self.is_local or isinstance(error, _LASTING)
+                if not self.is_local and not self._has_answered and (refusal := _refusal(error)):
+                    raise BadInput(f"{self.location}: {refusal}") from error
                 if wait is None or is_lasting:
                     raise StorageError(f"{self.location}/{path}: {_reason(error)}", is_lasting) from error
                 time.sleep(wait)
+            else:
+                self._has_answered = True
+                return found
         raise AssertionError("unreachable")
 
     def _settle(self, path: str) -> None:
@@ -220,10 +247,14 @@ class Store:
                 os.close(descriptor)
 
 
+_REFUSED = (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError)
+
+#: Where a machine in a cloud asks for its role, which is tried where no credentials are given.
+_METADATA = ("169.254.169.254", "metadata.google.internal")
+
 #: Errors that no waiting cures.
 _LASTING = (
-    obstore.exceptions.PermissionDeniedError,
-    obstore.exceptions.UnauthenticatedError,
+    *_REFUSED,
     obstore.exceptions.InvalidPathError,
     obstore.exceptions.NotSupportedError,
 )
@@ -242,6 +273,16 @@ def _remote(location: str) -> ObjectStore:
         )
     except Exception as error:
         raise BadInput(f"{location!r} cannot be used: {_reason(error)}") from error
+
+
+def _refusal(error: Exception) -> str | None:
+    """Why a bucket cannot be used at all, where that is what its first answer says."""
+    if any(address in str(error) for address in _METADATA):
+        return (
+            "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (s3://) or GOOGLE_APPLICATION_CREDENTIALS "
+            "(gs://), or run on a machine whose role may use the bucket"
+        )
+    return f"access is refused: {_reason(error)}" if isinstance(error, _REFUSED) else None
 
 
 def _reason(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from gbcd.errors import BadInput, Incomplete
+from gbcd.errors import BadInput
 from gbcd.run.commits import commit_path, publish
 from gbcd.run.store import StorageError, Store
 from gbcd.run.work import Build, Committed, Failed, OnProgress, Outcome, Task, Work
@@ -22,6 +22,7 @@ class Worker:
         """Remember where results go; nothing is built yet."""
         self._location, self._build = location, build
         self._work: Work | None = None
+        self._stores: dict[str, Store] = {}
 
     def start(self) -> None:
         """Build the work.
@@ -35,12 +36,11 @@ class Worker:
         """Compute a shard and commit it, unless it is committed.
 
         Raises:
-            BadInput: this worker cannot do what was planned.
-            Incomplete: something committed earlier is damaged.
+            BadInput: this worker cannot do what was planned, or what it builds on is damaged.
         """
         try:
             self._commit(task, on_progress)
-        except (BadInput, Incomplete):
+        except BadInput:
             raise
         except StorageError as error:
             return Failed(task, "storage", str(error))
@@ -51,7 +51,9 @@ class Worker:
     def _commit(self, task: Task, on_progress: OnProgress) -> None:
         if self._work is None:
             raise RuntimeError("`start` was not called")
-        store = Store(self._location).below(task.stage)
+        if task.stage not in self._stores:
+            self._stores[task.stage] = Store(self._location).below(task.stage)
+        store = self._stores[task.stage]
         if store.exists(commit_path(task.shard)):
             return
         started = time.perf_counter()
