@@ -12,12 +12,16 @@ from tiny_models import random_model, small_tokenizer
 
 from gbcd import wrong_answers
 from gbcd.engine.calibration import Calibration, Centering, TaskMeans
-from gbcd.engine.engine import Engine, scene_of
+from gbcd.engine.engine import Engine, scene_of, target_of
 from gbcd.engine.oracle import Oracle
 from gbcd.engine.tables import ATTRIBUTIONS, NORMS, STATISTICS
 from gbcd.models.load import LoadedModel, prepared
 from gbcd.models.packing import Example
+from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.wrong_answers import WrongAnswer
+from gbcd.wrong_answers.losses import Target
+from gbcd.wrong_answers.output_targets import output_scene
 
 #: A norm counts as cancelled below this share of the norm that is not compared with anything.
 _CANCELLED = 1e-3
@@ -125,10 +129,11 @@ def oracle_values(
         example: Example = (prompt.ids,)
         if definition.reads_twin and prompt.twin_ids is not None:
             example = (prompt.ids, prompt.twin_ids)
-        target = definition.define(scene_of([prompt], oracle.logits(prompt.ids)[-1:], loaded))
+        target = _target(oracle, loaded, prompt, definition)
         add("grad_norm", "taylor", oracle.gradients(example, target))
         with torch.no_grad():
-            answers = torch.stack([oracle.logits(sequence)[-1] for sequence in example])
+            logits = [oracle.logits(sequence) for sequence in example]
+        answers = logits[0] if loaded.spec.reads_every_token else torch.stack([one[-1] for one in logits])
         losses.append(target(answers.unsqueeze(0))[0])
         if prompt.reference_ids is not None:
             with oracle.compared(oracle.inputs(prompt.reference_ids)):
@@ -140,11 +145,18 @@ def oracle_values(
     return Values({name: torch.stack(found) for name, found in rows.items() if found}, torch.stack(losses))
 
 
+def _target(oracle: Oracle, loaded: LoadedModel, prompt: EncodedPrompt, definition: WrongAnswer) -> Target:
+    logits, space = oracle.logits(prompt.ids), space_of(loaded.tokenizer)
+    if space is not None:
+        return target_of(definition, output_scene([prompt], logits.unsqueeze(0), space))
+    return definition.define(scene_of([prompt], logits[-1:], loaded))
+
+
 def check(found: Values, expected: Values, loaded: LoadedModel, tolerance: float) -> None:
     """Every value relative to itself; what cancels, relative to what it is a difference or a sum of.
 
     A norm that is compared with a reference is a difference of inputs, and its measure is at least a thousandth of the
-    norm without reference. An attribution is a sum of products, and its measure is `||G|| ||W||`.
+    norm without reference. An attribution is a sum of products, and its measure is that of the norm times `||W||`.
     """
     names = [component.name for component in loaded.components]
     weights = Oracle(loaded).weights()
@@ -153,11 +165,9 @@ def check(found: Values, expected: Values, loaded: LoadedModel, tolerance: float
     assert expected.statistics.keys() <= found.statistics.keys()
     plain = expected.statistics["grad_norm"]
     for statistic, wanted in expected.statistics.items():
-        if statistic in NORMS:
-            scale = torch.maximum(wanted, _CANCELLED * plain)
-        else:
-            norm = expected.statistics[NORMS[ATTRIBUTIONS.index(statistic)]]
-            scale = norm * sizes
+        is_norm = statistic in NORMS
+        norm = wanted if is_norm else expected.statistics[NORMS[ATTRIBUTIONS.index(statistic)]]
+        scale = torch.maximum(norm, _CANCELLED * plain) * (1 if is_norm else sizes)
         floor = 1e-6 * float(scale.max())
         error = (found.statistics[statistic] - wanted).abs() / scale.clamp(min=floor)
         worst = int(error.flatten().argmax())

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from random_prompts import VOCAB, random_prompts
+from oracle_values import mixed_prompts
+from random_prompts import VOCAB
 from tiny_models import random_model, small_tokenizer
 
 from gbcd.engine.engine import Engine
@@ -60,15 +61,14 @@ def saved(folder: Path, family: str, shard_size: str = "1GB") -> str:
     ("family", "shard_size", "n_files"), [("gpt2", "1GB", 1), ("qwen2", "20KB", 3), ("gpt_neox", "1GB", 1)]
 )
 def test_weights_are_the_file_itself_and_no_pass_writes_to_them(tmp_path, family, shard_size, n_files):
-    """GPT-2's embedding is tied and its pass is its own; Qwen2 lies in several files and runs with hooks."""
+    """GPT-2's embedding is tied; Qwen2 lies in several files."""
     loaded = models.load(saved(tmp_path, family, shard_size), "cpu")
     files = {mapping.file for mapping in behind(loaded).values()}
     assert all(file.startswith(str(tmp_path)) and file.endswith(".safetensors") for file in files)
     assert len(files) >= n_files
     assert loaded.sha256
-    engine = Engine(loaded, ["inverse_logits"], batch_size=3)
-    prompts = random_prompts((7, 7, 4), 3)
-    Engine(loaded, ["inverse_logits"], 3, engine.calibrate(prompts, "position")).compute(prompts)
+    engine, prompts = Engine(loaded, ["inverse_logits"]), mixed_prompts((7, 7, 4))
+    Engine(loaded, ["logit_difference"], engine.calibrate(prompts), "gim", edges=True).compute(prompts)
     assert {mapping.copied for mapping in behind(loaded).values()} == {0}
     written, weight = next(loaded.model.named_parameters())
     weight.data[0] = 0

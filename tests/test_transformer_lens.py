@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from slow_edges import edge_names
 from transformer_lens_values import STEPS, VALUES, shared_model, shared_prompts
 
 from gbcd.analysis.circuits import Config
+from gbcd.engine.engine import Engine
 from gbcd.evaluation.attribution import INTEGRATION_STEPS, attribute
 from gbcd.evaluation.edges import edge_attribution
 from gbcd.evaluation.interventions import measure_effects
@@ -49,3 +51,17 @@ def test_edge_attribution_is_that_of_transformer_lens(case):
     found = edge_attribution(loaded, pairs, metric, Config.of(loaded.components, loaded.spec.parallel))
     assert found.keys() == WANTED[0]["edges"].keys()
     np.testing.assert_allclose(list(found.values()), table("edges", found).mean(axis=0), atol=1e-9)
+
+
+def test_the_engines_attribution_and_edges_are_those_of_transformer_lens(case):
+    """Of the loss `margin`, what the job stores."""
+    loaded, prompts = case[0], shared_prompts()
+    engine, names = Engine(loaded, ["margin"], edges=True), [component.name for component in loaded.components]
+    (group,) = engine._batch(prompts)
+    (loss,) = group.losses
+    np.testing.assert_allclose(loss.losses, [row["metric"] for row in WANTED], atol=1e-9)
+    nodes = [point.name for point in case[2]]
+    columns = [names.index(f"{node}.{'out' if node[0] == 'm' else 'o'}") for node in nodes]
+    found = loss.statistics["attribution"][:, columns]
+    np.testing.assert_allclose(found, table("attribution_patching", nodes), atol=1e-9)
+    np.testing.assert_allclose(loss.edges, table("edges", edge_names(loaded.spec)), atol=1e-9)

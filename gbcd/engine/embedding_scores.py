@@ -29,17 +29,17 @@ def squares(gradient: EmbeddingGradient, reference: Reference | None) -> Columns
     own = gram(d)
     position = torch.zeros_like(own[:, 0, 0])
     if reference is None:
-        one_hot, at_tokens, hidden = _same(gradient.ids), gathered(d_logits, gradient.ids), widened(gradient.hidden.x)
+        one_hot, hidden = _same(gradient.ids), widened(gradient.hidden.x)
         position = (_same(gradient.positions) * own).sum((1, 2))
     else:
-        one_hot = reference.one_hot_gram(gradient)
-        at_tokens, hidden = widened(reference.at_tokens(gradient)), widened(reference.difference(gradient.hidden))
+        one_hot, hidden = reference.one_hot_gram(gradient), widened(reference.difference(gradient.hidden))
     token = (one_hot * own).sum((1, 2))
     unembed = (gram(hidden) * gram(d_logits)).sum((1, 2))
     tied = token + unembed
     if gradient.tied:
-        cross = torch.bmm(hidden, d.transpose(1, 2)) * at_tokens
-        tied = tied + 2 * cross.sum((1, 2))
+        # only then are tokens what logits are of
+        at_tokens = gathered(d_logits, gradient.ids) if reference is None else widened(reference.at_tokens(gradient))
+        tied = tied + 2 * (torch.bmm(hidden, d.transpose(1, 2)) * at_tokens).sum((1, 2))
     return _columns(token, position, unembed, tied)
 
 

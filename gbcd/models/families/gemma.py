@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from gbcd.models.families.llama import attention_maps, mlp_maps, rotary, window
@@ -27,10 +26,10 @@ def matches(config: PreTrainedConfig) -> bool:
 def spec(model: PreTrainedModel) -> ModelSpec:
     """`Gemma2ForCausalLM` and `Gemma3ForCausalLM`."""
     config = cast(Any, model.config)
-    module = cast(Any, model).model.rotary_emb
+    body = cast(Any, model).model
     is_third = config.model_type == "gemma3_text"
-    turns = {kind: rotary(module, kind) for kind in set(config.layer_types)} if is_third else {}
-    one_turn = None if is_third else rotary(module)
+    turns = {kind: rotary(body.rotary_emb, kind) for kind in set(config.layer_types)} if is_third else {}
+    one_turn = None if is_third else rotary(body.rotary_emb)
     attentions: list[AttentionSpec] = []
     mlps: list[MlpSpec] = []
     for layer in range(config.num_hidden_layers):
@@ -61,7 +60,7 @@ def spec(model: PreTrainedModel) -> ModelSpec:
     width = int(config.hidden_size)
     embedding = EmbeddingSpec(
         "model.embed_tokens", None, "lm_head", bool(config.tie_word_embeddings),
-        scale=float(torch.tensor(width**0.5)), logit_cap=config.final_logit_softcapping,
+        scale=float(body.embed_tokens.embed_scale), logit_cap=config.final_logit_softcapping,
     )  # fmt: skip
     heads = int(config.num_attention_heads)
     return ModelSpec(tuple(attentions), tuple(mlps), _norm("model.norm", "final.norm"), embedding, heads, width)
