@@ -10,7 +10,7 @@ and nothing here writes to them, so all processes of a machine share one copy of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from gbcd.models.gguf import GgufRecord
 from gbcd.models.spec import ModelSpec
 from gbcd.prompting import special_tokens
 from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.prompt_files import PromptFile, check
 from gbcd.prompting.special_tokens import Bos
 from gbcd.prompting.tokens import EncodedPrompt, encode
 
@@ -69,6 +70,10 @@ class LoadedModel:
     def encode(self, prompts: Iterable[Prompt], bos: Bos = "auto") -> list[EncodedPrompt]:
         """The prompts as this model reads them; see `gbcd.prompting.tokens.encode`."""
         return encode(prompts, self.tokenizer, self.context, self.vocabulary_size, bos)
+
+    def check(self, path: str, needs_wrong_answer: Sequence[str] = (), bos: Bos = "auto") -> PromptFile:
+        """A prompt file as this model reads it; see `gbcd.prompting.prompt_files.check`."""
+        return check(path, self.tokenizer, self.context, needs_wrong_answer, self.vocabulary_size, bos)
 
     def facts(self, bos: Bos) -> dict[str, str]:
         """What a plan records of the model beside its hash: tokens added to each text, and what was read from GGUF."""

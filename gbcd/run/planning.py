@@ -22,7 +22,7 @@ from gbcd.errors import BadInput
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
-from gbcd.prompting.prompt_lines import TASK
+from gbcd.prompting.prompt_shapes import TASK
 from gbcd.run.batch_size import fitting
 from gbcd.run.calibration_reach import CalibrationReach, settled
 from gbcd.run.inputs import InputsWriter
