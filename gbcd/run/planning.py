@@ -166,6 +166,8 @@ def _with_components(planned: Planned, loaded: LoadedModel) -> Planned:
 
 
 def _created(part: Part, store: Store, identity: Identity, writer: InputsWriter, drawn: _Drawn) -> Planned:
+    if not store.is_local:
+        store.refuse_overwriting()
     inputs = writer.publish(store)
     plan = Plan(identity=identity, inputs=inputs, prompts_sha256=writer.prompts_sha256, shards=tuple(drawn.shards))
     if store.create(PLAN, plan.model_dump_json(indent=1).encode()):
