@@ -30,6 +30,7 @@ from gbcd.models.families import spec_of
 from gbcd.models.gguf import GgufRecord
 from gbcd.models.spec import ModelSpec
 from gbcd.prompting import special_tokens
+from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.prompt_files import PromptFile, check
 from gbcd.prompting.special_tokens import Bos
@@ -99,17 +100,22 @@ class LoadedModel:
 
     @property
     def unembedding(self) -> Float[Tensor, "vocab d_model"]:
-        """The matrix that turns the final residual stream into logits."""
+        """The matrix that turns the final residual stream into logits, without rows that stand for no token."""
         return self.decoder.unembedding
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of tokens that the model reads."""
-        return self.decoder.token_table.shape[0]
+        """Rows of the embedding."""
+        return cast(Any, self.model.get_submodule(self.spec.embedding.token)).weight.shape[0]
 
     @property
-    def n_tokens(self) -> int:
-        """Rows of the embedding that stand for a token; models pad theirs, and the rows beyond never compete."""
+    def n_tokens(self) -> int | None:
+        """Rows of the unembedding that stand for a token: models pad theirs, and no token may be one of the rows beyond.
+
+        None for a model whose outputs are no tokens.
+        """
+        if space_of(self.tokenizer) is not None:
+            return None
         return min(self.vocabulary_size, max(self.tokenizer.get_vocab().values()) + 1)
 
     @cached_property
@@ -120,7 +126,7 @@ class LoadedModel:
     @cached_property
     def decoder(self) -> Decoder:
         """What runs it."""
-        return Decoder(self.model, self.spec)
+        return Decoder(self.model, self.spec, self.n_tokens)
 
     @cached_property
     def sha256(self) -> str:
