@@ -110,7 +110,7 @@ class LoadedModel:
 
     @property
     def n_tokens(self) -> int | None:
-        """Rows of the unembedding that stand for a token: models pad theirs, and no token may be one of the rows beyond.
+        """Rows of the unembedding that stand for a token; models pad theirs, and no token is one of the rows beyond.
 
         None for a model whose outputs are no tokens.
         """
