@@ -17,6 +17,7 @@ from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.run.norms_work import EngineBuilder, NormsWork, ShardEngine, build_engine
 from gbcd.run.shards import Plan
+from gbcd.run.work import OnProgress
 
 #: Columns that a failed prompt keeps.
 KEPT = {"prompt_id", "task", "template", "prompt", "answer", "wrong_answer", "n_tokens"}
@@ -34,8 +35,10 @@ class FaultyEngine:
     def components(self) -> list[Component]:
         return self._engine.components
 
-    def calibrate(self, prompts: Sequence[EncodedPrompt], centering: Centering) -> Calibration:
-        return self._engine.calibrate(prompts, centering)
+    def calibrate(
+        self, prompts: Sequence[EncodedPrompt], centering: Centering, batch_size: int, on_progress: OnProgress
+    ) -> Calibration:
+        return self._engine.calibrate(prompts, centering, batch_size, on_progress)
 
     def compute(self, prompts: Sequence[EncodedPrompt]) -> ShardTables:
         self._act(prompts)

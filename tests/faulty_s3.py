@@ -12,7 +12,7 @@ from typing import Any, Literal
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-Fault = Literal["500", "503", "409", "412", "lost", "late"]
+Fault = Literal["403", "500", "503", "409", "412", "lost", "late"]
 """A status instead of an answer, before anything is done; or the request is done and its answer is `lost` (the
 connection breaks) or comes `late` (after `LATE` seconds)."""
 
@@ -30,6 +30,7 @@ class FaultyS3:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
         self.decide: Decide = lambda method, path: None
+        self.ignores_conditions = False
         self.faults: list[tuple[Fault, str, str]] = []
 
     @property
@@ -57,6 +58,8 @@ class FaultyS3:
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         fault = self.decide(method, path)
+        if self.ignores_conditions:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
         if fault is None:
             return self._app(environ, start_response)
         self.faults.append((fault, method, path))

@@ -60,9 +60,8 @@ def evaluated(data: ReportData, effects: dict[str, float] | None = None) -> Repo
     rows: list[dict[str, Any]] = []
     figures: list[dict[str, Any]] = []
     sizes: list[dict[str, Any]] = []
-    for task in data.tasks:
-        group = next(group for group in data.groups if group.task == task)
-        nodes = data.nodes(group)
+    for task, group in {group.key.task: group for group in reversed(data.groups)}.items():
+        nodes = group.nodes
         largest = nodes["score"].max()
         for name, value in nodes.select("component", "attribution_signed_mean").iter_rows():
             share = 0.9 * value / largest if effects is None else effects.get(name, 0.0)
@@ -72,14 +71,14 @@ def evaluated(data: ReportData, effects: dict[str, float] | None = None) -> Repo
                 rows.append({**common, "value": share * GAP, **bounds, "cost": 3.0, "wrong_answer": None})
     for group in data.groups:
         for method, value in (("attribution", 0.9), ("writing_norm", 0.5), ("random", 0.0)):
-            keys = {"task": group.task, "method": method, "cost": 3.0, "n_pairs": 32}
-            keys["wrong_answer"] = None if method == "random" else group.wrong_answer
+            keys = {"task": group.key.task, "method": method, "cost": 3.0, "n_pairs": 32}
+            keys["wrong_answer"] = None if method == "random" else group.key.wrong_answer
             bounds = {"ci_low": value - 0.1, "ci_high": value + 0.1}
             for figure, truth in (("spearman", "resample"), ("auroc", "resample"), ("cpr", None), ("cmd", None)):
                 about = {"truth": truth, "group": "all", "figure": figure, "value": value}
                 figures.append({**keys, **about, **bounds})
             for size in (0.0, 0.1, 0.2, 0.5, 1.0):
-                kept = {"size": size, "n_components": round(size * data.nodes(group).height), "faithfulness": size**0.5}
+                kept = {"size": size, "n_components": round(size * group.nodes.height), "faithfulness": size**0.5}
                 sizes.append({**keys, **kept, **bounds})
     tables = (pl.from_dicts(table, infer_schema_length=None) for table in (figures, rows, sizes))
     return replace(data, measured=Measured(*tables))

@@ -43,6 +43,7 @@ MAIN = next(words for block in BLOCKS for words in commands(block.code) if words
 #: What lies in a results folder only now and then, and where it is tested.
 SELDOM = {
     "given_up/": "after failures: test_run.py",
+    "edges.parquet": "where a study asks for edges: test_collect.py",
     "report.html": "not where a study is only planned: test_report.py",
 }
 

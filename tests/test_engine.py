@@ -179,8 +179,10 @@ def test_prompts_beyond_the_calibration_have_no_centred_norm_and_say_so(loaded: 
 @pytest.mark.parametrize("centering", ["position", "template"])
 def test_calibrated_means_are_the_oracles(loaded: LoadedModel, centering) -> None:
     prompts = random_prompts((6, 9, 4, 9, 6))
-    found = Engine(loaded, []).calibrate(prompts, centering, batch_size=2)
+    done: list[int] = []
+    found = Engine(loaded, []).calibrate(prompts, centering, batch_size=2, on_progress=done.append)
     expected = exact_calibration(Oracle(loaded), prompts, centering)
+    assert done == [2, 4, 5]
     assert found.centering == centering
     one, two = found.tasks["p"], expected.tasks["p"]
     assert (one.groups, one.members, one.reach()) == (two.groups, two.members, two.reach())
@@ -189,6 +191,17 @@ def test_calibrated_means_are_the_oracles(loaded: LoadedModel, centering) -> Non
     assert one.means.keys() == two.means.keys()
     for name, mean in two.means.items():
         torch.testing.assert_close(one.means[name].double(), mean.double(), rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_prompt_that_does_not_run_is_in_no_mean(loaded: LoadedModel) -> None:
+    prompts = random_prompts((6, 9, 4, 9, 6))
+    bad = replace(prompts[2], ids=(VOCAB + 1, *prompts[2].ids))
+    found = Engine(loaded, []).calibrate([*prompts[:2], bad, *prompts[3:]]).tasks["p"]
+    expected = Engine(loaded, []).calibrate([*prompts[:2], *prompts[3:]]).tasks["p"]
+    assert found.members == expected.members
+    assert torch.equal(found.tokens, expected.tokens)
+    for name, mean in expected.means.items():
+        torch.testing.assert_close(found.means[name], mean, rtol=1e-5, atol=1e-6)
 
 
 def raises_for(bad: EncodedPrompt, error: Exception) -> Callable[[Scene], Target]:

@@ -19,7 +19,7 @@ from gbcd.errors import MAX_LISTED, BadInput
 from gbcd.models import load as models
 from gbcd.prompting import datasets, prompt_files
 from gbcd.prompting.prompt import Prompt
-from gbcd.prompting.prompt_lines import MAX_LINE
+from gbcd.prompting.prompt_rows import MAX_LINE
 from gbcd.study import Study
 
 TEXT, OTHER = "Aaron gave a drink to", "Andrew gave a drink to"
@@ -78,11 +78,10 @@ def test_a_space_is_added_only_where_the_answer_is_no_token_without(tmp_path: Pa
         (GOOD | {"answer": "Andrew Jane"}, "line 2, answer: answer 'Andrew Jane' is not one token but ['Andrew', "),
         (GOOD | {"wrong_answer": "Andrew"}, "line 2, wrong_answer: it is the answer: 'Andrew'"),
         (GOOD | {"answer": ["Andrew", "Andrew"]}, "line 2, answer: a token is named twice"),
-        (GOOD | {"counterfactual": "Andrew gave to"}, "line 2, counterfactual: it has 3 tokens and its prompt 5"),
         (GOOD | {"prompt": "and" * CONTEXT, "counterfactual": None}, f"more than the model's context of {CONTEXT}"),
         (GOOD | {"twin": " and" * (CONTEXT + 1)}, f"line 2, twin: it has {CONTEXT + 1} tokens"),
         ({"prompt": "other", "answer": "Andrew"}, "line 2, wrong_answer: it is missing, and foil cannot do without"),
-        (GOOD | {"prompt": FIRST["prompt"]}, "line 2, prompt: 'Alan gave a drink to' is that of line 1 too"),
+        (json.dumps(GOOD)[:-1] + ', "answer": "Alan"}', "line 2, answer: it is named twice"),
         (GOOD | {"id": "one"}, "line 2, id: 'one' is that of line 1 too"),
         ('{"prompt": "\\ud800", "answer": "Andrew"}', "line 2: Invalid JSON"),
     ],
@@ -99,7 +98,7 @@ def test_all_faults_are_told_at_once_up_to_a_limit(tmp_path: Path) -> None:
     assert "has 6 problems" in message
     for place in ("1, prompt", "2, prompt", "2, answer", "2, promt", "3, answer", "3, id"):
         assert f"line {place}:" in message
-    message = refusal(written(tmp_path, *[{}] * 30))
+    message = refusal(written(tmp_path, *[{"prompt": 1}] * 30))
     assert len(message.splitlines()) == MAX_LISTED + 2
     assert message.endswith("... and 40 more")
 
@@ -121,7 +120,7 @@ def test_what_is_no_prompt_file_is_refused(tmp_path: Path, raw: bytes, said: str
 
 
 def test_lines_go_on_after_one_that_is_too_long(tmp_path: Path) -> None:
-    message = refusal(written(tmp_path, GOOD, "x" * (MAX_LINE + 7), GOOD | {"id": "again"}))
+    message = refusal(written(tmp_path, GOOD, "x" * (MAX_LINE + 7), GOOD | {"prompt": ""}))
     assert "line 2: it has" in message
     assert "line 3, prompt:" in message
 

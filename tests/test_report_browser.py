@@ -139,7 +139,7 @@ PICTURES = """() => Object.fromEntries([...document.querySelectorAll("figure")].
 def test_tables_are_sorted_searched_and_listed_whole(browser: Browser, report: Path, data: ReportData) -> None:
     page, said = opened(browser, report)
     table = page.locator("[data-grid=components] table")
-    best = data.nodes(GROUPS[0])["component"].to_list()
+    best = data.groups[0].nodes["component"].to_list()
     assert column(table, 1) == best[:10]
     page.get_by_role("button", name="Show all 30").click()
     assert column(table, 1) == best

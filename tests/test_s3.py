@@ -12,6 +12,7 @@ import pytest
 from faulty_s3 import LATE, Fault, FaultyS3
 from small_runs import finished, same, small_study, tables
 
+from gbcd.errors import BadInput
 from gbcd.run.store import StorageError, Store
 from gbcd.run.verification import verify
 
@@ -32,6 +33,7 @@ def s3(server: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Generator[FaultyS3]
         monkeypatch.setenv(name, value)
     yield server
     server.decide = lambda method, path: None
+    server.ignores_conditions = False
     server.faults.clear()
 
 
@@ -62,6 +64,31 @@ def test_a_create_whose_answer_comes_too_late_has_still_won(s3: FaultyS3, monkey
     assert time.monotonic() - started < LATE
     assert not store.create("record", b"another's")
     assert store.read("record") == b"mine"
+
+
+def test_a_bucket_that_does_not_exist_is_bad_input(
+    s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gbcd.run.store.BACKOFF", (0.0,))
+    with pytest.raises(BadInput, match=r"^s3://none/study: there is no such bucket$"):
+        finished(small_study(tmp_path, out="s3://none/study"))
+
+
+def test_missing_credentials_are_bad_input(s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's role is asked then, here of a service that knows none."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"{s3.url}/169.254.169.254")
+    s3.decide = lambda method, path: "403" if "169.254.169.254" in path else None
+    with pytest.raises(BadInput, match=r"^s3://bucket/study: no credentials: set AWS_ACCESS_KEY_ID and"):
+        finished(small_study(tmp_path, out="s3://bucket/study"))
+
+
+def test_a_store_that_ignores_the_condition_is_refused_before_anything_is_planned(s3: FaultyS3, tmp_path: Path) -> None:
+    s3.ignores_conditions = True
+    with pytest.raises(BadInput, match="this store overwrites what is to be created only once"):
+        finished(small_study(tmp_path, out="s3://bucket/overwriting"))
+    assert Store("s3://bucket/overwriting").list("") == []
 
 
 def test_what_lasts_is_a_storage_error_without_secrets(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import NoReturn
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from rich.console import Console
@@ -12,7 +16,7 @@ from typer.testing import CliRunner
 from gbcd import cli
 from gbcd.commands import evaluate, reduce, status, verify
 from gbcd.commands.step_display import shown_steps
-from gbcd.printing import counted, duration, fact, heading, table
+from gbcd.printing import SafeConsole, counted, duration, fact, heading, table
 from gbcd.run import parts
 from gbcd.run.progress import Progress, ProgressDisplay
 
@@ -82,6 +86,55 @@ def test_a_step_is_a_line_in_a_log_and_a_bar_on_a_terminal() -> None:
     assert said[False] == "ioi: attributions\nioi: effects\n"
     assert "━" in said[True]
     assert "100%" in said[True]
+
+
+def test_control_characters_of_a_text_never_reach_the_terminal() -> None:
+    console = SafeConsole(file=io.StringIO(), force_terminal=True, width=200, highlight=False)
+    hostile = "a\x1b[2J\x9b31mb"
+    fact(console, "Prompt", hostile)
+    table(console, ["prompt"], [[hostile]], words=["prompt"])
+    heading(console, hostile)
+    console.print(f"[bold]{hostile}[/]")
+    said = console.file.getvalue()  # pyright: ignore
+    assert said.count(r"a\x1b[2J\x9b31mb") == 4
+    assert "\x1b[2J" not in said
+    assert "\x1b[1m" in said
+
+
+def listing(**how: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "60"}
+    command = [sys.executable, "-m", "gbcd", "list", "tasks"]
+    return subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False, **how)
+
+
+def test_a_terminal_that_is_not_utf_8_shows_question_marks(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from gbcd.wrong_answers import wrong_answer\n\n\n"
+        '@wrong_answer("einheit")\ndef unit(scene):\n    """Größe."""\n'
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "gbcd", "list", "wrong-answers", "--definitions", str(file)]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "Gr??e" in found.stdout
+
+
+def test_a_full_device_is_one_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        found = listing(stdout=full)
+    assert found.returncode == 3
+    assert found.stderr.startswith("incomplete: no space is left")
+    assert "Traceback" not in found.stderr
+
+
+def test_a_closed_pipe_ends_in_silence() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    found = listing(stdout=writing)
+    os.close(writing)
+    assert found.stderr == ""
+    assert found.returncode != 0
 
 
 def test_what_is_no_terminal_gets_no_control_characters() -> None:

@@ -21,7 +21,6 @@ from gbcd.errors import BadInput, own_code
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.printing import counted
-from gbcd.prompting import prompt_files
 from gbcd.prompting.outputs import OutputSpace, space_of
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
@@ -64,7 +63,7 @@ def chosen(loaded: LoadedModel, task: str | None, file: str | None, n: int, seed
         raise BadInput(f"{n} prompts were asked for; ask for at least 1")
     if task is not None:
         return tasks.draw(task, loaded.tokenizer, n, seed)
-    read = prompt_files.check(str(file), loaded.tokenizer, loaded.context)
+    read = loaded.check(str(file))
     return list(read.read(range(min(n, len(read)))))
 
 

@@ -91,9 +91,9 @@ class MeanAccumulator:
         self._counts[rows.name].index_add_(0, index, index.new_ones(len(index)).double())
 
     def means(self) -> dict[str, Float[Tensor, "group pos d_in"]]:
-        """The means in float32, on the processor."""
+        """The means in float32, on the processor; the sums are given up one by one."""
         found: dict[str, Tensor] = {}
-        for name, total in self._sums.items():
-            mean = total / self._counts[name].clamp(min=1).unsqueeze(1)
+        for name, counts in self._counts.items():
+            mean = self._sums.pop(name).div_(counts.clamp(min=1).unsqueeze(1))
             found[name] = mean.view(len(self._groups), self._length, -1).float().cpu()
         return found

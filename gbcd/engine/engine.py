@@ -7,7 +7,7 @@ norm and its attribution against each reference (`scores.py`). Nothing here know
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -89,39 +89,67 @@ class Engine:
         return assemble(batch, self._rows(batch), self._loaded.tokenizer, self.components)
 
     def calibrate(
-        self, prompts: Sequence[EncodedPrompt], centering: Centering = "position", batch_size: int = 64
+        self,
+        prompts: Sequence[EncodedPrompt],
+        centering: Centering = "position",
+        batch_size: int = 64,
+        on_progress: Callable[[int], None] = lambda done: None,
     ) -> Calibration:
-        """Mean inputs over `prompts`, a sample of the study, apart by task."""
+        """Mean inputs over `prompts`, a sample of the study, apart by task.
+
+        Args:
+            prompts: the sample; a prompt that does not run, even alone, is in no mean.
+            centering: what is averaged apart.
+            batch_size: prompts in a forward pass; halved where one does not run.
+            on_progress: told how many prompts of the task are done.
+        """
         tasks: dict[str, TaskMeans] = {}
         for task in sorted({prompt.prompt.task for prompt in prompts}):
             sample = [prompt for prompt in prompts if prompt.prompt.task == task]
-            tasks[task] = self._task_means(sample, centering, batch_size)
+            tasks[task] = self._task_means(sample, centering, batch_size, on_progress)
         return Calibration(centering, tasks)
 
     def pack(self, examples: Sequence[Example]) -> Packed:
         """Lay examples out for the model."""
         return packed_for(self._loaded, examples)
 
-    def _task_means(self, sample: Sequence[EncodedPrompt], centering: Centering, batch_size: int) -> TaskMeans:
+    def _task_means(
+        self, sample: Sequence[EncodedPrompt], centering: Centering, batch_size: int, on_progress: Callable[[int], None]
+    ) -> TaskMeans:
         group_of = [prompt.prompt.template if centering == "template" else "" for prompt in sample]
         groups = tuple(sorted(set(group_of)))
         length = max(len(prompt.ids) for prompt in sample)
         index = torch.tensor([groups.index(group) for group in group_of], device=self._loaded.device)
         sums = MeanAccumulator(groups, length)
+        used: list[int] = []
         for start in range(0, len(sample), batch_size):
-            batch = sample[start : start + batch_size]
-            lengths = torch.tensor([len(prompt.ids) for prompt in batch], device=self._loaded.device)
-            run = self._loaded.decoder.run(
-                self.pack([(prompt.ids,) for prompt in batch]), Options(keep=True, every_token=True)
-            )
-            for rows in run.inputs():
-                real = torch.arange(rows.x.shape[1], device=lengths.device) < lengths.unsqueeze(1)
-                sums.add(rows, real, index[start : start + len(batch)])
-        tokens = torch.full((len(sample), length), -1)
-        for row, prompt in enumerate(sample):
-            tokens[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
-        members = tuple(prompt.prompt.id for prompt in sample)
-        return TaskMeans(groups, sums.means(), tokens, index.cpu(), members)
+            stop = min(start + batch_size, len(sample))
+            for rows, run in self._runs(sample, range(start, stop)):
+                lengths = torch.tensor([len(sample[row].ids) for row in rows], device=self._loaded.device)
+                for inputs in run.inputs():
+                    real = torch.arange(inputs.x.shape[1], device=lengths.device) < lengths.unsqueeze(1)
+                    sums.add(inputs, real, index[rows.start : rows.stop])
+                used += rows
+            on_progress(stop)
+        tokens = torch.full((len(used), length), -1)
+        for number, row in enumerate(used):
+            tokens[number, : len(sample[row].ids)] = torch.tensor(sample[row].ids)
+        members = tuple(sample[row].prompt.id for row in used)
+        return TaskMeans(groups, sums.means(), tokens, index.cpu()[used], members)
+
+    def _runs(self, sample: Sequence[EncodedPrompt], rows: range) -> Iterator[tuple[range, Run]]:
+        """Forward passes over a batch, or over its halves, without prompts that do not run alone."""
+        try:
+            packed = self.pack([(sample[row].ids,) for row in rows])
+            run = self._loaded.decoder.run(packed, Options(keep=True, every_token=True))
+        except Exception:
+            run = None
+        if run is not None:
+            yield rows, run
+        elif len(rows) > 1:
+            middle = rows.start + len(rows) // 2
+            yield from self._runs(sample, range(rows.start, middle))
+            yield from self._runs(sample, range(middle, rows.stop))
 
     def _rows(self, batch: Sequence[EncodedPrompt]) -> Iterator[BatchRows]:
         """Results of a batch, or of its halves."""

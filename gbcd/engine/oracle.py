@@ -38,7 +38,7 @@ class Oracle:
 
     def __init__(self, loaded: LoadedModel) -> None:
         """Copy the model of `loaded`."""
-        self._spec = loaded.spec
+        self._spec, self._n_tokens = loaded.spec, loaded.n_tokens
         self.model: Any = copy.deepcopy(loaded.model).double().requires_grad_(True)
         if self._spec.embedding.tied:
             head = self.model.get_submodule(self._spec.embedding.unembed)
@@ -53,7 +53,8 @@ class Oracle:
 
     def logits(self, sequence: Sequence[int]) -> Float[Tensor, "pos vocab"]:
         """Logits of one sequence at every position, with graph."""
-        return self.model(input_ids=torch.tensor([list(sequence)], device=self.model.device)).logits[0]
+        ids = torch.tensor([list(sequence)], device=self.model.device)
+        return self.model(input_ids=ids).logits[0, :, : self._n_tokens]
 
     def gradients(self, example: Example, target: Target) -> dict[str, Tensor]:
         """Weight gradient of each component of the loss summed over the example's sequences, `W` as `[in, out]`."""

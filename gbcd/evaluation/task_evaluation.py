@@ -28,7 +28,7 @@ from gbcd.evaluation.steps import Watch, of_task
 from gbcd.evaluation.tables import edges_file
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
-from gbcd.prompting.prompt_lines import TASK
+from gbcd.prompting.prompt_shapes import TASK
 
 
 class Case(NamedTuple):

@@ -126,16 +126,16 @@ class Decoder:
 
     Attributes:
         spec: what it is built from.
-        unembedding: the matrix that turns the final residual stream into logits.
+        unembedding: the matrix that turns the final residual stream into logits; the rows of padding are left out.
     """
 
-    def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
-        """Bind the weights of `model`, which `spec` describes."""
+    def __init__(self, model: nn.Module, spec: ModelSpec, n_tokens: int | None = None) -> None:
+        """Bind the weights of `model`, which `spec` describes; of its outputs only the first `n_tokens` are tokens."""
         self.spec = spec
         embedding = spec.embedding
         self.token_table: Float[Tensor, "vocab d"] = _parameter(model, embedding.token)
         self.position_table = None if embedding.position is None else _parameter(model, embedding.position)
-        self.unembedding: Float[Tensor, "vocab d"] = weight_of(model.get_submodule(embedding.unembed)).T
+        self.unembedding: Float[Tensor, "vocab d"] = weight_of(model.get_submodule(embedding.unembed)).T[:n_tokens]
         self.attentions = tuple(_attention(model, one) for one in spec.attentions)
         self.mlps = tuple(None if one is None else _mlp(model, one) for one in spec.mlps)
         self.final_norm = _norm(model, spec.final_norm)

@@ -10,7 +10,7 @@ and nothing here writes to them, so all processes of a machine share one copy of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,9 @@ from gbcd.models.families import spec_of
 from gbcd.models.gguf import GgufRecord
 from gbcd.models.spec import ModelSpec
 from gbcd.prompting import special_tokens
+from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.prompt_files import PromptFile, check
 from gbcd.prompting.special_tokens import Bos
 from gbcd.prompting.tokens import EncodedPrompt, encode
 
@@ -70,6 +72,10 @@ class LoadedModel:
         """The prompts as this model reads them; see `gbcd.prompting.tokens.encode`."""
         return encode(prompts, self.tokenizer, self.context, self.vocabulary_size, bos)
 
+    def check(self, path: str, needs_wrong_answer: Sequence[str] = (), bos: Bos = "auto") -> PromptFile:
+        """A prompt file as this model reads it; see `gbcd.prompting.prompt_files.check`."""
+        return check(path, self.tokenizer, self.context, needs_wrong_answer, self.vocabulary_size, bos)
+
     def facts(self, bos: Bos) -> dict[str, str]:
         """What a plan records of the model beside its hash: tokens added to each text, and what was read from GGUF."""
         facts = {"special_tokens": special_tokens.described(self.tokenizer, bos)}
@@ -94,17 +100,22 @@ class LoadedModel:
 
     @property
     def unembedding(self) -> Float[Tensor, "vocab d_model"]:
-        """The matrix that turns the final residual stream into logits."""
+        """The matrix that turns the final residual stream into logits, without rows that stand for no token."""
         return self.decoder.unembedding
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of tokens that the model reads."""
-        return self.decoder.token_table.shape[0]
+        """Rows of the embedding."""
+        return cast(Any, self.model.get_submodule(self.spec.embedding.token)).weight.shape[0]
 
     @property
-    def n_tokens(self) -> int:
-        """Rows of the embedding that stand for a token; models pad theirs, and the rows beyond never compete."""
+    def n_tokens(self) -> int | None:
+        """Rows of the unembedding that stand for a token; models pad theirs, and no token is one of the rows beyond.
+
+        None for a model whose outputs are no tokens.
+        """
+        if space_of(self.tokenizer) is not None:
+            return None
         return min(self.vocabulary_size, max(self.tokenizer.get_vocab().values()) + 1)
 
     @cached_property
@@ -115,7 +126,7 @@ class LoadedModel:
     @cached_property
     def decoder(self) -> Decoder:
         """What runs it."""
-        return Decoder(self.model, self.spec)
+        return Decoder(self.model, self.spec, self.n_tokens)
 
     @cached_property
     def sha256(self) -> str:

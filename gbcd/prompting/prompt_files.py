@@ -1,8 +1,8 @@
-"""A researcher's own prompts: a file checked as a whole before any work, then read as a stream.
+"""A researcher's own prompts: a file checked as a whole before any work, then handed out in any order.
 
-The file is read twice. The first pass checks every line, reports all problems together, and remembers where each good
-line begins; the second hands out prompts in any order of these places, so that a study is shuffled without being held
-in memory. What stays is a number per line and a hash per prompt and id, which find duplicates.
+Every row is checked, and all problems are reported together. Good prompts go to a temporary file as they are read, with
+the place where each begins, so that a study is shuffled without being held in memory: what stays is a number per prompt
+and a hash per id.
 
 An answer is the continuation exactly as the model would write it. One that is not a token as written, but is one with
 a space in front, gets the space. One that is a token both ways is taken as written (" 15" goes on with "18", not
@@ -12,58 +12,66 @@ a space in front, gets the space. One that is a token both ways is taken as writ
 from __future__ import annotations
 
 import hashlib
+import json
+import tempfile
+import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import closing, suppress
+from dataclasses import asdict
 from functools import lru_cache
-from io import BufferedReader
 from itertools import islice
-from pathlib import Path
+from typing import BinaryIO, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from gbcd.errors import BadInput, listed
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt import Prompt
-from gbcd.prompting.prompt_lines import MAX_LINE, TASK, Line, Place, content, parsed_lines
-from gbcd.prompting.tokens import encode, single_token
+from gbcd.prompting.prompt_rows import Row, rows
+from gbcd.prompting.prompt_shapes import TASK, Line, line_of, refuse_unknown
+from gbcd.prompting.special_tokens import Bos
+from gbcd.prompting.tokens import EncodedPrompt, encoded_or_problem, single_token
 
-#: Lines that are tokenised together.
+#: Rows that are tokenised together.
 CHUNK = 256
 
 
-@dataclass(frozen=True)
 class PromptFile:
     """A file that was found good.
 
     Attributes:
-        path: as it was given.
-        tokenizer: that it was checked with.
-        numbers: line of each prompt, counted from 1.
-        offsets: byte at which that line begins.
+        offsets: where each prompt begins in the temporary file, which goes with this object.
         answer_sets: distinct sets of right answers.
         all_answers: distinct answers and wrong answers.
     """
 
-    path: str
-    tokenizer: PreTrainedTokenizerBase
-    numbers: array[int] = field(default_factory=lambda: array("q"))
-    offsets: array[int] = field(default_factory=lambda: array("q"))
-    answer_sets: set[tuple[str, ...]] = field(default_factory=set)
-    all_answers: set[str] = field(default_factory=set)
+    def __init__(self) -> None:
+        """Open an empty temporary file."""
+        self.offsets: array[int] = array("q")
+        self.answer_sets: set[tuple[str, ...]] = set()
+        self.all_answers: set[str] = set()
+        self._kept = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115
+        weakref.finalize(self, self._kept.close)
 
     def __len__(self) -> int:
         """Number of prompts."""
         return len(self.offsets)
 
+    def keep(self, prompt: Prompt) -> None:
+        """Append a prompt."""
+        self.offsets.append(self._kept.seek(0, 2))
+        self._kept.write(json.dumps(asdict(prompt)).encode() + b"\n")
+        self.answer_sets.add(prompt.answers)
+        self.all_answers.update(prompt.answers, prompt.wrong_answers)
+
     def read(self, order: Iterable[int]) -> Iterator[Prompt]:
         """The prompts at the places `order`, each from 0 to `len(self) - 1`."""
-        with _opened(self.path) as file:
-            for index in order:
-                file.seek(self.offsets[index])
-                line = Line.model_validate_json(content(file.readline(MAX_LINE)))
-                yield _prompt(line, self.numbers[index], self.tokenizer)
+        for index in order:
+            self._kept.seek(self.offsets[index])
+            fields = json.loads(self._kept.readline())
+            answers, wrong = tuple(fields.pop("answers")), tuple(fields.pop("wrong_answers"))
+            yield Prompt(**fields, answers=answers, wrong_answers=wrong)
 
 
 def sha256(path: str) -> str:
@@ -72,107 +80,83 @@ def sha256(path: str) -> str:
     Raises:
         BadInput: it cannot be read.
     """
-    with _opened(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"prompt file {path!r} cannot be read: {error.strerror}") from error
 
 
 def check(
-    path: str, tokenizer: PreTrainedTokenizerBase, context: int | None = None, needs_wrong_answer: Sequence[str] = ()
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int | None = None,
+    needs_wrong_answer: Sequence[str] = (),
+    n_rows: int | None = None,
+    bos: Bos = "auto",
 ) -> PromptFile:
-    """Read `path` once and check every line.
+    """Read `path` and check every row.
 
     Args:
         path: the file.
         tokenizer: of the model that is to read the prompts.
         context: the longest prompt, in tokens, that the model takes.
         needs_wrong_answer: definitions of the wrong answer that read the prompts' own.
+        n_rows: rows of the model's embedding.
+        bos: whether a beginning of text precedes each prompt.
 
     Raises:
         BadInput: lists the problems of the file by line and field.
     """
-    checks = _Checks(PromptFile(path, tokenizer), context, needs_wrong_answer)
-    with _opened(path) as file:
-        lines = parsed_lines(file, checks.problems)
-        while chunk := list(islice(lines, CHUNK)):
-            checks.take(chunk)
-    if checks.problems:
-        count = "1 problem" if len(checks.problems) == 1 else f"{len(checks.problems):,} problems"
-        raise BadInput(f"prompt file {path!r} has {count}:\n{listed(checks.problems)}")
-    if not checks.good:
+    problems, seen = list[str](), dict[str, int]()
+    lacking = f"it is missing, and {' and '.join(needs_wrong_answer)} cannot do without" if needs_wrong_answer else None
+    try:
+        good = PromptFile()
+        with closing(rows(path)) as found:
+            while chunk := list(islice(found, CHUNK)):
+                if not seen and isinstance(chunk[0].value, dict):
+                    refuse_unknown(chunk[0].value)
+                results = [_prompt_or_problem(row, tokenizer, seen) for row in chunk]
+                whole = [prompt for prompt in results if isinstance(prompt, Prompt)]
+                encoded = iter(encoded_or_problem(whole, tokenizer, context, n_rows, bos))
+                for row, prompt in zip(chunk, results, strict=True):
+                    faults = _faults(prompt, next(encoded), lacking) if isinstance(prompt, Prompt) else [prompt]
+                    problems += [_placed(row.number, line) for fault in faults for line in str(fault).splitlines()]
+                    if isinstance(prompt, Prompt) and not problems:
+                        good.keep(prompt)
+    except BadInput as error:
+        raise BadInput(f"prompt file {path!r}: {error}") from error
+    except OSError as error:
+        raise BadInput(f"prompts cannot be kept in {tempfile.gettempdir()} (TMPDIR): {error.strerror}") from error
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        raise BadInput(f"prompt file {path!r} has {count}:\n{listed(problems)}")
+    if not good:
         raise BadInput(f"prompt file {path!r} holds no prompts")
-    return checks.good
+    return good
 
 
-class _Checks:
-    """Takes lines in order; the problems that only the tokenizer or other lines show."""
+def _faults(prompt: Prompt, encoded: EncodedPrompt | BadInput, lacking: str | None) -> list[BadInput]:
+    found = [encoded] if isinstance(encoded, BadInput) else []
+    return found if prompt.wrong_answers or lacking is None else [*found, BadInput(f"wrong_answer: {lacking}")]
 
-    def __init__(self, good: PromptFile, context: int | None, needs_wrong_answer: Sequence[str]) -> None:
-        self.good, self.problems = good, list[str]()
-        self._context, self._needs_wrong_answer = context, needs_wrong_answer
-        self._seen: dict[bytes, int] = {}
 
-    def take(self, chunk: Sequence[Place]) -> None:
-        """Check some lines."""
-        texts = [text for place in chunk for text in _texts(place.line).values()]
-        ids = dict(zip(texts, self.good.tokenizer(texts)["input_ids"], strict=True))
-        for place in chunk:
-            found = [*self._repeated(place), *self._answers(place.line), *self._lengths(place.line, ids)]
-            self.problems += [f"line {place.number}, {problem}" for problem in found]
-            if not self.problems:
-                self._keep(place)
+def _placed(number: int, fault: str) -> str:
+    """`line 3, answer: it is missing`, or `line 3: Invalid JSON` where no field is named."""
+    return f"line {number}{', ' if fault.partition(':')[0].isidentifier() else ': '}{fault}"
 
-    def _keep(self, place: Place) -> None:
-        prompt = _prompt(place.line, place.number, self.good.tokenizer)
-        self.good.numbers.append(place.number)
-        self.good.offsets.append(place.offset)
-        self.good.answer_sets.add(prompt.answers)
-        self.good.all_answers.update(prompt.answers, prompt.wrong_answers)
 
-    def _repeated(self, place: Place) -> Iterator[str]:
-        names = {"prompt": place.line.prompt, "id": place.line.id or default_id(place.number)}
-        for name, value in names.items():
-            key = hashlib.blake2b(f"{name} {value}".encode(), digest_size=16).digest()
-            if (first := self._seen.setdefault(key, place.number)) != place.number:
-                yield f"{name}: {value!r:.60} is that of line {first} too"
-
-    def _answers(self, line: Line) -> Iterator[str]:
-        if space_of(self.good.tokenizer) is not None:
-            yield from self._outputs(line)
-            return
-        tokens: dict[str, list[int]] = {}
-        for name, answers in {"answer": line.answer, "wrong_answer": line.wrong_answer or []}.items():
-            tokens[name] = []
-            for answer in answers:
-                try:
-                    tokens[name].append(single_token(continuation(answer, self.good.tokenizer), self.good.tokenizer))
-                except BadInput as error:
-                    yield f"{name}: {error}"
-            if len(set(tokens[name])) < len(tokens[name]):
-                yield f"{name}: a token is named twice in {answers}"
-        if shared := set(tokens["answer"]) & set(tokens["wrong_answer"]):
-            names = ", ".join(repr(self.good.tokenizer.decode([token])) for token in sorted(shared))
-            yield f"wrong_answer: it is the answer: {names}"
-        if self._needs_wrong_answer and line.wrong_answer is None:
-            yield f"wrong_answer: it is missing, and {' and '.join(self._needs_wrong_answer)} cannot do without"
-
-    def _outputs(self, line: Line) -> Iterator[str]:
-        prompt = _prompt(line, 0, self.good.tokenizer)
-        try:
-            encode([prompt], self.good.tokenizer)
-        except BadInput as error:
-            yield f"answer: {str(error).splitlines()[-1].strip().removeprefix(f'{prompt.id}: ')}"
-
-    def _lengths(self, line: Line, ids: dict[str, list[int]]) -> Iterator[str]:
-        for name, text in _texts(line).items():
-            if not text.strip():
-                yield f"{name}: it is empty"
-            elif self._context is not None and len(ids[text]) > self._context:
-                yield f"{name}: it has {len(ids[text])} tokens, more than the model's context of {self._context}"
-        if line.counterfactual is not None and len(ids[line.counterfactual]) != len(ids[line.prompt]):
-            yield (
-                f"counterfactual: it has {len(ids[line.counterfactual])} tokens and its prompt "
-                f"{len(ids[line.prompt])}; patching needs equal lengths"
-            )
+def _prompt_or_problem(row: Row, tokenizer: PreTrainedTokenizerBase, seen: dict[str, int]) -> Prompt | BadInput:
+    if isinstance(row.value, BadInput):
+        return row.value
+    try:
+        line = line_of(row.value, lambda token: _token_text(token, tokenizer))
+        name = line.id or default_id(row.number)
+        if (first := seen.setdefault(name, row.number)) != row.number:
+            return BadInput(f"id: {name!r:.60} is that of line {first} too")
+        return _prompt(line, name, tokenizer)
+    except BadInput as error:
+        return error
 
 
 @lru_cache(maxsize=2**16)
@@ -180,20 +164,28 @@ def continuation(answer: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """`answer` as the model would write it: with a space in front where it is a token only so.
 
     For a model that answers at every position an answer is a whole sequence, and stays as it is.
+    """
+    if space_of(tokenizer) is None:
+        for text in (answer, f" {answer}"):
+            with suppress(BadInput):
+                single_token(text, tokenizer)
+                return text
+    return answer
+
+
+@lru_cache(maxsize=2**16)
+def _token_text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of a token that a file names by its id.
 
     Raises:
-        BadInput: it is one token neither way.
+        BadInput: the tokenizer has no such token, or would not write its text with it.
     """
-    if space_of(tokenizer) is not None:
-        return answer
-    try:
-        single_token(answer, tokenizer)
-    except BadInput:
+    text = str(tokenizer.decode([token])) if 0 <= token < len(tokenizer) else ""
+    for written in (text, f" {text}"):  # some decoders take the space off
         with suppress(BadInput):
-            single_token(f" {answer}", tokenizer)
-            return f" {answer}"
-        raise
-    return answer
+            if text and single_token(written, tokenizer) == token:
+                return written
+    raise BadInput(f"token id {token} is no word of this model's tokenizer: the file was made for another one")
 
 
 def default_id(number: int) -> str:
@@ -201,14 +193,9 @@ def default_id(number: int) -> str:
     return f"{TASK}/{number:06d}"
 
 
-def _texts(line: Line) -> dict[str, str]:
-    texts = {"prompt": line.prompt, "twin": line.twin, "counterfactual": line.counterfactual}
-    return {name: text for name, text in texts.items() if text is not None}
-
-
-def _prompt(line: Line, number: int, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+def _prompt(line: Line, name: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
     return Prompt(
-        id=line.id or default_id(number),
+        id=name,
         task=TASK,
         template=line.template,
         text=line.prompt,
@@ -217,12 +204,3 @@ def _prompt(line: Line, number: int, tokenizer: PreTrainedTokenizerBase) -> Prom
         twin=line.twin,
         counterfactual=line.counterfactual,
     )
-
-
-def _opened(path: str) -> BufferedReader:
-    if not Path(path).is_file():  # a pipe cannot be read twice
-        raise BadInput(f"prompt file {path!r} does not exist, or is no regular file")
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise BadInput(f"prompt file {path!r} cannot be read: {error.strerror}") from error

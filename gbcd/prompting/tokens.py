@@ -63,7 +63,7 @@ class _Reader:
 
     def __init__(
         self,
-        prompts: list[Prompt],
+        prompts: Sequence[Prompt],
         tokenizer: PreTrainedTokenizerBase,
         context: int | None,
         n_rows: int | None,
@@ -79,10 +79,10 @@ class _Reader:
     def text(self, text: str, field: str) -> tuple[int, ...]:
         """The tokens of a prompt, twin or counterfactual."""
         ids = self._texts[text]
-        if not ids:
-            raise BadInput(f"{field} is empty")
+        if not ids or not text.strip():
+            raise BadInput(f"{field}: it is empty")
         if self._context is not None and len(ids) > self._context:
-            raise BadInput(f"{field} has {len(ids)} tokens, more than the model's context of {self._context}")
+            raise BadInput(f"{field}: it has {len(ids)} tokens, more than the model's context of {self._context}")
         self._refuse_beyond(ids, field)
         return tuple(ids)
 
@@ -90,16 +90,21 @@ class _Reader:
         """The same, of a text that may be missing."""
         return None if text is None else self.text(text, field)
 
-    def answer(self, answer: str) -> int:
-        """The one token of an answer."""
-        token = _one_token(answer, self._answers[answer], self.tokenizer)
-        self._refuse_beyond([token], f"answer {answer!r}")
-        return token
+    def answers(self, answers: Sequence[str], field: str) -> tuple[int, ...]:
+        """One token for each answer."""
+        try:
+            tokens = tuple(_one_token(answer, self._answers[answer], self.tokenizer) for answer in answers)
+        except BadInput as error:
+            raise BadInput(f"{field}: {error}") from error
+        self._refuse_beyond(tokens, field)
+        if len(set(tokens)) < len(tokens):
+            raise BadInput(f"{field}: a token is named twice in {list(answers)}")
+        return tokens
 
     def _refuse_beyond(self, ids: Sequence[int], field: str) -> None:
         if self._n_rows is not None and (beyond := [token for token in ids if token >= self._n_rows]):
             raise BadInput(
-                f"{field} has token {self.tokenizer.convert_ids_to_tokens(beyond[0])!r} (id {beyond[0]}), and the "
+                f"{field}: it has token {self.tokenizer.convert_ids_to_tokens(beyond[0])!r} (id {beyond[0]}), and the "
                 f"embedding of the model ends at {self._n_rows - 1}: this tokenizer is not the model's"
             )
 
@@ -125,18 +130,36 @@ def encode(
             what is wrong with the tokenizer.
     """
     prompts = list(prompts)
-    space = space_of(tokenizer)
-    reader = _Reader(prompts, tokenizer, context, n_rows, bos)
-    encoded: list[EncodedPrompt] = []
-    problems: list[str] = []
-    for prompt in prompts:
-        try:
-            encoded.append(_encoded(prompt, reader) if space is None else _encoded_outputs(prompt, reader, space))
-        except BadInput as error:
-            problems.append(f"{prompt.id}: {error}")
-    if problems:
+    results = encoded_or_problem(prompts, tokenizer, context, n_rows, bos)
+    encoded = [result for result in results if isinstance(result, EncodedPrompt)]
+    if len(encoded) < len(prompts):
+        pairs = zip(prompts, results, strict=True)
+        problems = [f"{prompt.id}: {error}" for prompt, error in pairs if isinstance(error, BadInput)]
         raise BadInput(f"{len(problems)} prompts cannot be used:\n{listed(problems)}")
     return encoded
+
+
+def encoded_or_problem(
+    prompts: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    context: int | None = None,
+    n_rows: int | None = None,
+    bos: Bos = "auto",
+) -> list[EncodedPrompt | BadInput]:
+    """Each prompt encoded, or why it cannot be; the arguments are those of `encode`.
+
+    Raises:
+        BadInput: something is wrong with the tokenizer.
+    """
+    space = space_of(tokenizer)
+    reader = _Reader(prompts, tokenizer, context, n_rows, bos)
+    results: list[EncodedPrompt | BadInput] = []
+    for prompt in prompts:
+        try:
+            results.append(_encoded(prompt, reader) if space is None else _encoded_outputs(prompt, reader, space))
+        except BadInput as error:
+            results.append(error)
+    return results
 
 
 def _texts(prompt: Prompt) -> list[str]:
@@ -148,12 +171,13 @@ def _answers(prompt: Prompt) -> list[str]:
 
 
 def _encoded(prompt: Prompt, reader: _Reader) -> EncodedPrompt:
-    right, wrong = (tuple(map(reader.answer, answers)) for answers in (prompt.answers, prompt.wrong_answers))
+    right = reader.answers(prompt.answers, "answer")
+    wrong = reader.answers(prompt.wrong_answers, "wrong_answer")
     if not right:
-        raise BadInput("there is no answer")
+        raise BadInput("answer: there is none")
     if shared := set(right) & set(wrong):
         names = ", ".join(repr(reader.tokenizer.decode([token])) for token in sorted(shared))
-        raise BadInput(f"answer and wrong answer are the same token: {names}")
+        raise BadInput(f"wrong_answer: it is the answer: {names}")
     return EncodedPrompt(
         prompt,
         reader.text(prompt.text, "prompt"),
@@ -161,7 +185,7 @@ def _encoded(prompt: Prompt, reader: _Reader) -> EncodedPrompt:
         wrong,
         reader.optional(prompt.twin, "twin"),
         reader.optional(prompt.counterfactual, "counterfactual"),
-        () if prompt.farthest is None else (reader.answer(prompt.farthest),),
+        reader.answers(() if prompt.farthest is None else (prompt.farthest,), "farthest"),
     )
 
 
@@ -172,8 +196,11 @@ def _encoded_outputs(prompt: Prompt, reader: _Reader, space: OutputSpace) -> Enc
         raise BadInput("this model answers at every position, and has no use for a twin or counterfactual")
     ids = reader.text(prompt.text, "prompt")
     if reader.tokenizer.unk_token_id in ids:
-        raise BadInput(f"prompt {prompt.text!r} has a symbol that is not in the model's vocabulary")
-    answer = output_answer(prompt.answers[0], next(iter(prompt.wrong_answers), None), len(ids) - 1, space)
+        raise BadInput(f"prompt: {prompt.text!r} has a symbol that is not in the model's vocabulary")
+    try:
+        answer = output_answer(prompt.answers[0], next(iter(prompt.wrong_answers), None), len(ids) - 1, space)
+    except BadInput as error:
+        raise BadInput(f"answer: {error}") from error
     return EncodedPrompt(prompt, ids, (), (), None, None, outputs=answer)
 
 

@@ -8,9 +8,8 @@ from typing import TypeVar
 import polars as pl
 
 from gbcd.analysis.ranking import FEW_TEMPLATES, MIN_SHARE
-from gbcd.analysis.shard_values import Key
 from gbcd.engine.tables import FAILED, NON_FINITE, OK, UNCALIBRATED
-from gbcd.report.data import ReportData, label
+from gbcd.report.data import Group, ReportData, label
 
 Value = TypeVar("Value", bound=Hashable)
 
@@ -20,8 +19,8 @@ TOLERATED_WRONG = 0.1
 #: A part counts as without gradient when its mean norm is below this share of the largest part's.
 SILENT_SHARE = 1e-6
 
-#: A strong component is warned of when fewer prompts agree with the sign of its mean; how many count as strong.
-DIVIDED, STRONG = 0.7, 10
+#: A strong component is warned of when fewer prompts have the sign of its mean, in per cent; how many count as strong.
+DIVIDED, STRONG = 70, 10
 
 #: Names that a warning lists.
 NAMED = 8
@@ -83,14 +82,14 @@ def _partners(data: ReportData) -> list[str]:
 def _scores(data: ReportData) -> list[str]:
     """Groups that a weaker score ranks, since too few prompts have a reference."""
 
-    def weaker(group: Key) -> str | None:
-        n, n_prompts = data.nodes(group).select("attribution_n", "n_prompts").row(0)
-        return data.score_name(group) if n < MIN_SHARE * n_prompts else None
+    def weaker(group: Group) -> str | None:
+        n, n_prompts = group.nodes.select("attribution_n", "n_prompts").row(0)
+        return group.score_name if n < MIN_SHARE * n_prompts else None
 
     return [
-        f"{_where(data, groups)}: ranked by {label(name)}, since fewer than {MIN_SHARE:.0%} of the prompts have a "
-        "counterfactual or a partner."
-        for name, groups in _by(data, weaker).items()
+        f"{where}: ranked by {label(name)}, since fewer than {MIN_SHARE:.0%} of the prompts have a counterfactual or a "
+        "partner."
+        for name, where in _by(data.groups, weaker).items()
         if name is not None
     ]
 
@@ -109,57 +108,52 @@ def _templates(data: ReportData) -> list[str]:
 
 def _divided(data: ReportData) -> list[str]:
     """Strong components whose sign differs between prompts."""
-    said: list[str] = []
-    for group in data.groups:
-        found = data.attribution(group)
-        column = "" if found is None else f"{found.name}_sign_agreement"
-        if column in data.summary.columns:
-            rows = data.nodes(group).head(STRONG).filter(pl.col(column) < DIVIDED)
-            if rows.height:
-                names = [f"{name} ({share:.0%})" for name, share in rows.select("component", column).iter_rows()]
-                said.append(
-                    f"{group.task}, {group.wrong_answer}: few prompts have the sign of the mean of {', '.join(names)}. "
-                    "Their means join different behaviours; look at single templates."
-                )
-    return said
+
+    def divided(group: Group) -> str:
+        rows = group.scores.head(STRONG).filter(pl.col("agreement") < DIVIDED)
+        return ", ".join(f"{name} ({share:.0f} %)" for name, share in rows.select("component", "agreement").iter_rows())
+
+    return [
+        f"{where}: few prompts have the sign of the mean of {names}. Their means join different behaviours; look at "
+        "single templates."
+        for names, where in _by(data.groups, divided).items()
+        if names
+    ]
 
 
 def _silent(data: ReportData) -> list[str]:
     """Parts without gradient, once for all groups in which they are the same."""
 
-    def silent(group: Key) -> tuple[str, ...]:
-        parts = data.parts(group)
+    def silent(group: Group) -> tuple[str, ...]:
         floor = SILENT_SHARE * pl.col("grad_norm_mean").max()
-        return tuple(parts.filter(pl.col("grad_norm_mean") <= floor)["component"].sort())
+        return tuple(group.parts.filter(pl.col("grad_norm_mean") <= floor)["component"].sort())
 
     return [
-        f"{_where(data, groups)}: no gradient reaches {_first(names, ', ')}. Saturated attention or a dead MLP looks "
-        "like this: ablate them before calling them idle."
-        for names, groups in _by(data, silent).items()
+        f"{where}: no gradient reaches {_first(names, ', ')}. Saturated attention or a dead MLP looks like this: "
+        "ablate them before calling them idle."
+        for names, where in _by(data.groups, silent).items()
         if names
     ]
 
 
 def _left_out(data: ReportData) -> list[str]:
-    unranked = [group for group in data.all_groups if group not in data.ranked_groups]
-    beyond = len(data.ranked_groups) - len(data.groups)
-    said = [f"{_first([', '.join(group) for group in unranked], '; ')}: no component has a finite score."]
+    ranked = [group.key for group in data.ranked]
+    unranked = [", ".join(key) for key in data.keys if key not in ranked]
+    beyond = len(data.ranked) - len(data.groups)
+    said = [f"{_first(unranked, '; ')}: no component has a finite score."]
     more = [f"{beyond} further pairs of task and wrong answer do not fit this page; gbcd.summary has them."]
     return (said if unranked else []) + (more if beyond else [])
 
 
-def _by(data: ReportData, value: Callable[[Key], Value]) -> dict[Value, list[Key]]:
-    """Groups by a value that several may share."""
-    found: dict[Value, list[Key]] = {}
-    for group in data.groups:
-        found.setdefault(value(group), []).append(group)
-    return found
-
-
-def _where(data: ReportData, groups: Sequence[Key]) -> str:
-    if len(groups) == len(data.groups) > 1:
-        return "Every task and wrong answer"
-    return _first([f"{group.task}, {group.wrong_answer}" for group in groups], "; ")
+def _by(groups: list[Group], value: Callable[[Group], Value]) -> dict[Value, str]:
+    """What a warning begins with, by a value that several groups may share."""
+    found: dict[Value, list[str]] = {}
+    for group in groups:
+        found.setdefault(value(group), []).append(group.title)
+    every = "Every task and wrong answer"
+    return {
+        shared: every if len(titles) == len(groups) > 1 else _first(titles, "; ") for shared, titles in found.items()
+    }
 
 
 def _first(names: Sequence[str], between: str) -> str:

@@ -15,14 +15,16 @@ import altair as alt
 import polars as pl
 import polars.selectors as cs
 
+from gbcd.report.data import KINDS
+
 #: Name of the data set of every chart.
 DATA = "table"
 
 #: Controls at the top of the page: what is shown, and the component that is looked for.
 GROUP, FIND = "group", "find"
 
-#: Kinds of components, and the shapes that tell them apart beside colours.
-KINDS, SHAPES = ["attention", "MLP"], ["circle", "square"]
+#: Shapes that tell kinds of components apart beside colours.
+SHAPES = ["circle", "square"]
 
 #: Significant digits of the numbers in the file.
 DIGITS = 4
@@ -243,11 +245,6 @@ def frame(picture: alt.Chart) -> alt.Chart:
 
 def _only(test: str) -> Any:
     return alt.when(test).then(alt.value(1)).otherwise(alt.value(0))
-
-
-def kind() -> pl.Expr:
-    """One of `KINDS`, by the name of the component: `a3.h5` and `a3.g1` are attention, `m3` is an MLP."""
-    return pl.when(pl.col("component").str.starts_with("m")).then(pl.lit(KINDS[1])).otherwise(pl.lit(KINDS[0]))
 
 
 def by_kind(picture: alt.Chart, has_legend: bool = True) -> alt.Chart:

@@ -9,7 +9,6 @@ import polars as pl
 
 from gbcd.analysis.circuits import INPUT, LOGITS
 from gbcd.analysis.selection import select
-from gbcd.analysis.shard_values import Key
 from gbcd.report.charts import (
     FIND,
     INSIDE,
@@ -20,12 +19,10 @@ from gbcd.report.charts import (
     Rows,
     Section,
     data_set,
-    key,
     layered,
     ring,
 )
-from gbcd.report.data import ReportData
-from gbcd.report.findings import both_scores
+from gbcd.report.data import Group, ReportData
 
 #: Edges that are drawn at most, and from how many to start: some are dead ends, or lead to one head.
 DRAWN, SELECTED = 60, 90
@@ -47,10 +44,9 @@ class _Place(NamedTuple):
 
 
 def section(data: ReportData) -> Section | None:
-    """The section; None where no edge has a score of its own."""
-    found = {key(index): data.edges[group] for index, group in enumerate(data.groups) if group in data.edges}
-    tables = {name: _rows(data, data.groups[int(name)], edges) for name, edges in found.items() if edges.height}
-    if not tables:
+    """The section; None where no edge has a score."""
+    groups = [group for group in data.groups if group.key in data.edges and data.edges[group.key].height]
+    if not groups:
         return None
     columns = [
         *(Column("node or edge", "component"), Column("score", "score", "low", "high")),
@@ -62,7 +58,7 @@ def section(data: ReportData) -> Section | None:
         "left. Circles are heads with their number, squares MLPs; blue works for the right answer, orange and dashed "
         "against it.",
         _picture(),
-        Rows(tables, columns),
+        Rows({group.id: _rows(group, data.edges[group.key]) for group in groups}, columns),
         (FIND,),
         RowHeight("y", LAYER),
     )
@@ -73,21 +69,22 @@ def section(data: ReportData) -> Section | None:
     return Section("circuit", "The circuit", text, charts=(chart,))
 
 
-def _rows(data: ReportData, group: Key, edges: pl.DataFrame) -> pl.DataFrame:
+def _rows(group: Group, edges: pl.DataFrame) -> pl.DataFrame:
     best = _drawn(edges)
-    n_heads = 1 + max((head for head in data.nodes(group)["head"] if head is not None), default=0)
+    n_heads = 1 + max(group.nodes["head"].drop_nulls().to_list(), default=0)
     places = _places(list(dict.fromkeys([*best["source"], *best["target"]])), n_heads)
-    largest = max(best["score"].abs().to_list())
+    largest = max(best["score"].abs().to_list()) or 1.0
     rows: list[dict[str, object]] = []
     for source, target, score, low, high in best.iter_rows():
         start, stop = places[source], places[target]
-        width = THIN + (THICK - THIN) * abs(score) / largest if largest else THIN
+        width = THIN + (THICK - THIN) * abs(score) / largest
         line = {"x": start.x, "y": start.y, "x2": stop.x, "y2": stop.y, "bend": _bend(start, stop), "width": width}
         scores = {"score": score, "low": low, "high": high}
         rows.append({"component": f"{source} → {target}", "kind": "edge", "sign": SIGNS[score < 0], **scores, **line})
-    scores = {row["component"]: row for row in both_scores(data, group).iter_rows(named=True)}
+    scores = {row["component"]: row for row in group.scores.iter_rows(named=True)}
     rows += [_node(name, place, scores.get(name, {})) for name, place in places.items()]
-    rows += [dict[str, object](kind="layer", inside=name, x=-0.08, y=y) for name, y in _layers(places).items()]
+    layers = {str(_layer(name)): place.y for name, place in places.items() if name not in (INPUT, LOGITS)}
+    rows += [dict[str, object](kind="layer", inside=name, x=-0.08, y=y) for name, y in layers.items()]
     texts = ("component", "kind", "sign", "inside")
     return pl.DataFrame(rows, schema={**dict.fromkeys(texts, pl.String()), **dict.fromkeys(_NUMBERS, pl.Float64())})
 
@@ -137,10 +134,6 @@ def _layer(name: str) -> int:
     if name in (INPUT, LOGITS):
         return -1 if name == INPUT else 1_000_000
     return int(name[1:].partition(".")[0])
-
-
-def _layers(places: dict[str, _Place]) -> dict[str, int]:
-    return {str(_layer(name)): place.y for name, place in places.items() if name not in (INPUT, LOGITS)}
 
 
 def _bend(start: _Place, stop: _Place) -> float:

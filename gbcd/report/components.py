@@ -6,10 +6,10 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from gbcd.analysis.shard_values import Key
 from gbcd.evaluation.agreement import spearman
 from gbcd.report.charts import (
     FIND,
+    GROUP,
     INSIDE,
     Chart,
     Column,
@@ -22,12 +22,10 @@ from gbcd.report.charts import (
     data_set,
     frame,
     key,
-    kind,
     layered,
 )
-from gbcd.report.data import ReportData, label
+from gbcd.report.data import Group, ReportData, label
 from gbcd.report.dots import dots, marked
-from gbcd.report.findings import both_scores
 
 #: Columns beyond which numbers in the cells would no longer be readable, and the share above which they are inverted.
 MAX_NUMBERED, STRONG = 18, 60
@@ -41,81 +39,70 @@ CELL, ROW, PLAIN_ROW, MIN_WIDTH = 84, 26, 18, 400
 #: Components that are drawn with their intervals.
 DRAWN = 20
 
-_SCALES = {"all": "all layers", "layer": "each layer"}
+#: The level of whole components; others are named for the part.
+NODE = "node"
 
 
 def section(data: ReportData) -> Section | None:
-    """Heat map, intervals, both scores against each other, and the table of all components."""
+    """Heat map, intervals of the best, and both scores against each other; None without any group."""
     if not data.groups:
         return None
+    measures = {group.id: _measures(group) for group in data.groups}
+    parts = pl.concat([group.parts.select("part", "component") for group in data.groups])
+    of = {part: "MLPs" if name.startswith("m") else "attention" for part, name in parts.iter_rows()}
+    levels = {NODE: "whole components"} | {part: f"{part} of {kind}" for part, kind in of.items()}
     return Section(
         "where",
         "All heads and MLPs",
         "Early layers have large norms for any task, so compare within a row first: one colour scale for each layer "
         "shows what stands out there.",
         controls=(
-            Control("statistic", "Measure", _statistics(data)["0"], _statistics(data)),
-            Control("level", "Of", _levels(data)),
-            Control("scale", "One colour scale for", _SCALES),
+            Control("statistic", "Measure", measures[data.groups[0].id], measures),
+            Control("level", "Of", levels),
+            Control("scale", "One colour scale for", {"all": "all layers", "layer": "each layer"}),
         ),
-        charts=(_heat_map(data), *_intervals(data), *_against(data)),
+        charts=(_heat_map(data.groups, list(levels)), *_intervals(data.groups), *_against(data.groups)),
     )
 
 
-def _statistics(data: ReportData) -> dict[str, dict[str, str]]:
-    """Measures by group: the one that ranks first."""
-    found: dict[str, dict[str, str]] = {}
-    for index, group in enumerate(data.groups):
-        names = [statistic.name for statistic in data.statistics(group)]
-        names = sorted(names, key=lambda name: name != data.score_name(group))
-        found[key(index)] = {name: label(name) for name in names}
-        if data.effects(group.task).height:
-            found[key(index)]["effect"] = label("effect")
-    return found
+def _measures(group: Group) -> dict[str, str]:
+    """Statistics, the one that ranks first, and effects."""
+    names = [*group.statistics, *([] if group.truth is None else ["effect"])]
+    return {name: label(name) for name in names}
 
 
-def _levels(data: ReportData) -> dict[str, str]:
-    parts = pl.concat([data.parts(group).select("part", "component") for group in data.groups])
-    of = {part: "MLPs" if name.startswith("m") else "attention" for part, name in parts.iter_rows()}
-    return {"node": "whole components"} | {part: f"{part} of {kind}" for part, kind in of.items()}
-
-
-def _heat_map(data: ReportData) -> Chart:
-    tables = {
-        key(index, level): _cells(data, group, level)
-        for index, group in enumerate(data.groups)
-        for level in _levels(data)
-    }
-    shown = list(dict.fromkeys(name for table in tables.values() for name in table.columns if name in _names(data)))
-    across = _across(pl.concat([table["column"] for table in tables.values()]).unique().to_list())
-    n_layers = 1 + max(int(table["layer"].max() or 0) for table in tables.values())  # pyright: ignore
-    columns = [
-        Column("component", "component"),
-        *(Column(label(name), name, f"{name}_low", f"{name}_high") for name in shown),
-    ]
+def _heat_map(groups: list[Group], levels: list[str]) -> Chart:
+    tables = {key(group.id, level): _cells(group, level) for group in groups for level in levels}
+    measures = {name: said for group in groups for name, said in _measures(group).items()}
+    places = pl.concat([table.select("column", "layer") for table in tables.values()]).unique()
+    across = _across(places["column"].to_list())
     return Chart(
         "heatmap",
         "Columns are heads, the last one MLPs; the input is below. In per cent of the largest size; blue is above "
         "zero, orange below.",
-        _cells_picture(across, n_layers),
-        Rows(tables, columns, ("group", "level")),
+        _cells_picture(across, 1 + max(places["layer"].to_list())),
+        Rows(
+            tables,
+            [
+                Column("component", "component"),
+                *(Column(said, name, f"{name}_low", f"{name}_high") for name, said in measures.items()),
+            ],
+            (GROUP, "level"),
+        ),
         ("statistic", "scale", FIND),
         max_width=max(MIN_WIDTH, CELL * len(across)),
     )
 
 
-def _names(data: ReportData) -> set[str]:
-    return {name for names in _statistics(data).values() for name in names}
-
-
-def _cells(data: ReportData, group: Key, level: str) -> pl.DataFrame:
+def _cells(group: Group, level: str) -> pl.DataFrame:
     """Every measure of one level of a group; of parts without intervals, which would be most of the file."""
-    rows = data.nodes(group) if level == "node" else data.parts(group).filter(pl.col("part") == level)
-    measures = [column for statistic in data.statistics(group) for column in statistic.columns()]
-    cells = rows.select("component", "layer", *measures, column=pl.col("component").map_elements(_column, pl.String))
-    effects = data.effects(group.task)
-    cells = cells.join(effects, on="component", how="left", maintain_order="left") if effects.height else cells
-    return cells if level == "node" else cells.drop(name for name in cells.columns if name.endswith(_ENDS))
+    rows = group.nodes if level == NODE else group.parts.filter(pl.col("part") == level)
+    measures = [column for name in group.statistics for column in group.columns(name, name)]
+    place = pl.col("component").map_elements(_column, pl.String)
+    cells = rows.select("component", "layer", *measures, column=place)
+    if group.truth is not None:
+        cells = cells.join(group.effects(), on="component", how="left", maintain_order="left")
+    return cells if level == NODE else cells.drop(name for name in cells.columns if name.endswith(_ENDS))
 
 
 _ENDS = ("_low", "_high")
@@ -181,19 +168,15 @@ def _cells_picture(across: list[str], n_layers: int) -> alt.LayerChart:
     return layered(*layers, height=n_layers * (ROW if is_numbered else PLAIN_ROW))
 
 
-def _intervals(data: ReportData) -> list[Chart]:
+def _intervals(groups: list[Group]) -> list[Chart]:
     """The best components with intervals, by attribution and by norm, in the same rows."""
-    best = {key(index): both_scores(data, group).head(DRAWN) for index, group in enumerate(data.groups)}
-    tables = {
-        name: {key: rows.with_columns(kind=kind()).drop_nulls(name) for key, rows in best.items()}
-        for name in ("attribution", "norm")
-    }
-    has = {name: any(rows.height for rows in of_name.values()) for name, of_name in tables.items()}
     captions = {
         "attribution": f"Attribution of the {DRAWN} highest scores. Where 95 % intervals overlap, the order may turn "
         "with other templates.",
         "norm": "Their norm, in the same order.",
     }
+    tables = {name: {group.id: group.scores.head(DRAWN).drop_nulls(name) for group in groups} for name in captions}
+    drawn = [name for name in captions if any(rows.height for rows in tables[name].values())]
     return [
         Chart(
             f"top_{name}",
@@ -202,10 +185,9 @@ def _intervals(data: ReportData) -> list[Chart]:
             Rows(tables[name], [Column("component", "component"), Column(name, name, f"{name}_low", f"{name}_high")]),
             (FIND,),
             RowHeight("component", 18),
-            is_half=all(has.values()),
+            is_half=len(drawn) > 1,
         )
-        for name in captions
-        if has[name]
+        for name in drawn
     ]
 
 
@@ -225,13 +207,10 @@ def _interval_picture(name: str) -> alt.LayerChart:
     return layered(lines, by_kind(points, has_legend=False))
 
 
-def _against(data: ReportData) -> list[Chart]:
-    """Norm against attribution: what stands high and far from the middle is strong by both."""
-    tables = {
-        key(index): marked(both_scores(data, group).drop_nulls(["attribution", "norm"]), "attribution", "norm")
-        for index, group in enumerate(data.groups)
-    }
-    if not any(table.height for table in tables.values()):
+def _against(groups: list[Group]) -> list[Chart]:
+    """Norm against attribution; none where no group has both."""
+    both = {group.id: group.scores.drop_nulls(["attribution", "norm"]) for group in groups}
+    if not any(rows.height for rows in both.values()):
         return []
     columns = [Column(name, name) for name in ("component", "attribution", "norm", "rank")]
     return [
@@ -240,7 +219,7 @@ def _against(data: ReportData) -> list[Chart]:
             "The norm against the attribution. High near zero: the loss pulls hard there, and yet nothing that differs "
             "between prompt and reference passes through. The highest norms and the largest attributions are named.",
             layered(*dots("attribution", "norm", ("attribution", "norm, mean over prompts")), height=320),
-            Rows(tables, columns),
+            Rows({name: marked(rows, "attribution", "norm") for name, rows in both.items()}, columns),
             (FIND,),
         )
     ]
@@ -248,26 +227,23 @@ def _against(data: ReportData) -> list[Chart]:
 
 def agreement(data: ReportData) -> Section | None:
     """Rank correlations between definitions of the wrong answer; None for a study of one."""
-    tasks = {task: [group for group in data.groups if group.task == task] for task in data.tasks}
-    if max(map(len, tasks.values()), default=0) < 2:
+    names = list(dict.fromkeys(group.key.wrong_answer for group in data.groups))
+    if len(names) < 2:
         return None
-    names = list(dict.fromkeys(group.wrong_answer for group in data.groups))
-    by_task = {task: _correlations(data, groups, names) for task, groups in tasks.items()}
-    rows = Rows(
-        {key(index): by_task[group.task] for index, group in enumerate(data.groups)},
-        [Column("wrong answer", "one"), *(Column(name, name) for name in names)],
-    )
     caption = "Spearman's rank correlation of the scores of all heads and MLPs: 1 is the same order, 0 no relation."
-    return Section(
-        "agreement",
-        "Agreement between wrong answers",
-        "Does it matter what the loss pulls towards?",
-        grids=(Grid("agreement", caption, rows, len(names)),),
-    )
+    columns = [Column("wrong answer", "one"), *(Column(name, name) for name in names)]
+    by_task = {
+        task: _correlations([group for group in data.groups if group.key.task == task], names)
+        for task in {group.key.task for group in data.groups}
+    }
+    rows = Rows({group.id: by_task[group.key.task] for group in data.groups}, columns)
+    text = "Does it matter what the loss pulls towards?"
+    grid = Grid("agreement", caption, rows, len(names))
+    return Section("agreement", "Agreement between wrong answers", text, grids=(grid,))
 
 
-def _correlations(data: ReportData, groups: list[Key], names: list[str]) -> pl.DataFrame:
-    scores = {group.wrong_answer: data.nodes(group).select("component", "score") for group in groups}
+def _correlations(groups: list[Group], names: list[str]) -> pl.DataFrame:
+    scores = {group.key.wrong_answer: group.nodes.select("component", "score") for group in groups}
 
     def correlation(one: str, other: str) -> float:
         joined = scores[one].join(scores[other], on="component", suffix="_other")

@@ -16,9 +16,13 @@ from gbcd.analysis.shard_values import Key
 #: Components times groups that a page can carry within its size; groups beyond are left out, and the page says so.
 MAX_CELLS = 40_000
 
-#: Norms, the one beside an attribution first; attributions, those that compare with more than zero first.
-NORMS = ("writing_norm", "centered_grad_norm", "contrast_norm", "grad_norm")
+#: Attributions that compare with more than zero; norms, the one that stands beside them first; all statistics.
 COMPARED = ("attribution", "mean_attribution")
+NORMS = ("writing_norm", "centered_grad_norm", "contrast_norm", "grad_norm")
+STATISTICS = (*COMPARED, "taylor", *NORMS)
+
+#: Kinds of components.
+KINDS = ["attention", "MLP"]
 
 #: What people call the scores.
 LABELS = {
@@ -44,63 +48,18 @@ LABELS = {
 TRUTHS = ("resample", "mean", "zero")
 
 
-class Statistic(NamedTuple):
-    """A statistic over prompts; `is_signed` where the mean is of signed values. Its columns begin with `prefix`."""
-
-    name: str
-    is_signed: bool
-
-    @property
-    def prefix(self) -> str:
-        """Of the columns `_mean`, `_ci_low` and `_ci_high`."""
-        return f"{self.name}_signed" if self.is_signed else self.name
-
-    def columns(self) -> list[pl.Expr]:
-        """Mean and interval, under the statistic's name."""
-        ends = {"": "mean", "_low": "ci_low", "_high": "ci_high"}
-        return [pl.col(f"{self.prefix}_{column}").alias(f"{self.name}{end}") for end, column in ends.items()]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The tables of an evaluation, of the tasks whose effects are finite shares of a gap."""
+class Measured(NamedTuple):
+    """The tables of an evaluation (`gbcd.evaluation.tables`); effects are finite and so are the gaps."""
 
     figures: pl.DataFrame
     effects: pl.DataFrame
     faithfulness: pl.DataFrame
 
-    def truth(self, task: str) -> str | None:
-        """The effect that decides what is in the circuit of `task`; None for one that was not evaluated."""
-        found = self.effects.filter(pl.col("task") == task)["method"].unique().to_list()
-        return next((name for name in TRUTHS if name in found), None)
-
-    def of_group(self, table: pl.DataFrame, group: Key) -> pl.DataFrame:
-        """Rows of `table` about the group's scores, and about what depends on the task alone."""
-        of_either = (pl.col("wrong_answer") == group.wrong_answer) | pl.col("wrong_answer").is_null()
-        return table.filter(pl.col("task") == group.task, of_either)
-
-    def figures_of(self, group: Key) -> pl.DataFrame:
-        """Figures of all components against the truth, and those that need none."""
-        is_of_truth = (pl.col("truth") == self.truth(group.task)) | pl.col("truth").is_null()
-        return self.of_group(self.figures, group).filter(is_of_truth, pl.col("group") == "all")
-
-    def figure(self, group: Key, method: str, figure: str) -> str | None:
-        """One of them with its interval; None where it is not defined."""
-        rows = self.figures_of(group).filter(
-            pl.col("method") == method, pl.col("figure") == figure, pl.col("value").is_finite()
-        )
-        found = rows.select("value", "ci_low", "ci_high").head(1).rows()
-        return bounded(*found[0]) if found else None
-
-    def shares(self, task: str, method: str | None) -> pl.DataFrame:
-        """One kind of effect: `component, effect, effect_low, effect_high`, in per cent of the gap."""
-        low, high = (100 * pl.col(end) / pl.col("gap") for end in ("ci_low", "ci_high"))
-        return self.effects.filter(pl.col("task") == task, pl.col("method") == method).select(
-            "component",
-            effect=100 * pl.col("value") / pl.col("gap"),
-            effect_low=pl.min_horizontal(low, high),
-            effect_high=pl.max_horizontal(low, high),
-        )
+    def of_group(self, key: Key) -> Measured:
+        """Rows about the scores of one task and wrong answer, and about what depends on the task alone."""
+        is_task = pl.col("task") == key.task
+        of_either = (pl.col("wrong_answer") == key.wrong_answer) | pl.col("wrong_answer").is_null()
+        return Measured(*(table.filter(is_task, of_either) for table in self))
 
 
 class Sample(NamedTuple):
@@ -124,6 +83,109 @@ EXAMPLES = pl.Schema(
     | {"n": pl.Int64()}
     | {name: pl.Float64() for name in ("correct", "above_wrong", "partner")}
 )
+
+
+@dataclass(frozen=True)
+class Group:
+    """One task and wrong answer whose components have scores.
+
+    Attributes:
+        id: as controls and tables name it.
+        key: task and wrong answer.
+        nodes: rows of the summary: heads and MLPs, best first.
+        parts: the same of their parts.
+        measured: None where the task was not evaluated.
+    """
+
+    id: str
+    key: Key
+    nodes: pl.DataFrame
+    parts: pl.DataFrame
+    measured: Measured | None
+
+    @property
+    def title(self) -> str:
+        """As people read it."""
+        return f"{self.key.task}, {self.key.wrong_answer}"
+
+    @property
+    def score_name(self) -> str:
+        """The statistic whose mean ranks."""
+        return str(self.nodes["score_name"][0])
+
+    @cached_property
+    def statistics(self) -> dict[str, str]:
+        """Statistics of the nodes, the one that ranks first, with what their columns begin with."""
+        columns = self.nodes.columns
+        prefixes = {name: f"{name}_signed" if f"{name}_signed_mean" in columns else name for name in STATISTICS}
+        found = [name for name, prefix in prefixes.items() if f"{prefix}_mean" in columns]
+        finite = [name for name in found if self.nodes[f"{prefixes[name]}_mean"].is_finite().any()]
+        return {name: prefixes[name] for name in sorted(finite, key=lambda name: name != self.score_name)}
+
+    def columns(self, statistic: str, name: str) -> list[pl.Expr]:
+        """Mean and interval of a statistic as `name`, `name_low`, `name_high`."""
+        ends = {"": "mean", "_low": "ci_low", "_high": "ci_high"}
+        return [pl.col(f"{self.statistics[statistic]}_{of}").alias(f"{name}{end}") for end, of in ends.items()]
+
+    @property
+    def attribution(self) -> str | None:
+        """The attribution that ranks or says most; Taylor scores, which compare with zero, are none."""
+        return next((name for name in self.statistics if name in COMPARED), None)
+
+    @property
+    def norm(self) -> str | None:
+        """The norm that stands beside it."""
+        return next((name for name in self.statistics if name in NORMS), None)
+
+    @cached_property
+    def scores(self) -> pl.DataFrame:
+        """Heads and MLPs, best first: `rank, component, layer, head, score, kind`, attribution and norm, and effects.
+
+        `attribution, norm, effect` have intervals (`_low`, `_high`) and are null where there are none. `agreement` is
+        the share of prompts with the sign of the attribution, in per cent; `norm_rank` the rank by the norm.
+        """
+        both: list[pl.Expr] = []
+        for name, statistic in (("attribution", self.attribution), ("norm", self.norm)):
+            none = [pl.lit(None, pl.Float64).alias(f"{name}{end}") for end in ("", "_low", "_high")]
+            both += none if statistic is None else self.columns(statistic, name)
+        agreement = f"{self.attribution}_sign_agreement"
+        share = 100 * pl.col(agreement) if agreement in self.nodes.columns else pl.lit(None, pl.Float64)
+        keys = ("rank", "rank_ci_low", "rank_ci_high", "component", "layer", "head", "score")
+        table = self.nodes.select(*keys, *both, agreement=share, kind=kind())
+        ranked = table.with_columns(norm_rank=pl.col("norm").rank("min", descending=True))
+        return ranked.join(self.effects(), on="component", how="left", maintain_order="left")
+
+    @cached_property
+    def truth(self) -> str | None:
+        """The effect that decides what is in the circuit; None where nothing was measured."""
+        found = [] if self.measured is None else self.measured.effects["method"].unique().to_list()
+        return next((name for name in TRUTHS if name in found), None)
+
+    def effects(self, method: str | None = None) -> pl.DataFrame:
+        """One kind of effect, by default the `truth`: `component, effect, effect_low, effect_high`, in % of the gap."""
+        low, high = (100 * pl.col(end) / pl.col("gap") for end in ("ci_low", "ci_high"))
+        numbers = dict.fromkeys(("value", "ci_low", "ci_high", "gap"), pl.Float64())
+        none = pl.DataFrame(schema={"component": pl.String(), "method": pl.String(), **numbers})
+        rows = none if self.measured is None else self.measured.effects
+        return rows.filter(pl.col("method") == (method or self.truth or "")).select(
+            "component",
+            effect=100 * pl.col("value") / pl.col("gap"),
+            effect_low=pl.min_horizontal(low, high),
+            effect_high=pl.max_horizontal(low, high),
+        )
+
+    @cached_property
+    def figures(self) -> pl.DataFrame:
+        """Figures of all components against the truth, and those that need none; no rows where nothing was measured."""
+        if self.measured is None:
+            return pl.DataFrame(schema=dict.fromkeys(("method", "figure"), pl.String()) | {"value": pl.Float64()})
+        is_of_truth = (pl.col("truth") == self.truth) | pl.col("truth").is_null()
+        return self.measured.figures.filter(is_of_truth, pl.col("group") == "all", pl.col("value").is_finite())
+
+    def figure(self, method: str, figure: str) -> str | None:
+        """One of them with its interval, as text; None where it is not defined."""
+        rows = self.figures.filter(pl.col("method") == method, pl.col("figure") == figure)
+        return bounded(*rows.select("value", "ci_low", "ci_high").row(0)) if rows.height else None
 
 
 @dataclass(frozen=True)
@@ -161,78 +223,43 @@ class ReportData:
     extremes: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @cached_property
-    def all_groups(self) -> list[Key]:
-        """Tasks and wrong answers, in the order of the study."""
+    def ranked(self) -> list[Group]:
+        """Tasks and wrong answers with scores, in the order of the study."""
+        ranked = self.summary.filter(pl.col("rank").is_not_null()).sort("rank", maintain_order=True)
+        tables = ranked.partition_by("task", "wrong_answer", "level", as_dict=True)
+        keys = [key for key in self.keys if (*key, "node") in tables]
+        evaluated = set() if self.measured is None else set(self.measured.effects["task"])
         return [
-            Key(*row) for row in self.summary.select("task", "wrong_answer").unique(maintain_order=True).iter_rows()
+            Group(
+                str(index),
+                key,
+                tables[*key, "node"],
+                tables.get((*key, "part"), tables[*key, "node"].clear()),
+                self.measured.of_group(key) if self.measured is not None and key.task in evaluated else None,
+            )
+            for index, key in enumerate(keys)
         ]
 
     @cached_property
-    def ranked_groups(self) -> list[Key]:
-        """Those with a score."""
-        return [group for group in self.all_groups if self.nodes(group).height]
-
-    @cached_property
-    def groups(self) -> list[Key]:
+    def groups(self) -> list[Group]:
         """Those that the page shows."""
         n_components = max(1, self.summary["component"].n_unique())
-        return self.ranked_groups[: max(1, MAX_CELLS // n_components)]
+        return self.ranked[: max(1, MAX_CELLS // n_components)]
 
-    @property
-    def tasks(self) -> list[str]:
-        """Those that the page shows."""
-        return list(dict.fromkeys(group.task for group in self.groups))
+    @cached_property
+    def keys(self) -> list[Key]:
+        """Tasks and wrong answers of the study, with and without scores."""
+        found = self.summary.select("task", "wrong_answer").unique(maintain_order=True)
+        return [Key(*row) for row in found.iter_rows()]
 
     def called(self, task: str) -> str:
         """What prompts come from, as people call it: a task, or the name of the file."""
         return task if self.source is None else last(self.source)
 
-    def nodes(self, group: Key) -> pl.DataFrame:
-        """The heads and MLPs of a group, best first."""
-        return self._rows(group, "node")
 
-    def parts(self, group: Key) -> pl.DataFrame:
-        """Their parts, best first."""
-        return self._rows(group, "part")
-
-    def statistics(self, group: Key) -> list[Statistic]:
-        """Those that the nodes of a group have, attributions first."""
-        rows = self.nodes(group)
-        known = [
-            Statistic(name, f"{name}_signed_mean" in rows.columns)
-            for name in (*COMPARED, "taylor", *NORMS)
-            if f"{name}_ci_low" in rows.columns
-        ]
-        return [found for found in known if rows[f"{found.prefix}_mean"].is_finite().any()]
-
-    def score_name(self, group: Key) -> str:
-        """The statistic whose mean ranks."""
-        return str(self.nodes(group)["score_name"][0])
-
-    def attribution(self, group: Key) -> Statistic | None:
-        """The attribution that ranks or says most; Taylor scores, which compare with zero, are none."""
-        return self._one_of(group, COMPARED)
-
-    def norm(self, group: Key) -> Statistic | None:
-        """The norm that stands beside it."""
-        return self._one_of(group, NORMS)
-
-    def effects(self, task: str) -> pl.DataFrame:
-        """Effects that decide what is in the circuit (`Measured.shares`); no rows where nothing was measured."""
-        if self.measured is None:
-            return pl.DataFrame(schema={"component": pl.String(), **dict.fromkeys(_EFFECT, pl.Float64())})
-        return self.measured.shares(task, self.measured.truth(task))
-
-    def _one_of(self, group: Key, names: tuple[str, ...]) -> Statistic | None:
-        found = {statistic.name: statistic for statistic in self.statistics(group)}
-        return next((found[name] for name in (self.score_name(group), *names) if name in found and name in names), None)
-
-    def _rows(self, group: Key, level: str) -> pl.DataFrame:
-        is_of_group = (pl.col("task") == group.task) & (pl.col("wrong_answer") == group.wrong_answer)
-        return self.summary.filter(is_of_group, pl.col("level") == level, pl.col("rank").is_not_null()).sort("rank")
-
-
-_EFFECT = ("effect", "effect_low", "effect_high")
+def kind() -> pl.Expr:
+    """One of `KINDS`, by the name of the component: `a3.h5` and `a3.g1` are attention, `m3` is an MLP."""
+    return pl.when(pl.col("component").str.starts_with("m")).then(pl.lit(KINDS[1])).otherwise(pl.lit(KINDS[0]))
 
 
 def last(path: str) -> str:

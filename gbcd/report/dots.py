@@ -8,7 +8,7 @@ from typing import NamedTuple
 import altair as alt
 import polars as pl
 
-from gbcd.report.charts import by_kind, data_set, kind, ring
+from gbcd.report.charts import by_kind, data_set, ring
 
 #: Components that are named beside their dot, and how many of them for their height.
 NAMED, BY_HEIGHT = 14, 10
@@ -28,11 +28,11 @@ def dots(x: str, y: str, titles: tuple[str, str]) -> list[alt.Chart]:
     return [points, ring(base, 200), names.encode(text="name:N")]
 
 
-def marked(rows: pl.DataFrame, x: str, y: str, bound: float = math.inf) -> pl.DataFrame:
-    """Rows with their `kind` and, of some, the `name` that stands at one `side` of the dot, right or left.
+def marked(rows: pl.DataFrame, x: str, y: str, bound: float = 0.0) -> pl.DataFrame:
+    """Rows with, of some, the `name` that stands at one `side` of the dot, right or left.
 
     The highest dots come first, since a high score without effect is what misleads most, then those farthest out. A
-    name that would lie on a dot, on another name or beyond the picture's left edge is left out.
+    name that would lie on a dot, on another name or beyond the left edge, `bound` or the leftmost dot, is left out.
 
     Args:
         rows: `component`, and the columns `x` and `y`.
@@ -42,22 +42,27 @@ def marked(rows: pl.DataFrame, x: str, y: str, bound: float = math.inf) -> pl.Da
     """
     across, up = (pl.col(name) / pl.max_horizontal(pl.col(name).abs().max(), 1e-300) for name in (x, y))
     places = rows.select("component", x=across, y=up)
-    dots = [_Box(x - DOT[0], x + DOT[0], y - DOT[1], y + DOT[1]) for _, x, y in places.iter_rows()]
-    largest = max((abs(value) for value in rows[x]), default=1.0) or 1.0
-    edge = min([0.0 if math.isinf(bound) else -bound / largest, *places["x"]])
-    candidates = pl.concat(
-        [places.sort("y", descending=True).head(BY_HEIGHT), places.sort(pl.col("x").abs(), descending=True).head(NAMED)]
-    ).unique(maintain_order=True)
-    taken = [_Box(-math.inf, edge, -math.inf, math.inf), *dots]
+    edge = min([0.0, -bound / max((abs(value) for value in rows[x] if value), default=1.0), *places["x"]])
+    best = [
+        places.sort("y", descending=True).head(BY_HEIGHT),
+        places.sort(pl.col("x").abs(), descending=True).head(NAMED),
+    ]
+    taken = [_Box(-math.inf, edge, -math.inf, math.inf)]
+    taken += [_Box(left - DOT[0], left + DOT[0], low - DOT[1], low + DOT[1]) for _, left, low in places.iter_rows()]
     sides: dict[str, str] = {}
-    for name, left, height in candidates.iter_rows():
-        free = [side for side, box in _beside(left, height) if not any(box.meets(other) for other in taken)]
-        if free and len(sides) < NAMED:
-            sides[name] = free[0]
-            taken.append(dict(_beside(left, height))[free[0]])
-    side = pl.col("component").replace_strict(sides, default=None, return_dtype=pl.String)
-    name = pl.when(pl.col("component").is_in(list(sides))).then("component").otherwise(pl.lit(""))
-    return rows.with_columns(side=side, name=name, kind=kind())
+    for name, left, height in pl.concat(best).unique(maintain_order=True).iter_rows():
+        low, high = height + LIFT - NAME[1] / 2, height + LIFT + NAME[1] / 2
+        right, left = left + DOT[0], left - DOT[0]
+        for side, start, stop in (("right", right, right + NAME[0]), ("left", left - NAME[0], left)):
+            box = _Box(start, stop, low, high)
+            if name not in sides and len(sides) < NAMED and not any(box.meets(other) for other in taken):
+                sides[name] = side
+                taken.append(box)
+    component = pl.col("component")
+    return rows.with_columns(
+        side=component.replace_strict(sides, default=None, return_dtype=pl.String),
+        name=pl.when(component.is_in(list(sides))).then(component).otherwise(pl.lit("")),
+    )
 
 
 class _Box(NamedTuple):
@@ -72,12 +77,3 @@ class _Box(NamedTuple):
         """Whether they overlap."""
         across = self.left < other.right and other.left < self.right
         return across and self.low < other.high and other.low < self.high
-
-
-def _beside(x: float, y: float) -> list[tuple[str, _Box]]:
-    """Where the name of a dot may stand, the better place first."""
-    low, high = y + LIFT - NAME[1] / 2, y + LIFT + NAME[1] / 2
-    return [
-        ("right", _Box(x + DOT[0], x + DOT[0] + NAME[0], low, high)),
-        ("left", _Box(x - DOT[0] - NAME[0], x - DOT[0], low, high)),
-    ]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from gbcd.analysis.shard_values import Key
 from gbcd.evaluation.recovery import MEMBER_SHARE
 from gbcd.report.charts import FIND, GROUP, Chart, Column, Control, Grid, Rows, Section, data_set, key, layered
-from gbcd.report.data import Measured, ReportData, label
+from gbcd.report.data import Group, ReportData, kind, label
 from gbcd.report.dots import dots, marked
 
 #: Effects that a score is drawn against, and what they are called.
@@ -32,48 +31,34 @@ FIGURES = {"spearman": "Spearman", "auroc": "AUROC", "auprc": "AUPRC", "cpr": "C
 #: Methods of a picture of curves: the score that ranks, then the best by rank correlation.
 CURVES = 6
 
-HEIGHT = 300
+#: Methods that are listed before all are asked for; pixels of the curves.
+LISTED, HEIGHT = 12, 300
 
 
 def section(data: ReportData) -> Section | None:
     """The section; None where nothing that the page shows was evaluated."""
-    measured = data.measured
-    if measured is None:
+    groups = [group for group in data.groups if group.measured is not None]
+    methods = {method for group in groups if group.measured for method in group.measured.effects["method"].unique()}
+    against = {name: said for name, said in AGAINST.items() if name in methods}
+    if not groups or not against:
         return None
-    truths = {key(index): measured.truth(group.task) for index, group in enumerate(data.groups)}
-    groups = {name: data.groups[int(name)] for name, truth in truths.items() if truth is not None}
-    if not groups:
-        return None
-    against = {name: said for name, said in AGAINST.items() if name in measured.effects["method"]}
-    replaced = _REPLACED[next(truth for truth in truths.values() if truth is not None)]
     text = (
-        f"Do the scores find what matters? Each component was replaced by {replaced}, and the drop of the task's "
-        f"metric measured. It is in the measured circuit if the drop is at least {MEMBER_SHARE:.0%} of the gap."
+        f"Do the scores find what matters? Each component was replaced by {_REPLACED[groups[0].truth or 'zero']}, and "
+        f"the drop of the task's metric measured. It is in the measured circuit if the drop is at least "
+        f"{MEMBER_SHARE:.0%} of the gap."
     )
     return Section(
         "effects",
         "Scores against measured effects",
         text,
         controls=(Control("against", "Against", against),),
-        charts=(_scatter(data, groups, measured, against), _curves(data, groups, measured)),
-        grids=(_methods(data, groups, measured),),
+        charts=(_scatter(groups, list(against)), _curves(groups)),
+        grids=(_methods(groups),),
     )
 
 
-def _scatter(data: ReportData, groups: dict[str, Key], measured: Measured, against: dict[str, str]) -> Chart:
+def _scatter(groups: list[Group], against: list[str]) -> Chart:
     bound = 100 * MEMBER_SHARE
-    tables = {
-        key(name, method): marked(
-            pl.concat([data.nodes(group), data.parts(group)])
-            .select("component", "score", "rank")
-            .join(measured.shares(group.task, method), on="component"),
-            "effect",
-            "score",
-            bound,
-        )
-        for name, group in groups.items()
-        for method in against
-    }
     bounds = (
         alt.Chart(data_set())
         .transform_aggregate(n="count()")
@@ -92,12 +77,20 @@ def _scatter(data: ReportData, groups: dict[str, Key], measured: Measured, again
         "Does a large score mean that a component matters? Dashed lines bound the measured circuit. A high score "
         "beside 0 % misleads; effects below zero are of components that work against the behaviour.",
         layered(bounds, *dots("effect", "score", titles), height=340),
-        Rows(tables, columns, (GROUP, "against")),
+        Rows({key(group.id, name): _effects(group, name) for group in groups for name in against}, columns, _CONTROLS),
         (FIND,),
     )
 
 
-def _curves(data: ReportData, groups: dict[str, Key], measured: Measured) -> Chart:
+_CONTROLS = (GROUP, "against")
+
+
+def _effects(group: Group, method: str) -> pl.DataFrame:
+    scores = pl.concat([group.nodes, group.parts]).select("component", "score", "rank", kind=kind())
+    return marked(scores.join(group.effects(method), on="component"), "effect", "score", 100 * MEMBER_SHARE)
+
+
+def _curves(groups: list[Group]) -> Chart:
     """Faithfulness by size of circuit, of the score that ranks and the methods that correlate best."""
     columns = [
         *(Column("method", "method"), Column("size, %", "size"), Column("components", "n_components")),
@@ -109,26 +102,20 @@ def _curves(data: ReportData, groups: dict[str, Key], measured: Measured) -> Cha
         "How much of the gap circuits of growing size keep when all else is replaced. 1, the dashed line, is the whole "
         "model; the thick line is the score that ranks.",
         layered(whole, _lines(), height=HEIGHT),
-        Rows({name: _kept(data, measured, group) for name, group in groups.items()}, columns),
+        Rows({group.id: _kept(group) for group in groups}, columns),
     )
 
 
-def _shown(data: ReportData, measured: Measured, group: Key) -> list[str]:
-    found = measured.figures_of(group).filter(pl.col("figure") == "spearman", pl.col("value").is_finite())
-    best = found.sort("value", descending=True)["method"].to_list()
-    return list(dict.fromkeys([data.score_name(group), *best]))[:CURVES]
-
-
-def _kept(data: ReportData, measured: Measured, group: Key) -> pl.DataFrame:
-    shown = _shown(data, measured, group)
-    order = {name: place for place, name in enumerate(shown)}
-    rows = measured.of_group(measured.faithfulness, group).filter(
-        pl.col("method").is_in(shown), pl.col("faithfulness").is_finite()
-    )
+def _kept(group: Group) -> pl.DataFrame:
+    assert group.measured is not None
+    best = group.figures.filter(pl.col("figure") == "spearman").sort("value", descending=True)["method"].to_list()
+    order = {name: place for place, name in enumerate(list(dict.fromkeys([group.score_name, *best]))[:CURVES])}
+    is_shown = pl.col("method").is_in(list(order)) & pl.col("faithfulness").is_finite()
+    rows = group.measured.faithfulness.filter(is_shown)
     return rows.sort(pl.col("method").replace_strict(order, return_dtype=pl.Int64), "size").select(
         *("n_components", "faithfulness"),
         method=pl.col("method").map_elements(label, pl.String),
-        is_score=pl.col("method") == data.score_name(group),
+        is_score=pl.col("method") == group.score_name,
         size=100 * pl.col("size"),
         low="ci_low",
         high="ci_high",
@@ -156,9 +143,8 @@ def _lines() -> alt.Chart:
     )
 
 
-def _methods(data: ReportData, groups: dict[str, Key], measured: Measured) -> Grid:
+def _methods(groups: list[Group]) -> Grid:
     """Methods by rank correlation with the truth, best first."""
-    tables = {name: _figures(data, measured, group) for name, group in groups.items()}
     columns = [
         Column("method", "method"),
         *(Column(title, name, f"{name}_low", f"{name}_high") for name, title in FIGURES.items()),
@@ -168,20 +154,16 @@ def _methods(data: ReportData, groups: dict[str, Key], measured: Measured) -> Gr
         "All methods; ◀ the score that ranks. In brackets 95 % intervals; passes: forward passes over each prompt, a "
         "backward pass counted as one."
     )
-    return Grid("methods", caption, Rows(tables, columns), 12)
+    return Grid("methods", caption, Rows({group.id: _figures(group) for group in groups}, columns), LISTED)
 
 
-def _figures(data: ReportData, measured: Measured, group: Key) -> pl.DataFrame:
-    rows = measured.figures_of(group)
-    mark = pl.when(pl.col("method") == data.score_name(group)).then(pl.lit(" ◀")).otherwise(pl.lit(""))
+def _figures(group: Group) -> pl.DataFrame:
+    mark = pl.when(pl.col("method") == group.score_name).then(pl.lit(" ◀")).otherwise(pl.lit(""))
     values = [
         pl.col(column).filter(pl.col("figure") == figure).first().alias(f"{figure}{end}")
         for figure in FIGURES
         for column, end in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high"))
     ]
-    return (
-        rows.group_by("method", maintain_order=True)
-        .agg(*values, cost=pl.col("cost").first())
-        .sort(pl.col("spearman").fill_nan(None), descending=True, nulls_last=True)
-        .with_columns(method=pl.col("method").map_elements(label, pl.String) + mark)
-    )
+    table = group.figures.group_by("method", maintain_order=True).agg(*values, cost=pl.col("cost").first())
+    best_first = table.sort("spearman", descending=True, nulls_last=True)
+    return best_first.with_columns(method=pl.col("method").map_elements(label, pl.String) + mark)

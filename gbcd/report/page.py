@@ -20,6 +20,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from gbcd.component import file_name
 from gbcd.report import circuit, components, effects, findings, prompts, study
 from gbcd.report.caveats import warnings
 from gbcd.report.charts import DARK, DATA, FIND, GROUP, LIGHT, Chart, Control, Section, key, style_variables, theme
@@ -75,7 +76,7 @@ def sections(data: ReportData) -> list[Section]:
 def page(data: ReportData) -> str:
     """The whole file."""
     found = sections(data)
-    groups = {key(index): f"{task}, {wrong_answer}" for index, (task, wrong_answer) in enumerate(data.groups)}
+    groups = {group.id: group.title for group in data.groups}
     environment = Environment(loader=PackageLoader("gbcd.report", "."), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html.j2").render(
         title=study.title(data),
@@ -100,7 +101,7 @@ def write_figures(out: str, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for name, specification in _figures(data):
-        path = folder / f"{name}.png"
+        path = folder / name
         path.write_bytes(vl_convert.vegalite_to_png(specification, ppi=DOTS_PER_INCH))
         written.append(path)
     return written
@@ -110,7 +111,7 @@ def _facts(data: ReportData) -> list[str]:
     """The size of the study, in a line."""
     if not data.groups:
         return []
-    nodes = data.nodes(data.groups[0])
+    nodes = data.groups[0].nodes
     return [f"{nodes.height:,} heads and MLPs in {nodes['layer'].n_unique()} layers", *dict(data.computed).values()][:2]
 
 
@@ -141,13 +142,13 @@ def _described(chart: Chart) -> dict[str, Any]:
 
 def _figures(data: ReportData) -> Iterator[tuple[str, dict[str, Any]]]:
     for section in sections(data):
-        for index, group in enumerate(data.groups):
-            options = {control.name: control.by_group.get(key(index), control.options) for control in section.controls}
-            values = {GROUP: key(index)} | {name: next(iter(found), "") for name, found in options.items()}
+        for group in data.groups:
+            options = {control.name: control.by_group.get(group.id, control.options) for control in section.controls}
+            values = {GROUP: group.id} | {name: next(iter(found), "") for name, found in options.items()}
             for chart in section.charts:
                 table = key(*(values[name] for name in chart.rows.controls))
                 if table in chart.rows.tables and chart.rows.tables[table].height:
-                    yield f"{chart.name}_{group.task}_{group.wrong_answer}", _figure(chart, table, values)
+                    yield file_name(chart.name, *group.key, suffix="png"), _figure(chart, table, values)
 
 
 def _figure(chart: Chart, table: str, values: dict[str, str]) -> dict[str, Any]:

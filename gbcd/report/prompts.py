@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from gbcd.analysis.shard_values import Key
 from gbcd.report.charts import (
     GROUP,
     Chart,
@@ -23,10 +22,10 @@ from gbcd.report.charts import (
     key,
     layered,
 )
-from gbcd.report.data import ReportData, label, number
+from gbcd.report.data import Group, ReportData, label, number
 
-#: Components with a choice of their own, bars of a histogram, templates that are drawn.
-CHOSEN, BINS, MAX_TEMPLATES = 12, 40, 30
+#: Components with a choice of their own, templates that are drawn.
+CHOSEN, MAX_TEMPLATES = 12, 30
 
 #: Answers that are shown of a set.
 ANSWERS = 3
@@ -41,60 +40,38 @@ COMPONENT = "component"
 def section(data: ReportData) -> Section | None:
     """The section; None where no sample of prompts was kept."""
     samples = {
-        key(index): data.samples[group]
-        for index, group in enumerate(data.groups)
-        if group in data.samples and len(data.samples[group].values)
+        group.id: data.samples[group.key]
+        for group in data.groups
+        if group.key in data.samples and len(data.samples[group.key].values)
     }
     if not samples:
         return None
     names: dict[str, dict[str, str]] = {}
-    histograms: dict[str, pl.DataFrame] = {}
     templates: dict[str, pl.DataFrame] = {}
-    for index, group in enumerate(data.groups):
-        sample = samples.get(key(index))
-        best = [] if sample is None else [name for name in data.nodes(group)["component"] if name in sample.names]
-        names[key(index)] = {str(number): name for number, name in enumerate(best[:CHOSEN])}
-        for place, name in names[key(index)].items():
-            assert sample is not None
+    for group in data.groups:
+        best = group.nodes["component"].head(CHOSEN) if group.id in samples else []
+        names[group.id] = {str(number): name for number, name in enumerate(best)}
+        for place, name in names[group.id].items():
+            sample = samples[group.id]
             values = sample.values[:, sample.names.index(name)].astype(np.float64)
-            histograms[key(index, place)] = _histogram(values)
-            templates[key(index, place)] = _quantiles(values, sample.templates)
-    sizes = [len(sample.values) for sample in samples.values()]
-    score = " or ".join(dict.fromkeys(label(data.score_name(group)) for group in data.groups))
-    ends = {key(index): _extremes(data, group) for index, group in enumerate(data.groups)}
+            templates[key(group.id, place)] = _quantiles(values, sample.templates)
+    score = " or ".join(dict.fromkeys(label(group.score_name) for group in data.groups))
+    ends = {group.id: _extremes(data, group) for group in data.groups}
     return Section(
         "prompts",
         "Over prompts and templates",
         f"Does a component serve all prompts, or a few kinds of them? {score.capitalize()} of single prompts, of a "
-        f"random sample of up to {max(sizes):,}; at the end the prompts whose values over all components are largest "
-        "and smallest.",
-        controls=(Control(COMPONENT, "Component", names["0"], names),),
-        charts=(_histogram_chart(histograms), _template_chart(templates)),
+        f"random sample of up to {max(len(sample.values) for sample in samples.values()):,}; at the end the prompts "
+        "whose values over all components are largest and smallest.",
+        controls=(Control(COMPONENT, "Component", names[data.groups[0].id], names),),
+        charts=(_template_chart(templates),),
         tables_by_group={name: table for name, table in ends.items() if table is not None},
     )
 
 
-def _histogram_chart(tables: dict[str, pl.DataFrame]) -> Chart:
-    picture = (
-        alt.Chart(data_set())
-        .mark_bar(binSpacing=1)
-        .encode(
-            x=alt.X("low:Q", bin="binned", title="of a single prompt"),
-            x2="high:Q",
-            y=alt.Y("prompts:Q", title="prompts"),
-            y2=alt.datum(0),
-            tooltip=["low:Q", "high:Q", "prompts:Q"],
-        )
-        .properties(height=200)
-    )
-    columns = [Column("from", "low"), Column("to", "high"), Column("prompts", "prompts")]
-    caption = "How many prompts give which value: two humps are two behaviours."
-    return Chart("distribution", caption, picture, Rows(tables, columns, (GROUP, COMPONENT)), is_half=True)
-
-
 def _template_chart(tables: dict[str, pl.DataFrame]) -> Chart:
     order = alt.EncodingSortField("p50", order="descending")
-    base = alt.Chart(data_set()).encode(y=alt.Y("template:N", sort=order, title=None, axis=alt.Axis(labelLimit=110)))
+    base = alt.Chart(data_set()).encode(y=alt.Y("template:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)))
     scale, title = alt.Scale(zero=True), "of a single prompt"
     picture = layered(
         base.mark_rule().encode(x=alt.X("p05:Q", scale=scale, title=title), x2="p95:Q"),
@@ -109,12 +86,7 @@ def _template_chart(tables: dict[str, pl.DataFrame]) -> Chart:
     ]
     caption = "By template: tick is the median, thick line the middle half, thin line 5 to 95 % of prompts."
     rows = Rows(tables, columns, (GROUP, COMPONENT))
-    return Chart("templates", caption, picture, rows, row_height=RowHeight("template", 18), is_half=True)
-
-
-def _histogram(values: Float[np.ndarray, " prompts"]) -> pl.DataFrame:
-    counts, edges = np.histogram(values, bins=BINS)
-    return pl.DataFrame({"low": edges[:-1], "high": edges[1:], "prompts": counts})
+    return Chart("templates", caption, picture, rows, row_height=RowHeight("template", 18))
 
 
 def _quantiles(values: Float[np.ndarray, " prompts"], templates: list[str]) -> pl.DataFrame:
@@ -123,12 +95,12 @@ def _quantiles(values: Float[np.ndarray, " prompts"], templates: list[str]) -> p
     return table.sort(pl.col("p50").abs(), "template", descending=True).head(MAX_TEMPLATES)
 
 
-def _extremes(data: ReportData, group: Key) -> Table | None:
+def _extremes(data: ReportData, group: Group) -> Table | None:
     """Prompts by the norm of their values over all heads and MLPs."""
     if data.extremes.is_empty():
         return None
-    is_of_group = (pl.col("task") == group.task) & (pl.col("wrong_answer") == group.wrong_answer)
-    rows = data.extremes.filter(is_of_group, pl.col("statistic") == data.score_name(group))
+    is_of_group = (pl.col("task") == group.key.task) & (pl.col("wrong_answer") == group.key.wrong_answer)
+    rows = data.extremes.filter(is_of_group, pl.col("statistic") == group.score_name)
     lines = [_line(row) for row in rows.sort("end", descending=True, maintain_order=True).iter_rows(named=True)]
     return Table(("", "size", "prompt", "answer", "template", "model is right"), lines) if lines else None
 

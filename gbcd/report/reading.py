@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from datetime import timedelta
 
 import numpy as np
 import polars as pl
@@ -25,12 +24,13 @@ from gbcd.evaluation.tables import (
     FAITHFULNESS,
     FAITHFULNESS_FILE,
 )
-from gbcd.printing import counted, duration
+from gbcd.printing import duration
 from gbcd.report.data import EXAMPLES, Measured, ReportData, Sample
 from gbcd.run.commits import Commit, read_commits
 from gbcd.run.given_up import given_up
 from gbcd.run.results import SUMMARY_FILE
 from gbcd.run.shards import Plan, read_plan
+from gbcd.run.status import n_prompts
 from gbcd.run.store import Store
 
 #: Edges of a group that are read, the largest of those that are not zero within their intervals.
@@ -163,37 +163,16 @@ def _table(store: Store, path: str) -> pl.DataFrame | None:
 def _computed(store: Store, plan: Plan, commits: list[Commit]) -> list[tuple[str, str]]:
     """Model, settings, cost, versions: what it takes to do it again."""
     study = plan.study
-    done = _n_prompts(plan, commits)
+    done = n_prompts(plan, commits)
+    size = sum(file.bytes for commit in commits for file in commit.files.values())
+    taken = duration(sum(commit.seconds for commit in commits))
     return [
         ("model", f"{study.model}, weights {plan.identity.hashes['model'][:12]}"),
         ("prompts", f"{done:,} of {plan.n_prompts:,}, seed {study.seed}"),
         *([] if study.prompts is None else [("prompt file", study.prompts)]),
-        ("computed with", f"{study.device}, {study.dtype}, batches of {study.batch_size}, {_threads(study.threads)}"),
+        ("computed with", f"{study.device}, {study.dtype}, batches of {study.batch_size}"),
         ("centred by", f"{study.centering}, over up to {study.calibration_prompts:,} prompts of each task"),
-        ("cost", _cost(plan, commits)),
+        ("cost", f"{taken} of computing, summed over workers; {size / 1e6:,.2f} MB of tables"),
         ("versions", ", ".join(f"{name} {version}" for name, version in plan.identity.versions.items())),
         ("results", store.location),
     ]
-
-
-def _threads(n: int) -> str:
-    return f"{counted(n, 'thread')} a worker"
-
-
-def _n_prompts(plan: Plan, commits: list[Commit]) -> int:
-    return sum(plan.shards[commit.shard].n_prompts for commit in commits)
-
-
-def _cost(plan: Plan, commits: list[Commit]) -> str:
-    if not commits:
-        return "nothing is committed"
-    seconds = sum(commit.seconds for commit in commits)
-    n_prompts = _n_prompts(plan, commits)
-    size = sum(file.bytes for commit in commits for file in commit.files.values())
-    moments = [commit.committed_at for commit in commits]
-    spread = max(moments) - min(moments)
-    between = f"; {duration(spread.total_seconds())} from the first shard to the last" if spread > timedelta(0) else ""
-    rate = f"{n_prompts / seconds:,.0f} prompts/s a worker" if seconds else "too quick to time"
-    taken = duration(seconds) if seconds >= 1 else "under 1 s"
-    stored = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
-    return f"{taken} of computing, summed over workers ({rate}), {stored} of tables{between}"

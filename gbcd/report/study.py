@@ -46,9 +46,7 @@ _WORDS = {
 
 def title(data: ReportData) -> str:
     """Tasks, or the file of prompts, and the model; what is the same is said once."""
-    tasks = (
-        ", ".join(dict.fromkeys(group.task for group in data.all_groups)) if data.source is None else last(data.source)
-    )
+    tasks = ", ".join(dict.fromkeys(key.task for key in data.keys)) if data.source is None else last(data.source)
     model = last(data.model)
     return tasks if tasks == model else f"{tasks} in {model}"
 

@@ -45,7 +45,9 @@ class ShardEngine(Protocol):
         """Parts, in the order of the values."""
         ...
 
-    def calibrate(self, prompts: Sequence[EncodedPrompt], centering: Centering) -> Calibration:
+    def calibrate(
+        self, prompts: Sequence[EncodedPrompt], centering: Centering, batch_size: int, on_progress: OnProgress
+    ) -> Calibration:
         """Mean inputs over prompts."""
         ...
 
@@ -100,7 +102,7 @@ class NormsWork:
 
     def compute(self, stage: str, shard: int, on_progress: OnProgress) -> Tables:
         """The means of a task, or the norms of a shard."""
-        return self._means(shard) if stage == MEANS else self._norms(shard, on_progress)
+        return self._means(shard, on_progress) if stage == MEANS else self._norms(shard, on_progress)
 
     def check(self, stage: str, shard: int, tables: Tables) -> None:
         """Refuse norms that are not one for each prompt and wrong answer."""
@@ -108,10 +110,11 @@ class NormsWork:
             ids = self._inputs.ids(self._plan.shards[shard])
             check_norms(tables, ids, self._plan.study.wrong_answers, len(self._loaded.components))
 
-    def _means(self, task: int) -> Tables:
+    def _means(self, task: int, on_progress: OnProgress) -> Tables:
         study = self._plan.study
         sample = self._inputs.sample(study.tasks[task], study.calibration_prompts)
-        calibration = self._build(self._loaded, self._plan, None).calibrate(sample, study.centering)
+        engine = self._build(self._loaded, self._plan, None)
+        calibration = engine.calibrate(sample, study.centering, study.batch_size, on_progress)
         return tables_from_means(calibration.tasks[study.tasks[task]])
 
     def _norms(self, number: int, on_progress: OnProgress) -> Tables:

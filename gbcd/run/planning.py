@@ -22,7 +22,7 @@ from gbcd.errors import BadInput
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
-from gbcd.prompting.prompt_lines import TASK
+from gbcd.prompting.prompt_shapes import TASK
 from gbcd.run.batch_size import fitting
 from gbcd.run.calibration_reach import CalibrationReach, settled
 from gbcd.run.inputs import InputsWriter
@@ -166,6 +166,8 @@ def _with_components(planned: Planned, loaded: LoadedModel) -> Planned:
 
 
 def _created(part: Part, store: Store, identity: Identity, writer: InputsWriter, drawn: _Drawn) -> Planned:
+    if not store.is_local:
+        store.refuse_overwriting()
     inputs = writer.publish(store)
     plan = Plan(identity=identity, inputs=inputs, prompts_sha256=writer.prompts_sha256, shards=tuple(drawn.shards))
     if store.create(PLAN, plan.model_dump_json(indent=1).encode()):

@@ -17,7 +17,7 @@ from gbcd import tasks, wrong_answers
 from gbcd.models.load import LoadedModel
 from gbcd.prompting import prompt_files
 from gbcd.prompting.prompt import Prompt
-from gbcd.prompting.prompt_lines import TASK
+from gbcd.prompting.prompt_shapes import TASK
 from gbcd.run.inputs import fingerprint
 from gbcd.run.shards import Settings
 from gbcd.study import Study, check_names
@@ -97,7 +97,7 @@ def _drawn(task: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> 
 
 def _from_file(study: Settings, path: str, loaded: LoadedModel, embed: Embed | None) -> Source:
     needs_foil = [name for name in study.wrong_answers if wrong_answers.get(name).needs_foil]
-    file = prompt_files.check(path, loaded.tokenizer, loaded.context, needs_foil)
+    file = loaded.check(path, needs_foil, study.bos)
     order = list(range(len(file)))
     random.Random(f"{study.seed}/{TASK}").shuffle(order)
     prompts = file.read(order)
