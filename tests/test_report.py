@@ -28,11 +28,12 @@ from report_data import (
 )
 from test_cli import gbcd
 
-from gbcd.analysis.circuits import INPUT, LOGITS
+from gbcd.analysis.circuits import INPUT, LOGITS, Circuit
 from gbcd.analysis.edges import EDGES_FILE
 from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.analysis.shard_values import Key
 from gbcd.errors import BadInput
+from gbcd.evaluation.tables import edges_file
 from gbcd.report import circuit, components, findings, prompts
 from gbcd.report import data as report_data
 from gbcd.report.caveats import warnings
@@ -424,7 +425,8 @@ def test_only_the_largest_edges_of_a_study_are_read(out: Path, tmp_path: Path) -
     least = rows.filter(size > 0.1).top_k(MAX_EDGES, by=size).select(size.min()).item()
     expected = rows.filter(size >= least)
     assert rows.height > expected.height == MAX_EDGES
-    assert found[Key("prompts", "foil")].select(rows.columns).equals(expected)
+    columns = ["source", "target", "mean", "ci_low", "ci_high"]
+    assert found[Key("prompts", "foil")].equals(expected.select(columns))
     assert found[Key("prompts", "logit_difference")].height == 0
 
 
@@ -439,3 +441,18 @@ def test_what_was_run_is_told_without_reading_a_shard(out: Path, tmp_path: Path)
     assert example["prompt"] in rows["prompt"].to_list()
     assert example["correct"] == pytest.approx(rows["correct"].mean())
     assert 'data-chart="templates"' in page(data)
+
+
+def test_without_edges_of_the_study_those_of_the_evaluation_are_drawn(out: Path, tmp_path: Path) -> None:
+    data = read_data(str(out))
+    [group, _] = data.groups
+    path = edges_file(*group.key)
+    scored = Circuit.from_json((out / path).read_bytes(), path).edges
+    assert dict(data.edges[group.key].select(pl.format("{}->{}", "source", "target"), "mean").iter_rows()) == {
+        name: edge.score for name, edge in scored.items()
+    }
+    shutil.copytree(out, tmp_path / "out")
+    (tmp_path / "out" / path).write_text("{}")
+    damaged = read_data(str(tmp_path / "out"))
+    assert group.key not in damaged.edges
+    assert any("The edges of prompts, logit_difference are left out" in said for said in warnings(damaged))

@@ -33,6 +33,8 @@ LABELS = {
     "centered_grad_norm": "centred norm, all parts",
     "contrast_norm": "contrast norm",
     "grad_norm": "gradient norm, all parts",
+    "mean_attribution_signed": "attribution, from the mean, signed",
+    "taylor_signed": "Taylor, signed",
     "effect": "measured effect",
     "direct_effect": "direct effect",
     "attribution_patching": "attribution patching",
@@ -203,7 +205,7 @@ class ReportData:
         examples: one row per task, as `EXAMPLES`.
         statuses: rows of the table of prompts by status.
         measured: None where nothing was evaluated.
-        edges: the largest rows of `edges.parquet` by group, in their order.
+        edges: `source, target, mean, ci_low, ci_high` of the largest edges by group, in the order of `edges.parquet`.
         samples: what single prompts say, by group.
         extremes: rows of `gbcd.prompts` with `statistic`, `end` (`most`, `least`) and `response`.
     """

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import polars as pl
 
+from gbcd.analysis.circuits import Circuit
 from gbcd.analysis.edges import EDGES_FILE
 from gbcd.analysis.shard_values import Key
 from gbcd.analysis.stored import read_counts, read_extremes, read_sample
@@ -23,6 +24,7 @@ from gbcd.evaluation.tables import (
     EVALUATION_FILE,
     FAITHFULNESS,
     FAITHFULNESS_FILE,
+    edges_file,
 )
 from gbcd.printing import duration
 from gbcd.report.data import EXAMPLES, Measured, ReportData, Sample
@@ -64,7 +66,7 @@ def read_data(out: str) -> ReportData:
         statuses=_shares(counts, "status"),
         problems=problems,
         measured=_measured(store, problems),
-        edges=_edges(store, list(scores)),
+        edges=_edges(store, scores, problems),
         samples={group: _sample(store, group, name) for group, name in scores.items() if name is not None},
         extremes=read_extremes(store),
     )
@@ -137,20 +139,36 @@ def _measured(store: Store, problems: list[str]) -> Measured | None:
     return Measured(figures, kept, faithfulness) if kept.height else None
 
 
-def _edges(store: Store, groups: list[Key]) -> dict[Key, pl.DataFrame]:
-    """The largest edges of every group whose intervals leave zero out, in canonical order."""
-    if not store.exists(EDGES_FILE):
-        return {}
+def _edges(store: Store, groups: Iterable[Key], problems: list[str]) -> dict[Key, pl.DataFrame]:
+    """The largest edges of every group, in canonical order: of the study, or else those that an evaluation scored."""
+    read = _edges_of_study if store.exists(EDGES_FILE) else _edges_of_evaluation
+    found: dict[Key, pl.DataFrame] = {}
+    for group in groups:
+        try:
+            rows = read(store, group)
+        except (BadInput, pl.exceptions.PolarsError) as error:
+            problems.append(f"The edges of {', '.join(group)} are left out: {error}")
+        else:
+            largest = rows.with_row_index("_row").top_k(MAX_EDGES, by=pl.col("mean").abs()).sort("_row")
+            found[group] = largest.drop("_row").collect()
+    return found
+
+
+def _edges_of_study(store: Store, group: Key) -> pl.LazyFrame:
+    """Those whose intervals leave zero out."""
     leaves_zero_out = (pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)
-    edges = pl.scan_parquet(store.url(EDGES_FILE), glob=False).with_row_index("_row").filter(leaves_zero_out)
-    return {
-        group: edges.filter(pl.col("task") == group.task, pl.col("wrong_answer") == group.wrong_answer)
-        .top_k(MAX_EDGES, by=pl.col("mean").abs())
-        .sort("_row")
-        .drop("_row")
-        .collect()
-        for group in groups
-    }
+    is_group = (pl.col("task") == group.task) & (pl.col("wrong_answer") == group.wrong_answer)
+    rows = pl.scan_parquet(store.url(EDGES_FILE), glob=False).filter(is_group, leaves_zero_out)
+    return rows.select("source", "target", "mean", "ci_low", "ci_high")
+
+
+def _edges_of_evaluation(store: Store, group: Key) -> pl.LazyFrame:
+    """Those between the best components, without intervals."""
+    path = edges_file(*group)
+    edges = Circuit.from_json(store.read(path), path).edges if store.exists(path) else {}
+    numbers = dict.fromkeys(("mean", "ci_low", "ci_high"), pl.Float64())
+    rows = [(*name.split("->", 1), edge.score, None, None) for name, edge in edges.items()]
+    return pl.LazyFrame(rows, schema={"source": pl.String(), "target": pl.String(), **numbers}, orient="row")
 
 
 def _table(store: Store, path: str) -> pl.DataFrame | None:
