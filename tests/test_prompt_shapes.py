@@ -153,7 +153,7 @@ def test_every_container_gives_the_same_prompts(tmp_path: Path, name: str, write
         ("p.jsonl", b'{"question": "x", "label": 3}', "its columns are question, label. Understood are"),
         ("p.csv", b"clean,corrupted,label\nx,y,12\n", "line 2: clean_answer: it is missing, and so are correct_idx"),
         ("p.csv", b"prompt,answer\na,b,c\n", "line 2: it has more cells than the first line has columns"),
-        ("p.gz", gzip.compress(b"x" * 99)[:-9], "it is damaged or cut off"),
+        ("p.gz", gzip.compress(b"x" * 99, mtime=0)[:-9], "it is damaged or cut off"),
         ("p.parquet", b"PAR1" + b"x" * 99, "it is damaged or cut off"),
         ("p.json", b'[{"prompt": ', "Invalid JSON"),
         ("p.csv", b"prompt,answer\n\xe9,b\n", "is not UTF-8"),
