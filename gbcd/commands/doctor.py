@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import typer
@@ -17,6 +18,7 @@ from gbcd.run.store import StorageError, Store
 from gbcd.versions import versions
 
 ModelName = Annotated[str, typer.Option("--model", metavar="NAME|DIR", help="The model that you want to study.")]
+Type = Annotated[str, typer.Option("--dtype", metavar="NAME", help="float32, float64 or bfloat16.")]
 Location = Annotated[str, typer.Option("--out", metavar="FOLDER", help="Where results are to go.")]
 
 
@@ -28,21 +30,23 @@ class Finding(NamedTuple):
     detail: str
 
 
-def doctor(model: ModelName = "reference", out: Location = "results") -> None:
-    """Check the installation, devices, Ray, access to a model and to the place where results go."""
+def doctor(model: ModelName = "reference", out: Location = "results", dtype: Type = "float32") -> None:
+    """Check the installation, devices, Ray, the place where results go, and a model: what it is, and how fast."""
     with exit_status():
         hush_libraries()
-        findings = [
-            looked("installation", installation),
-            looked("devices", devices),
-            looked("ray", ray_works),
-            looked("model", lambda: model_loads(model)),
-            looked("output", lambda: output_is_writable(out)),
-        ]
-        show(findings)
+        findings = list(shown(looked_at_everything(model, out, dtype)))
         if bad := [finding.what for finding in findings if not finding.is_good]:
             raise BadInput(f"not ready: {', '.join(bad)}")
         say("Next", f"gbcd run --task ioi --model {model} --out {out}/ioi")
+
+
+def looked_at_everything(model: str, out: str, dtype: str) -> Iterator[Finding]:
+    """All findings, as they are made."""
+    yield looked("installation", installation)
+    yield looked("devices", devices)
+    yield looked("ray", ray_works)
+    yield looked("output", lambda: output_is_writable(out))
+    yield from looked_at_model(model, dtype)
 
 
 def looked(what: str, look: Callable[[], str]) -> Finding:
@@ -82,14 +86,18 @@ def ray_works() -> str:
         return f"{resources.get('CPU', 0):.0f} processors, {resources.get('GPU', 0):.0f} GPUs; {where}"
 
 
-def model_loads(name: str) -> str:
-    """Load the model and find its parts."""
+def looked_at_model(name: str, dtype: str) -> Iterator[Finding]:
+    """Load the model, and look at it in every way; if it cannot be loaded, that is the one finding."""
+    from gbcd.commands.model_checks import checks
     from gbcd.models import load as models
 
-    loaded = models.load(name, "cpu")
-    parts = [part for part in loaded.components if part.is_circuit_part]
-    n_nodes, n_layers = len({part.node for part in parts}), len({part.layer for part in parts})
-    return f"{name}: {n_layers} layers, {n_nodes} components, context of {loaded.context} tokens"
+    try:
+        loaded = models.load(name, "auto", dtype)
+    except (BadInput, ConnectionError, ImportError, TimeoutError) as error:
+        yield Finding("model", False, str(error))
+    else:
+        for what, check in checks(loaded).items():
+            yield looked(what, partial(check, loaded))
 
 
 def output_is_writable(out: str) -> str:
@@ -98,8 +106,9 @@ def output_is_writable(out: str) -> str:
     return f"{out}: can be written, creates a file once and only once"
 
 
-def show(findings: list[Finding]) -> None:
-    """Print them, one a line."""
+def shown(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Print them, one a line, and hand them on."""
     for finding in findings:
         verdict = ("ok      ", "green") if finding.is_good else ("missing ", "red")
         console.print(Text.assemble((f"{finding.what:<13}", "bold"), verdict, finding.detail), soft_wrap=True)
+        yield finding

@@ -11,6 +11,7 @@ Tests hold every family's decoder against the library on small random models. Wh
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -72,9 +73,7 @@ def self_check(loaded: LoadedModel) -> SelfCheck:
     Raises:
         BadInput: they differ by more than rounding, so results of this model would be wrong.
     """
-    generator = torch.Generator().manual_seed(0)
-    rows = min(loaded.vocabulary_size, VOCABULARY)
-    ids = tuple(torch.randint(1, rows, (min(LENGTH, loaded.context),), generator=generator).tolist())
+    ids = random_tokens(loaded, min(LENGTH, loaded.context))
     logits = _logits_error(loaded, ids)
     part = first_blocks(loaded)
     worst, norms = _norms_error(part, ids)
@@ -103,17 +102,38 @@ def _logits_error(loaded: LoadedModel, ids: tuple[int, ...]) -> float:
 
 def _norms_error(loaded: LoadedModel, ids: tuple[int, ...]) -> tuple[str, float]:
     """The part with the largest error, and the error."""
-    oracle, target = Oracle(loaded), _Squares()
-    gradients = oracle.gradients((ids,), target)
+    gradients = Oracle(loaded).gradients((ids,), _Squares())
     wanted = torch.stack([gradients[component.name].norm() for component in loaded.components])
-    run = loaded.decoder.run(packed_for(loaded, [(ids,)]), Options(graph=True))
-    table = ScoreTable(loaded.components, 1, {}, STATISTICS[:1])
-    run.backward(loss_gradient(target, run.logits)[1], table)
-    found = table.values()["grad_norm"][0].double()
-    # what cancels (biases of keys, say) is measured by the largest
-    error = (found - wanted).abs() / wanted.clamp(min=1e-4 * float(wanted.max()))
+    error = _relative(_norms(loaded, [ids])[0], wanted)
     index = int(error.nan_to_num(torch.inf).argmax())
     return loaded.components[index].name, float(error[index])
+
+
+def dependence_on_batches(loaded: LoadedModel) -> float:
+    """By what share of itself the norm of a part changes, at most, when a prompt shares a batch with others."""
+    lengths = [min(length, loaded.context) for length in (LENGTH, 2 * LENGTH, 3 * LENGTH, 3 * LENGTH)]
+    prompts = [random_tokens(loaded, length, seed) for seed, length in enumerate(lengths)]
+    together = _norms(loaded, prompts)
+    changes = [_relative(together[row], _norms(loaded, [one])[0]) for row, one in enumerate(prompts)]
+    return float(torch.stack(changes).max())
+
+
+def random_tokens(loaded: LoadedModel, length: int, seed: int = 0) -> tuple[int, ...]:
+    """Tokens from the beginning of the vocabulary, the first of them (padding, often) left out."""
+    generator, most = torch.Generator().manual_seed(seed), min(loaded.vocabulary_size, VOCABULARY)
+    return tuple(torch.randint(1, most, (length,), generator=generator).tolist())
+
+
+def _norms(loaded: LoadedModel, prompts: Sequence[tuple[int, ...]]) -> Float[Tensor, "prompt component"]:
+    run = loaded.decoder.run(packed_for(loaded, [(ids,) for ids in prompts]), Options(graph=True))
+    table = ScoreTable(loaded.components, len(prompts), {}, STATISTICS[:1])
+    run.backward(loss_gradient(_Squares(), run.logits)[1], table)
+    return table.values()["grad_norm"].double().cpu()
+
+
+def _relative(found: Float[Tensor, " component"], wanted: Float[Tensor, " component"]) -> Float[Tensor, " component"]:
+    """Errors; of a norm that cancels (that of a key, of tokens all alike) as a share of the largest."""
+    return (found - wanted).abs() / wanted.clamp(min=max(1e-4 * float(wanted.max()), torch.finfo(wanted.dtype).tiny))
 
 
 def first_blocks(loaded: LoadedModel) -> LoadedModel:

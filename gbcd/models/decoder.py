@@ -400,7 +400,7 @@ class _Forward:
         assert spec.rotary is not None
         positions = rows.positions
         positions = positions[:1] if positions.stride(0) == 0 else positions
-        cos, sin = (table[positions].unsqueeze(2).to(x.dtype) for table in spec.rotary(self.packed.ids.shape[1]))
+        cos, sin = (table[positions].unsqueeze(2).to(x) for table in spec.rotary(self.packed.ids.shape[1]))
         return rotated(x, cos, sin)
 
 
