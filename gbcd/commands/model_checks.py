@@ -27,9 +27,10 @@ def architecture(loaded: LoadedModel) -> str:
 def tokens(loaded: LoadedModel) -> str:
     """Tokens that the tokenizer adds, and rows of the embedding that stand for none."""
     added = loaded.facts("auto")["special_tokens"]
-    padded = loaded.vocabulary_size - loaded.n_tokens
+    n_tokens = loaded.n_tokens or loaded.vocabulary_size
+    padded = loaded.vocabulary_size - n_tokens
     rows = f"{padded:,} more rows of the embedding stand for no token and are left out" if padded else "no padded rows"
-    return f"{loaded.n_tokens:,}; added to a prompt: {added}; {rows}"
+    return f"{n_tokens:,}; added to a prompt: {added}; {rows}"
 
 
 def embeddings(loaded: LoadedModel) -> str:

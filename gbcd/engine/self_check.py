@@ -94,7 +94,7 @@ def _refusal(loaded: LoadedModel, found: str) -> str:
 def _logits_error(loaded: LoadedModel, ids: tuple[int, ...]) -> float:
     found = loaded.decoder.run(packed_for(loaded, [(ids,)])).logits[0]
     with torch.no_grad():
-        wanted = loaded.model(input_ids=torch.tensor([ids], device=loaded.device)).logits[0].to(found.dtype)
+        wanted = loaded.model(input_ids=torch.tensor([ids], device=loaded.device)).logits[0, :, : found.shape[1]]
     wanted = wanted if loaded.spec.reads_every_token else wanted[-1:]
     spread = float(wanted.double().std(correction=0)) or 1.0
     return float((found.double() - wanted.double()).abs().max()) / spread
@@ -120,7 +120,7 @@ def dependence_on_batches(loaded: LoadedModel) -> float:
 
 def random_tokens(loaded: LoadedModel, length: int, seed: int = 0) -> tuple[int, ...]:
     """Tokens from the beginning of the vocabulary, the first of them (padding, often) left out."""
-    generator, most = torch.Generator().manual_seed(seed), min(loaded.vocabulary_size, VOCABULARY)
+    generator, most = torch.Generator().manual_seed(seed), min(loaded.n_tokens or loaded.vocabulary_size, VOCABULARY)
     return tuple(torch.randint(1, most, (length,), generator=generator).tolist())
 
 
