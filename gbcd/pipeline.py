@@ -21,6 +21,7 @@ import polars as pl
 import torch
 from rich.console import Console
 
+from gbcd.analysis.ranking import check_score
 from gbcd.analysis.reduce import reduce
 from gbcd.printing import counted
 from gbcd.run.commits import committed_ids, read_commits
@@ -62,13 +63,16 @@ class Run(NamedTuple):
     summary: pl.DataFrame | None
 
 
-def run_study(study: Study, console: Console | None = None, build: EngineBuilder = build_engine) -> tuple[Run, ...]:
+def run_study(
+    study: Study, console: Console | None = None, build: EngineBuilder = build_engine, score: str | None = None
+) -> tuple[Run, ...]:
     """Run a study, or what is left of it.
 
     Args:
         study: what to run.
         console: where progress is shown; without one, where this process prints.
         build: makes the engine that workers use.
+        score: what components are ranked by, where enough prompts have it (`gbcd.analysis.ranking.SCORES`).
 
     Returns:
         What came of it, for each model.
@@ -79,6 +83,7 @@ def run_study(study: Study, console: Console | None = None, build: EngineBuilder
         KeyboardInterrupt: Ctrl-C or SIGTERM; the same call goes on.
     """
     started = time.monotonic()
+    check_score(score)
     with interruptible():
         device = device_of(study)
         planned = open_plans(study, device)
@@ -91,7 +96,7 @@ def run_study(study: Study, console: Console | None = None, build: EngineBuilder
                 builder = with_definitions(build, one.part.wrong_answers, one.own)
                 work = partial(NormsWork, absolute(one.store.location), builder)
                 execute(one.store.location, stages(one.plan), work, workers_of(study, device), display)
-                runs.append(_concluded(one, len(before), started))
+                runs.append(_concluded(one, len(before), score, started))
                 started = time.monotonic()
         return tuple(runs)
 
@@ -126,7 +131,7 @@ def workers_of(study: Study, device: str) -> Workers:
     return Workers(study.compute.workers, study.compute.threads, gpus)
 
 
-def _concluded(planned: Planned, found: int, started: float) -> Run:
+def _concluded(planned: Planned, found: int, score: str | None, started: float) -> Run:
     part, store, plan = planned.part, planned.store, planned.plan
     done = committed_ids(store)
     return Run(
@@ -137,7 +142,7 @@ def _concluded(planned: Planned, found: int, started: float) -> Run:
         missing=tuple(shard.id for shard in plan.shards if shard.id not in done),
         given_up=tuple(given_up(store)),
         failed=failed_prompts(store, read_commits(store)),
-        summary=reduce(store.location) if done else None,
+        summary=reduce(store.location, score) if done else None,
         seconds=time.monotonic() - started,
     )
 

@@ -9,11 +9,8 @@ import pyarrow as pa
 
 from gbcd.analysis.collect import Collected, part_of, ranked_nodes
 from gbcd.analysis.nodes import NodeMap
-from gbcd.analysis.shard_values import ATTRIBUTIONS, NORMS
 from gbcd.component import Component
-from gbcd.engine.tables import ShardTables
-
-STATISTICS = (*NORMS, *ATTRIBUTIONS)
+from gbcd.engine.tables import ATTRIBUTIONS, NORMS, STATISTICS, ShardTables
 
 COMPONENTS = [
     *(Component(f"a0.h{head}.{part}", f"a0.h{head}", 0, head, part, 8) for head in range(2) for part in "qkvo"),
@@ -29,6 +26,10 @@ def drawn(n: int, seed: int = 0) -> dict[str, np.ndarray]:
     norms = {name: np.abs(rng.normal(size=(n, WIDTH))) for name in NORMS}
     values = norms | {name: rng.normal(size=(n, WIDTH)) for name in ATTRIBUTIONS}
     return {name: table.astype(np.float32).astype(np.float64) for name, table in values.items()}
+
+
+def _list(width: int) -> pa.DataType:
+    return pa.list_(pa.float32(), width)
 
 
 def shard(
@@ -49,9 +50,10 @@ def shard(
         "template": list(templates),
         "wrong_answer": [wrong] * n,
     }
+    nothing = np.full((n, width), np.nan)
     lists = {
-        name: pa.array([None if np.isnan(row).all() else row for row in table], type=pa.list_(pa.float32(), width))
-        for name, table in values.items()
+        name: pa.array([None if np.isnan(row).all() else row for row in values.get(name, nothing)], _list(width))
+        for name in STATISTICS
     }
     prompts = pa.table({**keys, "prompt": [f"text {index}" for index in range(n)], "status": ["ok"] * n, **columns})
     return ShardTables(prompts, pa.table({**keys, **lists}), edges)

@@ -9,7 +9,6 @@ from synthetic_shards import COMPONENTS, collected, drawn, shard
 from gbcd.analysis import collect
 from gbcd.analysis.shard_values import Key
 from gbcd.analysis.stored import read_counts, read_extremes, read_sample, read_template_sums, store_collected
-from gbcd.engine.tables import ShardTables
 from gbcd.errors import BadInput
 from gbcd.run.results import COMPONENTS_FILE, encoded_components
 from gbcd.run.store import Store
@@ -117,7 +116,6 @@ def test_a_folder_that_was_not_reduced_says_so(tmp_path):
             read(store)
 
 
-@pytest.mark.skipif("edges" not in ShardTables._fields, reason="shards hold no edges yet")
 def test_edges_are_merged_exactly():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(30, 5))

@@ -25,9 +25,9 @@ from jaxtyping import Float32, Int
 from gbcd.analysis.intervals import ClusteredMoments, Clusters
 from gbcd.analysis.nodes import NodeMap
 from gbcd.analysis.ranking import DEFAULT_SCORES
-from gbcd.analysis.shard_values import ATTRIBUTIONS, SIGNED, Key, finite_values, keys, rows_of
+from gbcd.analysis.shard_values import SIGNED, Key, finite_values, keys, rows_of
 from gbcd.component import Component
-from gbcd.engine.tables import ShardTables
+from gbcd.engine.tables import ATTRIBUTIONS, ShardTables
 from gbcd.run.results import map_shards
 from gbcd.run.store import Store
 
@@ -172,9 +172,9 @@ def part_of(shard: ShardTables, nodes: NodeMap) -> Part:
         )
         part.samples[key] = _sample(described, values)
         part.extremes[key] = _extremes(described, values)
-    edges = shard._asdict().get("edges")
-    for key in keys(edges) if edges is not None else ():
-        part.edges[key] = _edge_moments(rows_of(edges, key))
+    if shard.edges is not None:
+        for key in keys(shard.edges):
+            part.edges[key] = _edge_moments(rows_of(shard.edges, key))
     return part
 
 

@@ -12,8 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from gbcd.analysis.shard_values import ATTRIBUTIONS, SIGNED, SUMMARISED
+from gbcd.analysis.shard_values import SIGNED, SUMMARISED
 from gbcd.component import Component
+from gbcd.engine.tables import ATTRIBUTIONS
+from gbcd.errors import BadInput
 
 #: Scores that are taken by default, best first: the first that enough prompts have. See docs/findings.md.
 DEFAULT_SCORES = ("attribution", "mean_attribution", "writing_norm", "grad_norm")
@@ -36,6 +38,16 @@ EDGE_SHARE = 0.05
 
 #: With fewer templates an interval says little.
 FEW_TEMPLATES = 5
+
+
+def check_score(name: str | None) -> None:
+    """Refuse a name that is no score.
+
+    Raises:
+        BadInput: it is not one of `SCORES`.
+    """
+    if name is not None and name not in SCORES:
+        raise BadInput(f"unknown score {name!r}; known: {', '.join(SCORES)}")
 
 
 def choose_score(counts: Mapping[str, int], wanted: str | None = None) -> str | None:

@@ -21,10 +21,11 @@ from gbcd.analysis.edges import EDGES_FILE, edge_table
 from gbcd.analysis.heatmap import draw_heatmaps
 from gbcd.analysis.intervals import resampled_means
 from gbcd.analysis.nodes import NodeMap
-from gbcd.analysis.ranking import SCORES, choose_score, rank_intervals, ranks
-from gbcd.analysis.shard_values import ATTRIBUTIONS, SIGNED, SUMMARISED, Key
+from gbcd.analysis.ranking import SCORES, check_score, choose_score, rank_intervals, ranks
+from gbcd.analysis.shard_values import SIGNED, SUMMARISED, Key
 from gbcd.analysis.stored import store_collected
 from gbcd.component import Component
+from gbcd.engine.tables import ATTRIBUTIONS
 from gbcd.errors import BadInput
 from gbcd.run.commits import committed_ids
 from gbcd.run.results import SUMMARY_FILE, encoded, read_components, runs_in_parallel
@@ -70,8 +71,7 @@ def reduce(out: str, score: str | None = None) -> pl.DataFrame:
     Raises:
         BadInput: nothing is committed in `out`, a file is damaged, or there is no such score.
     """
-    if score is not None and score not in SCORES:
-        raise BadInput(f"unknown score {score!r}; known: {', '.join(SCORES)}")
+    check_score(score)
     store = Store(out)
     if not committed_ids(store):
         raise BadInput(

@@ -11,12 +11,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Float32, Int
 
 from gbcd.analysis.nodes import NodeMap
-
-#: Norms of gradients. That of a node is the root of the summed squares of its parts.
-NORMS = ("grad_norm", "centered_grad_norm", "contrast_norm")
-
-#: Signed first-order effects. That of a node is the one of the part that writes.
-ATTRIBUTIONS = ("taylor", "mean_attribution", "attribution")
+from gbcd.engine.tables import ATTRIBUTIONS, NORMS, STATISTICS
 
 #: The centred norm of the part through which a node writes; of a part, its own.
 WRITING = "writing_norm"
@@ -64,14 +59,14 @@ def rows_of(table: pa.Table, key: Key) -> pa.Table:
 
 
 def finite_values(rows: pa.Table, nodes: NodeMap) -> Iterator[Values]:
-    """Unfold norms of one group, some prompts at a time, without those that have no value or one that is not finite.
+    """Unfold values of one group, some prompts at a time, without those that have none or one that is not finite.
+
+    Norms of a node are the root of the summed squares of its parts; its attributions those of the part that writes.
 
     Raises:
         ValueError: the lists are not as long as there are components.
     """
-    for statistic in (*NORMS, *ATTRIBUTIONS):
-        if statistic not in rows.column_names:
-            continue
+    for statistic in STATISTICS:
         present = np.flatnonzero(rows[statistic].is_valid().to_numpy())
         table = _matrix(statistic, rows[statistic].drop_null(), len(nodes.by_node))
         finite = np.flatnonzero(np.isfinite(table).all(axis=1))

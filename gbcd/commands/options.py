@@ -34,6 +34,9 @@ Definitions = Annotated[
     typer.Option("--definitions", metavar="FILE.py", help="Your own tasks, wrong answers, scores; may be repeated."),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Fixes which prompts are drawn.")]
+Score = Annotated[
+    str | None, typer.Option("--score", metavar="NAME", help="Rank by this score where enough prompts have it.")
+]
 Out = Annotated[
     str | None, typer.Option("--out", metavar="FOLDER", help="Folder, s3://bucket/prefix or gs://bucket/prefix.")
 ]

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from gbcd.commands import options
 from gbcd.commands.terminal import console, exit_status, say
 from gbcd.printing import counted
 from gbcd.run.parts import folders
 
-Score = Annotated[
-    str | None, typer.Option("--score", metavar="NAME", help="Rank by this score where enough prompts have it.")
-]
 
-
-def reduce(out: options.Results, score: Score = None) -> None:
+def reduce(out: options.Results, score: options.Score = None) -> None:
     """Reduce what is committed to summary.parquet: statistics per component, ranked."""
     with exit_status():
         from gbcd.analysis.reduce import reduce as summarise

@@ -23,16 +23,17 @@ def run(
     dtype: options.DType = None,
     shard_size: options.ShardSize = None,
     batch_size: options.BatchSize = None,
+    score: options.Score = None,
 ) -> None:
     """Run a study, or go on with one that was interrupted."""
-    flags = locals()
+    flags = {name: value for name, value in locals().items() if name != "score"}
     with exit_status(resumes=True):
         asked = options.asked_study(flags)
         hush_libraries()
         from gbcd.commands.closing import closing_summary, next_step, unfinished
         from gbcd.pipeline import run_study
 
-        runs = run_study(asked, console)
+        runs = run_study(asked, console, score=score)
         closing_summary(runs, console)
         if any(one.summary is not None for one in runs):
             write_report(asked.out)
