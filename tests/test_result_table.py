@@ -45,7 +45,7 @@ def test_without_references_the_table_says_what_ranks_instead(values):
     text = shown(shard(without(values, "attribution", "mean_attribution", "contrast_norm"), ["a", "b"] * 15))
     assert "ranked by writing_norm, means over 30 prompts" in text
     assert "in place of zero" in text
-    assert "intervals over 2 templates say little" in text
+    assert "intervals of ioi are over 2 templates: they say little" in text
 
 
 def test_a_score_by_name_has_a_column_of_its_own(values):

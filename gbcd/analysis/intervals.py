@@ -116,21 +116,25 @@ class ClusteredMoments:
         return np.where(self.mean > 0, positive, 1 - positive)
 
     def estimate(self) -> Estimate:
-        """What has been taken in so far; needs at least one prompt."""
-        undefined = np.full_like(self.mean, np.nan)
-        if self.n < 2:
-            return Estimate(self.mean, undefined, undefined, undefined)
-        std = np.sqrt(self.m2 / (self.n - 1))
+        """What has been taken in so far, with templates as clusters; needs at least one prompt."""
         seen = self.sizes > 0
         clusters = int(seen.sum())
-        if clusters == 1:
-            error, freedom = std / np.sqrt(self.n), self.n - 1
-        else:
-            scores = self.sums[seen] - self.mean * self.sizes[seen][:, None]
-            error = np.sqrt(clusters / (clusters - 1) * np.square(scores).sum(axis=0)) / self.n
-            freedom = clusters - 1
+        if clusters < 2:
+            return self.independent()
+        scores = self.sums[seen] - self.mean * self.sizes[seen][:, None]
+        error = np.sqrt(clusters / (clusters - 1) * np.square(scores).sum(axis=0)) / self.n
+        return self._within(error, clusters - 1)
+
+    def independent(self) -> Estimate:
+        """The same with prompts as independent draws."""
+        if self.n < 2:
+            undefined = np.full_like(self.mean, np.nan)
+            return Estimate(self.mean, undefined, undefined, undefined)
+        return self._within(np.sqrt(self.m2 / (self.n - 1) / self.n), self.n - 1)
+
+    def _within(self, error: Float[np.ndarray, " columns"], freedom: int) -> Estimate:
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-        return Estimate(self.mean, std, self.mean - half, self.mean + half)
+        return Estimate(self.mean, np.sqrt(self.m2 / (self.n - 1)), self.mean - half, self.mean + half)
 
 
 def resampled_means(

@@ -84,7 +84,7 @@ def reduce(out: str, score: str | None = None) -> pl.DataFrame:
     store_collected(store, collected, components)
     store.write(SUMMARY_FILE, encoded(table))
     cfg = Config.of(components, runs_in_parallel(store))
-    edges = edge_table(collected, cfg)
+    edges = edge_table(collected, components, cfg)
     if edges is not None:
         store.write(EDGES_FILE, encoded(edges.to_arrow()))
     for name, content in (circuit_files(summary, cfg, edges) | draw_heatmaps(summary)).items():

@@ -48,8 +48,13 @@ def show_results(summary: pl.DataFrame, console: Console) -> None:
     console.print()
     for statistic in dict.fromkeys(shown):
         fact(console, _label(statistic).capitalize(), MEANINGS[statistic])
-    for templates in sorted({n for _, nodes in groups if (n := nodes["n_templates"][0]) < FEW_TEMPLATES and n}):
-        fact(console, "Warning", f"intervals over {counted(templates, 'template')} say little of other wordings")
+    few = {nodes["task"][0]: n for _, nodes in groups if 0 < (n := nodes["n_templates"][0]) < FEW_TEMPLATES}
+    for task, n in few.items():
+        fact(
+            console,
+            "Warning",
+            f"intervals of {task} are over {counted(n, 'template')}: they say little of other wordings",
+        )
 
 
 def _groups(summary: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -77,11 +82,11 @@ def _show(title: str, nodes: pl.DataFrame, console: Console) -> list[str]:
     for row in nodes.filter(pl.col("rank") <= TOP).sort("rank").iter_rows(named=True):
         cell = [str(row["rank"]), row["component"]]
         if score not in (attribution, norm):
-            cell += [f"{row['score']:#.4g}", _interval(row, "score_ci", "#.4g")]
+            cell += [f"{row['score']:#.3g}", _interval(row, "score_ci", "#.3g")]
         if attribution:
             cell += _attribution(row, attribution)
         if norm:
-            cell += [f"{row[f'{norm}_mean']:#.4g}", _interval(row, f"{norm}_ci", "#.4g")]
+            cell += [f"{row[f'{norm}_mean']:#.3g}", _interval(row, f"{norm}_ci", "#.3g")]
         cells.append(cell)
     table(console, headings, cells, words=["component"])
     return [name for name in (attribution, norm) if name]
@@ -91,7 +96,7 @@ def _attribution(row: dict[str, Any], name: str) -> list[str]:
     mean, agreement = row[f"{name}_signed_mean"], row[f"{name}_sign_agreement"]
     if mean is None:
         return ["", "", ""]
-    return [f"{mean:+.4g}", _interval(row, f"{name}_signed_ci", "+.4g"), f"{100 * agreement:.0f} %"]
+    return [f"{mean:+#.3g}", _interval(row, f"{name}_signed_ci", "+#.3g"), f"{100 * agreement:.0f} %"]
 
 
 def _label(statistic: str) -> str:
