@@ -178,14 +178,13 @@ def test_a_prompt_that_occurs_twice_is_kept_and_counted(tmp_path: Path) -> None:
 def test_what_is_unusual_in_a_prompt_is_said(name: str) -> None:
     tokenizer = field_tokenizer(name)
 
-    def said(text: str, answer: str, **fields: Any) -> str:
+    def said(text: str, answer: str) -> str:
         notes = Notes(tokenizer)
-        notes.add(encode([Prompt("p/0", "prompts", "t", text, (answer,), **fields)], tokenizer))
+        notes.add(encode([Prompt("p/0", "prompts", "t", text, (answer,))], tokenizer))
         return " ".join(notes.sentences())
 
     assert said("Mary gave a drink to", " John") == ""
     assert "end in a space" in said("Mary gave a drink to ", "John")
-    assert "counterfactual of another length" in said("Mary gave a drink to", " John", counterfactual="Mary gave")
     doubled = "begin with two beginning-of-text tokens"
     assert (doubled in said("<s>Mary gave a drink to", " John")) == (name == "llama2")
 

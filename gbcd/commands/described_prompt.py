@@ -18,14 +18,18 @@ from gbcd import tasks, wrong_answers
 from gbcd.engine.engine import packed_for, scene_of
 from gbcd.engine.gram import widened
 from gbcd.errors import BadInput, own_code
+from gbcd.evaluation.metrics import metric_for
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.printing import counted
+from gbcd.prompting.notes import Notes
 from gbcd.prompting.outputs import OutputSpace, space_of
 from gbcd.prompting.prompt import Prompt
+from gbcd.prompting.prompt_shapes import TASK
+from gbcd.prompting.special_tokens import Bos
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import Scene, meaning, output_targets
-from gbcd.wrong_answers.losses import Target, TokenSet
+from gbcd.wrong_answers.losses import Target, TokenSet, set_logits
 from gbcd.wrong_answers.output_targets import OutputScene, TowardsOutputs, output_scene
 
 #: The model's own predictions that are listed.
@@ -51,7 +55,9 @@ def default_model(task: str | None) -> str:
     return (tasks.get(task).model if task is not None else None) or models.REFERENCE
 
 
-def chosen(loaded: LoadedModel, task: str | None, file: str | None, n: int, seed: int) -> list[Prompt]:
+def chosen(
+    loaded: LoadedModel, task: str | None, file: str | None, n: int, seed: int, bos: Bos = "auto"
+) -> list[Prompt]:
     """`n` prompts of a task, or the first `n` of a file, of which every line is checked.
 
     Raises:
@@ -63,12 +69,14 @@ def chosen(loaded: LoadedModel, task: str | None, file: str | None, n: int, seed
         raise BadInput(f"{n} prompts were asked for; ask for at least 1")
     if task is not None:
         return tasks.draw(task, loaded.tokenizer, n, seed)
-    read = loaded.check(str(file))
+    read = loaded.check(str(file), bos=bos)
     return list(read.read(range(min(n, len(read)))))
 
 
-def described(prompts: Sequence[Prompt], loaded: LoadedModel, embedding_model: str | None) -> Iterator[list[Line]]:
-    """The lines of each prompt.
+def described(
+    prompts: Sequence[Prompt], loaded: LoadedModel, embedding_model: str | None, bos: Bos = "auto"
+) -> Iterator[list[Line]]:
+    """What the model adds to every text, the lines of each prompt, and how many of them the model solves.
 
     With an `embedding_model` the answer farthest in meaning is shown, among the answers of these prompts; a study
     chooses among those of all its prompts.
@@ -79,13 +87,58 @@ def described(prompts: Sequence[Prompt], loaded: LoadedModel, embedding_model: s
     space = space_of(loaded.tokenizer)
     if embedding_model is not None and space is None:
         prompts = meaning.with_farthest(prompts, meaning.load_embedder(embedding_model))
-    for encoded in loaded.encode(prompts):
-        yield list(_lines(encoded, loaded) if space is None else _output_lines(encoded, loaded, space))
+    encoded, notes, readings = loaded.encode(prompts, bos), Notes(loaded.tokenizer), list[_Reading]()
+    yield [Line(name.replace("_", " "), _words(fact)) for name, fact in loaded.facts(bos).items()]
+    for one in encoded:
+        logits = widened(loaded.decoder.run(packed_for(loaded, [(one.ids,)])).logits)
+        if space is None:
+            readings.append(_reading(one, logits[:, 0]))
+            yield list(_lines(one, logits[:, 0], loaded))
+        else:
+            yield list(_output_lines(one, logits, loaded, space))
+    notes.add(encoded)
+    yield [*_solved(encoded, readings), *(Line("note", _words(sentence)) for sentence in notes.sentences())]
 
 
-def _lines(encoded: EncodedPrompt, loaded: LoadedModel) -> Iterator[Line]:
+class _Reading(NamedTuple):
+    """How a model does on a prompt: the metric, whether an answer is its first choice, whether right is above wrong."""
+
+    metric: float
+    is_first: bool
+    is_above: bool | None
+
+
+def _reading(encoded: EncodedPrompt, logits: Float[Tensor, "1 vocab"]) -> _Reading:
+    name = _metric_name(encoded)
+    value = float(metric_for(name, [encoded], logits.device)(logits, [0]))
+    above = None
+    if encoded.wrong_ids:
+        above = float(set_logits(logits, [encoded.answer_ids]) - set_logits(logits, [encoded.wrong_ids])) > 0
+    return _Reading(value, int(logits.argmax()) in encoded.answer_ids, above)
+
+
+def _solved(encoded: Sequence[EncodedPrompt], readings: Sequence[_Reading]) -> Iterator[Line]:
+    if not readings:
+        return
+    with_wrong = [one.is_above for one in readings if one.is_above is not None]
+    said = [f"first choice right in {sum(one.is_first for one in readings)} of {len(readings)}"]
+    if with_wrong:
+        said.insert(0, f"answer above wrong answer in {sum(with_wrong)} of {len(with_wrong)}")
+    if len(names := {_metric_name(one) for one in encoded}) == 1:
+        mean = sum(one.metric for one in readings) / len(readings)
+        said.append(f"mean {names.pop().replace('_', ' ')} {mean:.3g}")
+    yield Line("solved", _words("; ".join(said)))
+
+
+def _metric_name(encoded: EncodedPrompt) -> str:
+    """What the prompt's task is measured by; a prompt of a file by its logit difference, if it has a wrong answer."""
+    if encoded.prompt.task != TASK:
+        return tasks.get(encoded.prompt.task).metric
+    return "logit_difference" if encoded.wrong_ids else "negative_log_probability"
+
+
+def _lines(encoded: EncodedPrompt, logits: Float[Tensor, "1 vocab"], loaded: LoadedModel) -> Iterator[Line]:
     tokenizer = loaded.tokenizer
-    logits = widened(loaded.decoder.run(packed_for(loaded, [(encoded.ids,)])).logits[:, 0])
     scene = scene_of([encoded], logits, loaded)
     probabilities = torch.softmax(logits[0], 0)
     yield _title(encoded)
@@ -102,9 +155,10 @@ def _lines(encoded: EncodedPrompt, loaded: LoadedModel) -> Iterator[Line]:
         yield Line(f"  {name}", _pull(name, encoded, scene, tokenizer))
 
 
-def _output_lines(encoded: EncodedPrompt, loaded: LoadedModel, space: OutputSpace) -> Iterator[Line]:
+def _output_lines(
+    encoded: EncodedPrompt, outputs: Float[Tensor, "1 pos value"], loaded: LoadedModel, space: OutputSpace
+) -> Iterator[Line]:
     prompt = encoded.prompt
-    outputs = widened(loaded.decoder.run(packed_for(loaded, [(encoded.ids,)])).logits)
     scene = output_scene([encoded], outputs, space)
     yield _title(encoded)
     yield Line("prompt", _bars(encoded.ids, loaded.tokenizer))

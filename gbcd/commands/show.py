@@ -11,7 +11,7 @@ the model's probabilities. Lines wrap at the width of the window, never inside a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -35,6 +35,12 @@ Model = Annotated[
     ),
 ]
 Number = Annotated[int, typer.Option("-n", metavar="N", help="How many prompts.")]
+Bos = Annotated[
+    Literal["auto", "always", "never"],
+    typer.Option(
+        "--bos", help="Whether a beginning-of-text token precedes each prompt; auto: as the tokenizer has it."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Fixes which prompts are drawn.")]
 
 
@@ -44,6 +50,7 @@ def show(
     model: Model = None,
     number: Number = 5,
     seed: Seed = 0,
+    bos: Bos = "auto",
     definitions: options.Definitions = None,
     embedding_model: options.EmbeddingModel = None,
 ) -> None:
@@ -56,7 +63,8 @@ def show(
 
         import_definitions(read_definitions(definitions or ()))
         loaded = models.load(model or default_model(task), "cpu")
-        print_prompts(described(chosen(loaded, task, prompts, number, seed), loaded, embedding_model), console)
+        shown = chosen(loaded, task, prompts, number, seed, bos)
+        print_prompts(described(shown, loaded, embedding_model, bos), console)
 
 
 def print_prompts(prompts: Iterable[Sequence[Line]], console: Console) -> None:

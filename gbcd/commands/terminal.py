@@ -64,7 +64,8 @@ def say(label: str, text: str) -> None:
 
 
 def hush_libraries() -> None:
-    """Keep transformers' progress bars out of ours."""
+    """Keep the progress bars of libraries out of ours; also in the workers, which inherit the environment."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -16,7 +16,6 @@ _MEANING = {
     "space": "end in a space: most tokenizers then expect an answer without one",
     "doubled": "begin with two beginning-of-text tokens: one in the text, one added (bos = 'never' adds none)",
     "joined": "do not go on with their answer as a token of its own: text and answer together are cut otherwise",
-    "length": "have a counterfactual of another length, which cannot be compared position by position",
     "repeated": "occur more than once: they are kept, and count as often",
 }
 
@@ -53,8 +52,6 @@ class Notes:
             yield "space"
         if one.ids[:2] == (self._tokenizer.bos_token_id,) * 2:
             yield "doubled"
-        if one.counterfactual_ids is not None and len(one.counterfactual_ids) != len(one.ids):
-            yield "length"
 
     def _repeated(self, one: EncodedPrompt) -> bool:
         key = hashlib.blake2b(one.prompt.text.encode(), digest_size=16).digest()
