@@ -29,10 +29,13 @@ GAP = 2.0
 N_PROMPTS = 60
 
 
-def made_up(layers: int = 3, heads: int = 4, groups: Sequence[Key] = GROUPS, seed: int = 0) -> ReportData:
-    """Results of a model with `layers` layers of `heads` heads: a few large attributions, effects that follow them."""
+def made_up(
+    layers: int = 3, heads: int = 4, groups: Sequence[Key] = GROUPS, seed: int = 0, shared: int = 0
+) -> ReportData:
+    """Results of a model with `layers` layers of `heads` heads, which share keys and values in `shared` groups."""
     rng = np.random.default_rng(seed)
-    nodes = [name for layer in range(layers) for name in (*(f"a{layer}.h{head}" for head in range(heads)), f"m{layer}")]
+    places = [*(f"h{head}" for head in range(heads)), *(f"g{group}" for group in range(shared))]
+    nodes = [name for layer in range(layers) for name in (*(f"a{layer}.{place}" for place in places), f"m{layer}")]
     values = {group: rng.standard_t(2, len(nodes)) for group in groups}
     summary = pl.concat([_summary(group, nodes, values[group], rng) for group in groups])
     names = list(dict.fromkeys(group.task for group in groups))
@@ -49,7 +52,7 @@ def made_up(layers: int = 3, heads: int = 4, groups: Sequence[Key] = GROUPS, see
         summary=summary,
         examples=pl.DataFrame([{"task": task, **examples} for task in names], schema=EXAMPLES),
         statuses={"ok": N_PROMPTS},
-        edges={group: edges(nodes, rng) for group in groups},
+        edges={group: edges([name for name in nodes if ".g" not in name], rng) for group in groups},
         samples={group: _sample(nodes, values[group], rng) for group in groups},
         extremes=extremes(groups),
     )
@@ -113,7 +116,7 @@ def _summary(group: Key, nodes: list[str], values: np.ndarray, rng: np.random.Ge
     rows: list[dict[str, Any]] = []
     for name, value, norm in zip(nodes, values.tolist(), norms.tolist(), strict=True):
         rows.append(_row(group, "node", name, name, value, norm))
-        for part in ("in", "out") if name.startswith("m") else ("q", "k", "v", "o"):
+        for part in ("in", "out") if name.startswith("m") else ("k", "v") if ".g" in name else ("q", "k", "v", "o"):
             rows.append(_row(group, "part", f"{name}.{part}", name, value / 2, norm / 2))
     rank = pl.col("score").rank("ordinal", descending=True).over("level").cast(pl.Int32)
     return pl.from_dicts(rows, infer_schema_length=None).with_columns(
@@ -122,8 +125,9 @@ def _summary(group: Key, nodes: list[str], values: np.ndarray, rng: np.random.Ge
 
 
 def _row(group: Key, level: str, component: str, node: str, value: float, norm: float) -> dict[str, Any]:
-    layer, _, head = node[1:].partition(".h")
-    part = component.rpartition(".")[2] if level == "part" else "head" if head else "mlp"
+    layer, _, place = node[1:].partition(".")
+    head = place.removeprefix("h") if place.startswith("h") else ""
+    part = component.rpartition(".")[2] if level == "part" else "head" if head else "group" if place else "mlp"
     row: dict[str, Any] = {**group._asdict(), "level": level, "component": component, "node": node, "part": part}
     row |= {"layer": int(layer), "head": int(head) if head else None, "n": N_PROMPTS}
     row |= {"n_prompts": N_PROMPTS, "n_templates": 12, "attribution_n": N_PROMPTS}

@@ -145,6 +145,22 @@ def test_the_heat_map_has_signed_attributions_norms_and_effects_in_the_same_plac
     assert "attribution_low" not in parts
 
 
+def test_groups_of_heads_stand_between_heads_and_mlps_in_every_layer() -> None:
+    text = page(made_up(5, 4, shared=2))
+    chart = embedded(text)["charts"]["heatmap"]
+    columns = ["0", "1", "2", "3", "g0", "g1", " ", "MLP"]
+    assert {tuple(layer["encoding"]["x"]["scale"]["domain"]) for layer in chart["specification"]["layer"]} == {
+        tuple(columns)
+    }
+    cells = chart["tables"]["0|node"]
+    places = set(zip(cells["column"], cells["layer"], strict=True))
+    assert places == {(name, layer) for name in columns if name != " " for layer in range(5)}
+    assert set(chart["tables"]["0|k"]["column"]) == set(columns[:6])
+    levels = re.findall(r'<option value="(.*?)">(?:whole components|\w+ of (?:attention|MLPs))', text)
+    assert levels == ["node", "q", "k", "v", "o", "in", "out"]
+    assert "20 heads, 10 groups of keys and values, 5 MLPs in 5 layers" in text
+
+
 def test_the_top_names_the_strongest_with_interval_and_effect(data: ReportData) -> None:
     said = sentences(data)[0]
     first, value = data.groups[0].nodes.select("component", "attribution_signed_mean").row(0)

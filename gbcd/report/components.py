@@ -42,6 +42,9 @@ DRAWN = 20
 #: The level of whole components; others are named for the part.
 NODE = "node"
 
+#: Parts in the order of the forward pass.
+PARTS = ("q", "k", "v", "o", "in", "gate", "up", "out", "down")
+
 
 def section(data: ReportData) -> Section | None:
     """Heat map, intervals of the best, and both scores against each other; None without any group."""
@@ -50,7 +53,7 @@ def section(data: ReportData) -> Section | None:
     measures = {group.id: _measures(group) for group in data.groups}
     parts = pl.concat([group.parts.select("part", "component") for group in data.groups])
     of = {part: "MLPs" if name.startswith("m") else "attention" for part, name in parts.iter_rows()}
-    levels = {NODE: "whole components"} | {part: f"{part} of {kind}" for part, kind in of.items()}
+    levels = {NODE: "whole components"} | {part: f"{part} of {of[part]}" for part in PARTS if part in of}
     return Section(
         "where",
         "All heads and MLPs",
@@ -117,7 +120,7 @@ def _column(component: str) -> str:
 def _across(found: list[str]) -> list[str]:
     """Columns: heads, groups, an empty one, MLPs."""
     heads = [name for name in found if name.isdigit()]
-    groups = sorted((name for name in found if name.startswith("g")), key=lambda name: int(name[1:]))
+    groups = sorted({name for name in found if name.startswith("g")}, key=lambda name: int(name[1:]))
     return [*map(str, range(1 + max(map(int, heads), default=-1))), *groups, *([GAP] if heads else []), MLP]
 
 

@@ -18,10 +18,11 @@ NAMED, COMPARED = 5, 10
 LISTED = 10
 
 _SCORES = (
-    "a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; both count from 0. The attribution is the first-order estimate "
-    "of what a component's output adds to the loss, compared with its output on the reference (the counterfactual, "
-    "another prompt, or else the mean): above zero it works for the right answer, below zero against it. The norm says "
-    "how hard the loss pulls at the weights by which a component writes, and has no sign."
+    "a3.h5 is head 5 of layer 3, m3 the MLP of layer 3, a3.g1 a group of heads that share keys and values; all count "
+    "from 0. The attribution is the first-order estimate of what a component's output adds to the loss, compared with "
+    "its output on the reference (the counterfactual, another prompt, or else the mean): above zero it works for the "
+    "right answer, below zero against it. The norm says how hard the loss pulls at the weights by which a component "
+    "writes, and has no sign."
 )
 
 

@@ -108,11 +108,20 @@ def write_figures(out: str, folder: Path) -> list[Path]:
 
 
 def _facts(data: ReportData) -> list[str]:
-    """The size of the study, in a line."""
+    """The size of the model and of the study."""
+    facts = [f"{name}: {said}" for name, said in data.computed if name == "prompts"]
     if not data.groups:
-        return []
-    nodes = data.groups[0].nodes
-    return [f"{nodes.height:,} heads and MLPs in {nodes['layer'].n_unique()} layers", *dict(data.computed).values()][:2]
+        return facts
+    names = data.groups[0].nodes["component"]
+    kinds = {"head": r"\.h", "group of keys and values": r"\.g", "MLP": "^m"}
+    counts = {kind: int(names.str.contains(pattern).sum()) for kind, pattern in kinds.items()}
+    shown = ", ".join(_plural(count, kind) for kind, count in counts.items() if count)
+    return [f"{shown} in {data.groups[0].nodes['layer'].n_unique()} layers", *facts]
+
+
+def _plural(count: int, kind: str) -> str:
+    first, _, rest = kind.partition(" ")
+    return f"{count:,} {first}{'' if count == 1 else 's'} {rest}".strip()
 
 
 def _packed(found: list[Section]) -> str:

@@ -90,7 +90,7 @@ def _template_chart(tables: dict[str, pl.DataFrame]) -> Chart:
 
 
 def _quantiles(values: Float[np.ndarray, " prompts"], templates: list[str]) -> pl.DataFrame:
-    quantiles = {name: pl.col("value").quantile(level) for name, level in QUANTILES.items()}
+    quantiles = {name: pl.col("value").quantile(level, "linear") for name, level in QUANTILES.items()}
     table = pl.DataFrame({"template": templates, "value": values}).group_by("template").agg(n=pl.len(), **quantiles)
     return table.sort(pl.col("p50").abs(), "template", descending=True).head(MAX_TEMPLATES)
 
