@@ -22,8 +22,13 @@ Without files and without Ray, for a notebook:
     gbcd.gradient_norms(loaded.model, loaded.tokenizer, prompts)    the table of `scan`
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Threads that wait for each other give their core up, or a machine that others use too slows them down tenfold; read
+# when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from gbcd.component import Component
 from gbcd.prompting.prompt import Prompt
