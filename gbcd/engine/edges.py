@@ -207,7 +207,7 @@ def _differences(decoder: Decoder, run: Run, other: Run) -> Float[Tensor, "promp
     found[:, :, 0] = x0
     at = 1
     for layer in range(decoder.spec.n_layers):
-        here, there = (_by_head(decoder, layer, one.values[f"a{layer}.z"]) for one in (run, other))
+        here, there = (decoder.written_by_heads(layer, one.values[f"a{layer}.z"]) for one in (run, other))
         heads = _aligned(run, here.flatten(2), there.flatten(2)).unflatten(2, (n_heads, -1))
         _put(run.packed, found[:, :, at : at + n_heads], heads)
         at += n_heads
@@ -239,16 +239,3 @@ def _aligned(
         return here - there.expand_as(here)
     index = packed.positions.clamp(max=there.shape[1] - 1)
     return here - there.gather(1, index.unsqueeze(2).expand(-1, -1, there.shape[2]))
-
-
-def _by_head(
-    decoder: Decoder, layer: int, z: Float[Tensor, "prompt row head d_head"]
-) -> Float[Tensor, "prompt row head d_model"]:
-    attention = decoder.attentions[layer]
-    weight = attention.out.weight.unflatten(0, (z.shape[2], -1))
-    written = torch.einsum("erhk,hkd->erhd", z, weight)
-    norm = attention.post_norm
-    if norm is None:
-        return written
-    rstd = norm.inverse_deviation(attention.out(z.flatten(2)))
-    return (written * rstd.unsqueeze(2) * norm.scale).to(z.dtype)

@@ -47,13 +47,6 @@ def _written(decoder: Decoder, run: Run, name: str) -> Float[Tensor, "prompt seq
     block, part = name.split(".")
     if part == "out":
         return value
-    attention = decoder.attentions[int(block[1:])]
     if part == "v":
         return value.new_zeros(*value.shape[:3], decoder.spec.d_model)
-    weight = attention.out.weight.unflatten(0, (value.shape[2], -1))
-    written = torch.einsum("prhk,hkd->prhd", value, weight)
-    norm = attention.post_norm
-    if norm is None:
-        return written
-    rstd = norm.inverse_deviation(attention.out(value.flatten(2)))
-    return written * rstd.unsqueeze(2) * norm.scale
+    return decoder.written_by_heads(int(block[1:]), value)

@@ -81,7 +81,9 @@ class Options:
 
 
 @dataclass(frozen=True)
-class _Attention:
+class Attention:
+    """Attention of one block with its weights, those of queries and the others apart, too."""
+
     spec: AttentionSpec
     maps: tuple[LinearMap, ...]
     query_maps: tuple[LinearMap, ...]
@@ -94,7 +96,9 @@ class _Attention:
 
 
 @dataclass(frozen=True)
-class _Mlp:
+class Mlp:
+    """MLP of one block with its weights; see `MlpSpec`."""
+
     spec: MlpSpec
     maps: tuple[LinearMap, ...]
     out: LinearMap
@@ -102,7 +106,7 @@ class _Mlp:
     post_norm: Norm | None
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """The tokens that part of a pass computes: all of them, or those at the answers."""
 
     packed: Packed
@@ -110,14 +114,17 @@ class _Rows(NamedTuple):
 
     @property
     def positions(self) -> Int[Tensor, "example row"]:
+        """Position of each token."""
         if not self.at_answers:
             return self.packed.positions
         return self.packed.positions.gather(1, self.packed.answers)
 
     def of(self, x: Float[Tensor, "example pos d"]) -> Float[Tensor, "example row d"]:
+        """These tokens' rows of `x`."""
         return self.packed.at_answers(x) if self.at_answers else x
 
     def named(self, name: str, x: Float[Tensor, "example row *d"]) -> InputRows:
+        """`x` as an input of maps."""
         return InputRows(name, x.detach().flatten(2), self.positions, self.at_answers)
 
 
@@ -154,6 +161,18 @@ class Decoder:
             x = x + self.position_table[packed.positions + self.spec.embedding.first_position]
         return x
 
+    def written_by_heads(
+        self, layer: int, z: Float[Tensor, "example row head d_head"]
+    ) -> Float[Tensor, "example row head d_model"]:
+        """What each head adds to the residual stream; where a norm follows the block, its share of the normed sum."""
+        attention = self.attentions[layer]
+        written = torch.einsum("erhk,hkd->erhd", z, attention.out.weight.unflatten(0, (z.shape[2], -1)))
+        norm = attention.post_norm
+        if norm is None:
+            return written
+        rstd = norm.inverse_deviation(attention.out(z.flatten(2)))
+        return (written * rstd.unsqueeze(2) * norm.scale).to(z.dtype)
+
     def run(self, packed: Packed, options: Options | None = None, start: Start | None = None) -> Run:
         """A forward pass over `packed`, from its tokens or from `start` on."""
         options = options or Options()
@@ -161,7 +180,7 @@ class Decoder:
         root = start.residual.detach()
         with torch.set_grad_enabled(options.graph):
             root = root.requires_grad_() if options.graph else root
-            forward = _Forward(self, packed, options)
+            forward = Forward(self, packed, options)
             hidden = forward.blocks(start.layer, root)
         return Run(self, packed, options, root, hidden, forward.trace, forward.values)
 
@@ -233,7 +252,7 @@ class Run:
 
     def hidden(self) -> InputRows:
         """What the unembedding reads."""
-        return _Rows(self.packed, True).named("unembed", self._hidden)
+        return Rows(self.packed, True).named("unembed", self._hidden)
 
     def _embedding_gradient(self, d_root: Tensor, d_logits: Tensor, d_hidden: Tensor) -> EmbeddingGradient:
         decoder, packed = self._decoder, self.packed
@@ -249,14 +268,15 @@ class Run:
         )  # fmt: skip
 
 
-class _Forward:
+class Forward:
     """One forward pass, block by block."""
 
     def __init__(self, decoder: Decoder, packed: Packed, options: Options) -> None:
+        """Nothing runs yet."""
         self.decoder, self.packed, self.options = decoder, packed, options
         self.trace = Trace(options.rules, keep=options.keep, keep_sources=options.edges)
         self.values: dict[str, Tensor] = {}
-        self._everything = _Rows(packed, False)
+        self._everything = Rows(packed, False)
         self._masks: dict[int | None, Float[Tensor, "#example 1 pos pos"]] = {}
 
     def blocks(self, first: int, x: Float[Tensor, "example pos d"]) -> Float[Tensor, "example row d"]:
@@ -265,27 +285,27 @@ class _Forward:
         whole = self.options.every_token or decoder.spec.reads_every_token
         rows = self._everything
         for layer in range(first, n_layers):
-            rows = _Rows(self.packed, layer == n_layers - 1 and not whole)
+            rows = Rows(self.packed, layer == n_layers - 1 and not whole)
             x = self._block(layer, x, rows)
         if not rows.at_answers and not whole:
-            rows, x = _Rows(self.packed, True), self.packed.at_answers(x)
+            rows, x = Rows(self.packed, True), self.packed.at_answers(x)
         if decoder.final_norm is None:
             return x
-        return self._normed(x, decoder.final_norm, rows)
+        return self.normed(x, decoder.final_norm, rows)
 
-    def _block(self, layer: int, x: Float[Tensor, "example pos d"], rows: _Rows) -> Float[Tensor, "example row d"]:
+    def _block(self, layer: int, x: Float[Tensor, "example pos d"], rows: Rows) -> Float[Tensor, "example row d"]:
         self._record(f"x{layer}", x)
         attention, mlp = self.decoder.attentions[layer], self.decoder.mlps[layer]
         stream = rows.of(x)
         after = stream + self._attention(layer, attention, x, rows)
         if mlp is None:
             return after
-        return after + self._mlp(layer, mlp, stream if self.decoder.spec.parallel else after, rows)
+        return after + self.mlp(layer, mlp, stream if self.decoder.spec.parallel else after, rows)
 
     def _attention(
-        self, layer: int, block: _Attention, x: Float[Tensor, "example pos d"], rows: _Rows
+        self, layer: int, block: Attention, x: Float[Tensor, "example pos d"], rows: Rows
     ) -> Float[Tensor, "example row d"]:
-        normal = self._normed(x, block.norm, self._everything)
+        normal = self.normed(x, block.norm, self._everything)
         read = self._everything.named(f"a{layer}.qkv", normal)
         if rows.at_answers:
             at_answers = rows.of(normal)
@@ -294,25 +314,25 @@ class _Forward:
         else:
             parts = self._parts(normal, block.maps, read)
         q, k, v = (self._patched(f"a{layer}.{part}", parts[part]) for part in "qkv")
-        z = self._patched(f"a{layer}.z", self._mixed(layer, block, q, k, v, rows)).flatten(2)
+        z = self._patched(f"a{layer}.z", self.mixed(layer, block, q, k, v, rows)).flatten(2)
         written = mapped(z, block.out, rows.named(f"a{layer}.o", z), self.trace)
-        return written if block.post_norm is None else self._normed(written, block.post_norm, rows)
+        return written if block.post_norm is None else self.normed(written, block.post_norm, rows)
 
-    def _mixed(
+    def mixed(
         self,
         layer: int,
-        block: _Attention,
+        block: Attention,
         q: Float[Tensor, "example row head d_head"],
         k: Float[Tensor, "example pos group d_head"],
         v: Float[Tensor, "example pos group d_head"],
-        rows: _Rows,
+        rows: Rows,
     ) -> Float[Tensor, "example row head d_head"]:
         """Attention between maps: norms and rotation of queries and keys, scores, softmax, weighted values."""
         spec, rules = block.spec, self.options.rules
         if block.q_norm is not None:
-            q = self._normed(q, block.q_norm, rows)
+            q = self.normed(q, block.q_norm, rows)
         if block.k_norm is not None:
-            k = self._normed(k, block.k_norm, self._everything)
+            k = self.normed(k, block.k_norm, self._everything)
         if self.options.edges and k.shape[2] != q.shape[2]:
             k, v = (_per_query_head(values, q.shape[2], self.trace, f"a{layer}.{part}")
                     for values, part in ((k, "k"), (v, "v")))  # fmt: skip
@@ -333,10 +353,11 @@ class _Forward:
         z = torch.matmul(pattern, v).unflatten(2, (-1, shape[1]))
         return z.permute(0, 3, 1, 2, 4).flatten(2, 3).to(self.decoder.token_table.dtype)
 
-    def _mlp(
-        self, layer: int, block: _Mlp, stream: Float[Tensor, "example row d"], rows: _Rows
+    def mlp(
+        self, layer: int, block: Mlp, stream: Float[Tensor, "example row d"], rows: Rows
     ) -> Float[Tensor, "example row d"]:
-        normal = self._normed(stream, block.norm, rows)
+        """What the MLP adds to the residual stream, from what it reads of it."""
+        normal = self.normed(stream, block.norm, rows)
         parts = self._parts(normal, block.maps, rows.named(f"m{layer}.in", normal))
         parts = {part: self._patched(f"m{layer}.{part}", value).flatten(2) for part, value in parts.items()}
         rules, name = self.options.rules, block.spec.activation
@@ -348,7 +369,7 @@ class _Forward:
             act = activated(parts["in"], name, rules.fixed_activations)
         written = mapped(act, block.out, rows.named(f"m{layer}.out", act), self.trace)
         if block.post_norm is not None:
-            written = self._normed(written, block.post_norm, rows)
+            written = self.normed(written, block.post_norm, rows)
         return self._patched(f"m{layer}.out", written.unsqueeze(2)).squeeze(2)
 
     def _parts(
@@ -362,7 +383,8 @@ class _Forward:
                 found[part] = slices[:, :, which]
         return found
 
-    def _normed(self, x: Float[Tensor, "example row *d"], norm: Norm | None, rows: _Rows) -> Tensor:
+    def normed(self, x: Float[Tensor, "example row *d"], norm: Norm | None, rows: Rows) -> Tensor:
+        """`x` after a norm, if there is one."""
         if norm is None:
             return x
         return normed(x, norm, rows.named(norm.component, x), self.trace)
@@ -395,7 +417,7 @@ class _Forward:
         return self._masks[window]
 
     def _rotated(
-        self, x: Float[Tensor, "example row slice d_head"], spec: AttentionSpec, rows: _Rows
+        self, x: Float[Tensor, "example row slice d_head"], spec: AttentionSpec, rows: Rows
     ) -> Float[Tensor, "example row slice d_head"]:
         assert spec.rotary is not None
         positions = rows.positions
@@ -455,7 +477,7 @@ def _maps(model: nn.Module, specs: tuple[MapSpec, ...]) -> tuple[LinearMap, ...]
     return tuple(LinearMap.of(model, spec) for spec in specs)
 
 
-def _attention(model: nn.Module, spec: AttentionSpec) -> _Attention:
+def _attention(model: nn.Module, spec: AttentionSpec) -> Attention:
     maps = _maps(model, spec.maps)
     split = {True: [], False: []}
     for linear in maps:
@@ -464,9 +486,9 @@ def _attention(model: nn.Module, spec: AttentionSpec) -> _Attention:
             if indices:
                 split[wanted].append(linear.slices(indices))
     norms = (_norm(model, one) for one in (spec.norm, spec.q_norm, spec.k_norm, spec.post_norm))
-    return _Attention(spec, maps, tuple(split[True]), tuple(split[False]), LinearMap.of(model, spec.out), *norms)
+    return Attention(spec, maps, tuple(split[True]), tuple(split[False]), LinearMap.of(model, spec.out), *norms)
 
 
-def _mlp(model: nn.Module, spec: MlpSpec) -> _Mlp:
+def _mlp(model: nn.Module, spec: MlpSpec) -> Mlp:
     norms = _norm(model, spec.norm), _norm(model, spec.post_norm)
-    return _Mlp(spec, _maps(model, spec.maps), LinearMap.of(model, spec.out), *norms)
+    return Mlp(spec, _maps(model, spec.maps), LinearMap.of(model, spec.out), *norms)
