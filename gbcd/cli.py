@@ -10,6 +10,7 @@ import typer
 from gbcd.commands.compile_tracr import compile_tracr
 from gbcd.commands.doctor import doctor
 from gbcd.commands.evaluate import evaluate
+from gbcd.commands.export import export
 from gbcd.commands.init import init
 from gbcd.commands.list import list_
 from gbcd.commands.plan import plan
@@ -53,6 +54,7 @@ CHAPTERS = {
     "Read what it found": [
         Command("reduce", reduce, "results/ioi"),
         Command("evaluate", evaluate, "results/ioi"),
+        Command("export", export, "results/ioi --mib circuits"),
         Command("report", report, "results/ioi --png figures"),
     ],
     "Models": [

@@ -3,29 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import polars as pl
+import typer
 from rich.console import Console
 
 from gbcd.commands import options
 from gbcd.commands.report import write as write_report
-from gbcd.commands.step_display import shown_steps
 from gbcd.commands.terminal import console, exit_status, hush_libraries
+from gbcd.errors import BadInput
 from gbcd.printing import counted, fact, heading, line, table
 from gbcd.run.parts import folders
 
 if TYPE_CHECKING:
     from gbcd.evaluation.evaluate import Evaluation
+    from gbcd.evaluation.patching import Ablation
 
-#: The truths that can be shown, best first: mean drop of the metric when a component is resampled from the
-#: counterfactual, or, where there are none, when it has its mean.
-TRUTHS = ("resample", "mean")
+Ablations = Annotated[
+    str,
+    typer.Option("--ablations", metavar="LIST", help="How nodes are ablated: resample, mean, zero; comma-separated."),
+]
+Nodes = Annotated[
+    str,
+    typer.Option(
+        "--nodes", metavar="all|top:N", help="All, or the N best by the study's score and a sample of others."
+    ),
+]
+Budget = Annotated[
+    float | None, typer.Option("--budget", metavar="MINUTES", help="As many pairs as fit, up to --pairs.")
+]
+CircuitFile = Annotated[
+    Path | None,
+    typer.Option("--circuit", metavar="FILE", help="Judge this circuit (.json, .pt) instead of the study's."),
+]
+
+#: The truths that can be shown, best first.
+TRUTHS = ("resample", "mean", "zero")
 
 
-def evaluate(out: options.Results, pairs: options.Pairs = 128, definitions: options.Definitions = None) -> None:
+def evaluate(
+    out: options.Results,
+    pairs: options.Pairs = 128,
+    ablations: Ablations = "resample",
+    nodes: Nodes = "all",
+    budget: Budget = None,
+    circuit: CircuitFile = None,
+    workers: options.Workers = None,
+    definitions: options.Definitions = None,
+) -> None:
     """Hold a finished study against what components do when they are ablated, and against other methods."""
-    with exit_status():
+    with exit_status(resumes=True):
         hush_libraries()
         from gbcd.evaluation.evaluate import evaluate as measure
         from gbcd.run.own_definitions import changed_since, import_definitions, read_definitions
@@ -36,16 +65,28 @@ def evaluate(out: options.Results, pairs: options.Pairs = 128, definitions: opti
         import_definitions(files)
         for folder in folders(out):
             for file in changed_since(files, read_plan(Store(folder))):
-                fact(console, "Beware", f"{file} has changed since the study was planned")
-            with shown_steps(console) as watch:
-                found = measure(folder, pairs, watch=watch)
+                fact(console, "Warning", f"{file} has changed since the study was planned")
+            if circuit is not None:
+                _judge(folder, circuit, pairs)
+                continue
+            found = measure(
+                folder,
+                pairs,
+                ablations=_ablations(ablations),
+                top=_top(nodes),
+                budget=budget,
+                workers=workers or 0,
+                console=console,
+                definitions=files,
+            )
             show_evaluation(found, folder, console)
-        write_report(out)
-        fact(console, "Next", f"gbcd.load_circuit({folders(out)[0]!r}) in Python is the circuit, for other tools")
+        if circuit is None:
+            write_report(out)
+            fact(console, "Next", f"gbcd export {out} --mib circuits writes the circuit for other tools")
 
 
 def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
-    """Print one table per task and wrong answer, best rank correlation first."""
+    """Print one table per task and wrong answer, best rank correlation first, and one of circuits of edges."""
     measured = set(evaluation.figures["truth"])
     truth = next(name for name in TRUTHS if name in measured)
     shown = evaluation.figures.filter(
@@ -53,28 +94,46 @@ def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
     )
     for (task, wrong_answer), rows in shown.group_by("task", "wrong_answer", maintain_order=True):
         n_pairs, members, total = (rows[column][0] for column in ("n_pairs", "n_members", "n_components"))
-        passes = evaluation.effects.filter(task=task, method=truth)["cost"][0]
+        effects = evaluation.effects.filter(task=task, method=truth)
         heading(
             console,
             f"{task}, {wrong_answer or 'baselines'}: against {truth} ablation on {counted(n_pairs, 'pair')} "
-            f"({passes:.3g} forward passes over each), {members} of {total} components in the circuit",
+            f"({effects['cost'][0]:.3g} forward passes over each), {members} of {total} components in the circuit"
+            + _sample(effects),
         )
-        table(console, ["score", "AUROC", "Spearman", "passes"], _methods(rows), words=["score"])
+        table(console, ["score", "AUROC", "Spearman", "passes"], _methods(rows, ("auroc", "spearman")), words=["score"])
+    edges = evaluation.figures.filter(pl.col("figure").is_in(["edge_cpr", "edge_cmd"]))
+    for (task,), rows in edges.group_by("task", maintain_order=True):
+        heading(console, f"{task}: circuits of edges, as MIB measures them")
+        table(console, ["score", "CPR", "CMD", "passes"], _methods(rows, ("edge_cpr", "edge_cmd")), words=["score"])
     console.print()
     for note in evaluation.notes:
         line(console, note)
     fact(console, "Results", f"{out}, tables and circuits")
 
 
-def _methods(rows: pl.DataFrame) -> list[tuple[str, ...]]:
-    by_method = {str(method): group for (method,), group in rows.group_by("method", maintain_order=True)}
-    figures = {
-        method: {row["figure"]: row for row in group.iter_rows(named=True)} for method, group in by_method.items()
+def _sample(effects: pl.DataFrame) -> str:
+    sampled = effects.filter(pl.col("weight") > 1)
+    if sampled.is_empty():
+        return ""
+    return f"; {len(effects)} were ablated, {len(sampled)} of them drawn to stand for {sampled['weight'].sum()}"
+
+
+def _methods(rows: pl.DataFrame, figures: tuple[str, str]) -> list[tuple[str, ...]]:
+    """A line for each score: both figures with intervals, and what it costs; the largest second figure first."""
+    found = {
+        (str(method), wrong_answer): {row["figure"]: row for row in group.iter_rows(named=True)}
+        for (method, wrong_answer), group in rows.group_by("method", "wrong_answer", maintain_order=True)
     }
-    best_first = sorted(figures, key=lambda method: -(figures[method]["spearman"]["value"] or -2.0))
+    several = len({wrong_answer for _, wrong_answer in found}) > 1
+    best_first = sorted(found, key=lambda key: -(found[key][figures[1]]["value"] or -2.0))
     return [
-        (method, _interval(found["auroc"]), _interval(found["spearman"]), f"{found['spearman']['cost'] or 0:g}")
-        for method, found in ((method, figures[method]) for method in best_first)
+        (
+            f"{key[0]}, {key[1]}" if several and key[1] is not None else key[0],
+            *(_interval(found[key][figure]) for figure in figures),
+            f"{found[key][figures[0]]['cost'] or 0:g}",
+        )
+        for key in best_first
     ]
 
 
@@ -83,3 +142,39 @@ def _interval(row: Mapping[str, Any]) -> str:
     if value is None or value != value:
         return "-"
     return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _judge(out: str, circuit: Path, pairs: int) -> None:
+    from gbcd.evaluation.given_circuit import judge
+
+    found = judge(out, circuit, pairs)
+    for (task,), rows in found.group_by("task", maintain_order=True):
+        heading(console, f"{task}: {circuit}")
+        lines = [
+            (
+                row["circuit"],
+                "" if row["size"] is None else f"{row['size']:.3g}",
+                str(row["n_edges"] or ""),
+                _interval(row),
+            )
+            for row in rows.iter_rows(named=True)
+        ]
+        table(console, ["circuit", "share of edges", "edges", "value"], lines, words=["circuit"])
+
+
+def _ablations(text: str) -> tuple[Ablation, ...]:
+    from gbcd.evaluation.patching import Ablation
+
+    names, known = tuple(dict.fromkeys(text.split(","))), get_args(Ablation)
+    if strange := [name for name in names if name not in known]:
+        raise BadInput(f"--ablations: {strange[0]!r} is none of {', '.join(known)}")
+    return cast("tuple[Ablation, ...]", names)
+
+
+def _top(text: str) -> int | None:
+    if text == "all":
+        return None
+    number = text.removeprefix("top:")
+    if not text.startswith("top:") or not number.isdigit() or int(number) < 1:
+        raise BadInput(f"--nodes: {text!r} is neither `all` nor `top:N`")
+    return int(number)

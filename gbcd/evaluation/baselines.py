@@ -1,131 +1,170 @@
-"""Scores to beat: those that need counterfactuals or a pass of their own, and what the weights alone say."""
+"""Scores to beat, in one table: what each is, what it costs, and whether its sign means anything.
+
+    attribution_patching       first-order effect of resampling (Nanda 2023; Syed et al. 2023, arXiv 2310.10348)
+    attribution_patching_ig    the same, integrated over the embeddings (Hanna et al. 2024, arXiv 2403.17806)
+    relp                       the same, passed back by relevance rules (Jafari et al. 2025, arXiv 2508.21258)
+    gim                        the same by the rules of Edin et al. 2025, arXiv 2505.17630
+    hisp                       |a . g|, head importance (Michel et al. 2019, arXiv 1905.10650, section 4.1)
+    direct_effect              through the residual stream alone; for the logit difference direct logit attribution
+    weight_norm, layer_index, parameter_count, random    what the weights, or nothing, say
+
+A score of your own is one more record (`baseline`). A backward pass costs about as much as a forward pass, and is
+counted as one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
-from gbcd.component import Component
 from gbcd.errors import BadInput, own_code
-from gbcd.evaluation.attribution import Attribution
-from gbcd.evaluation.pairs import Pairs
-from gbcd.evaluation.recovery import Score
-from gbcd.evaluation.replicas import means
-from gbcd.models.load import LoadedModel
+from gbcd.evaluation.score_context import ScoreContext
+from gbcd.models.rules import RulesName
+
+INTEGRATION_STEPS = 5
 
 #: Of each component, or of each prompt and component.
 Values = Float[np.ndarray, "*prompts components"]
 
+Definition = Callable[[ScoreContext], Values]
 
-class Asked(NamedTuple):
-    """What a baseline may read.
+
+class Baseline(NamedTuple):
+    """One score.
 
     Attributes:
-        loaded: the model.
-        pairs: prompts with their counterfactuals.
-        components: parts or nodes (`gbcd.analysis.nodes.NodeMap`), in the order that the values are to have.
-        rng: for what is drawn.
+        name: in tables and the report.
+        passes: forward passes per prompt that it takes.
+        signed: whether it estimates the drop that an ablation would cause, sign included; its size is what ranks.
+        needs_counterfactual: whether prompts need a counterfactual or a partner.
+        function: gives the values.
+        edges: gives those of edges, where it has them.
     """
 
-    loaded: LoadedModel
-    pairs: Pairs
-    components: Sequence[Component]
-    rng: np.random.Generator
+    name: str
+    passes: float
+    signed: bool
+    needs_counterfactual: bool
+    function: Definition
+    edges: Callable[[ScoreContext], Float[Tensor, "prompt edge"] | None] | None = None
+
+    def values(self, context: ScoreContext) -> Values:
+        """The values, checked.
+
+        Raises:
+            BadInput: the code of a score of one's own fails, or gives values of another shape.
+        """
+        with own_code(f"score {self.name!r}", self.function):
+            values = np.asarray(self.function(context), dtype=np.float64)
+        n_prompts, n_components = len(context.prompts), len(context.components)
+        if values.shape not in ((n_components,), (n_prompts, n_components)):
+            raise BadInput(
+                f"score {self.name!r} gives values of shape {values.shape}; wanted are {n_components}, one for each "
+                f"component, or {n_prompts} x {n_components}, one for each prompt and component"
+            )
+        return values
 
 
-Definition = Callable[[Asked], Values]
-
-_BASELINES: dict[str, tuple[Definition, float]] = {}
+BASELINES: dict[str, Baseline] = {}
 
 
-def attribution_scores(
-    attributions: Mapping[str, Attribution], weights: Float[np.ndarray, "replicas prompts"]
-) -> list[Score]:
-    """Sizes of the mean attributions, with replicas."""
-    return [
-        Score(name, None, np.abs(means(weights, attribution.values)), attribution.cost)
-        for name, attribution in attributions.items()
-    ]
-
-
-def baseline(name: str, cost: float = 0.0) -> Callable[[Definition], Definition]:
-    """Register a score of one's own; it is held against measured effects like every other.
-
-    Args:
-        name: how it is called in tables and in the report.
-        cost: forward passes per prompt that it takes, a backward pass counted as one.
+def baseline(
+    name: str, passes: float = 0.0, *, signed: bool = False, needs_counterfactual: bool = False
+) -> Callable[[Definition], Definition]:
+    """Register a score of one's own; it is held against measured effects like every other. Arguments as in `Baseline`.
 
     Raises:
         ValueError: there is one of that name.
     """
 
     def register(definition: Definition) -> Definition:
-        if name in _BASELINES:
-            raise ValueError(f"there is a baseline {name!r} already")
-        _BASELINES[name] = (definition, cost)
+        _add(Baseline(name, passes, signed, needs_counterfactual, definition))
         return definition
 
     return register
 
 
-def baseline_scores(asked: Asked, weights: Float[np.ndarray, "replicas prompts"]) -> list[Score]:
-    """All that are registered, with replicas: means over prompts, or all alike where there is one value for all."""
-    found: list[Score] = []
-    for name, (definition, cost) in _BASELINES.items():
-        values = _computed(name, definition, asked)
-        replicas = np.tile(values, (len(weights), 1)) if values.ndim == 1 else means(weights, values)
-        found.append(Score(name, None, replicas, cost))
-    return found
+def _add(record: Baseline) -> None:
+    if record.name in BASELINES:
+        raise ValueError(f"there is a baseline {record.name!r} already")
+    BASELINES[record.name] = record
 
 
-def _computed(name: str, definition: Definition, asked: Asked) -> Values:
-    with own_code(f"score {name!r}", definition):
-        values = np.asarray(definition(asked), dtype=np.float64)
-    n_prompts, n_components = len(asked.pairs.encoded), len(asked.components)
-    if values.shape not in ((n_components,), (n_prompts, n_components)):
-        raise BadInput(
-            f"score {name!r} gives values of shape {values.shape}; wanted are {n_components}, one for each component, "
-            f"or {n_prompts} x {n_components}, one for each prompt and component"
-        )
-    return values
+def _attribution(name: str, rules: RulesName, steps: int, passes: float) -> Baseline:
+    def of_nodes(context: ScoreContext) -> Values:
+        change = context.attributed(rules, steps).change
+        assert change is not None
+        return _numpy(change)
+
+    return Baseline(name, passes, True, True, of_nodes, lambda context: context.attributed(rules, steps).edges)
+
+
+_add(_attribution("attribution_patching", "plain", 1, 3.0))
+_add(_attribution("attribution_patching_ig", "plain", INTEGRATION_STEPS, 1.0 + 2 * INTEGRATION_STEPS))
+_add(_attribution("relp", "relp", 1, 3.0))
+_add(_attribution("gim", "gim", 1, 3.0))
+
+
+@baseline("hisp", 2.0)
+def hisp(context: ScoreContext) -> Values:
+    """Size of value times gradient."""
+    return _numpy(context.attributed().value.abs())
+
+
+@baseline("direct_effect", 1.0, signed=True)
+def direct_effect(context: ScoreContext) -> Values:
+    """Of nodes; parts that write elsewhere than to the residual stream have none."""
+    if any(component.name != component.node for component in context.components):
+        return np.zeros(len(context.components))
+    return _numpy(context.direct_effects())
 
 
 @baseline("weight_norm")
-def weight_norm(asked: Asked) -> Values:
+def weight_norm(context: ScoreContext) -> Values:
     """Frobenius norm of the weights."""
-    squares = _squared_weight_norms(asked.loaded)
-    for part in asked.loaded.components:
-        if part.is_circuit_part:
-            squares[part.node] = squares.get(part.node, 0.0) + squares[part.name]
-    return np.sqrt([squares[component.name] for component in asked.components])
-
-
-@baseline("layer_index")
-def layer_index(asked: Asked) -> Values:
-    """Later is higher."""
-    return np.array([float(component.layer) for component in asked.components])
-
-
-@baseline("parameter_count")
-def parameter_count(asked: Asked) -> Values:
-    """How many weights there are."""
-    return np.array([float(component.n_params) for component in asked.components])
-
-
-@baseline("random")
-def noise(asked: Asked) -> Values:
-    """What no score should be worse than."""
-    return asked.rng.random(len(asked.components))
-
-
-def _squared_weight_norms(loaded: LoadedModel) -> dict[str, float]:
-    """Of every part of every head and MLP."""
-    decoder, found = loaded.decoder, dict[str, float]()
+    decoder, squares = context.loaded.decoder, dict[str, float]()
     blocks = [*decoder.attentions, *(mlp for mlp in decoder.mlps if mlp is not None)]
     for linear in (linear for block in blocks for linear in (*block.maps, block.out)):
         slices = linear.weight.double().chunk(len(linear.components), dim=1 if linear.axis == "out" else 0)
-        found |= {name: float(part.square().sum()) for name, part in zip(linear.components, slices, strict=True)}
-    return found
+        squares |= {name: float(part.square().sum()) for name, part in zip(linear.components, slices, strict=True)}
+    for part in context.loaded.components:
+        if part.is_circuit_part:
+            squares[part.node] = squares.get(part.node, 0.0) + squares[part.name]
+    return np.sqrt([squares[component.name] for component in context.components])
+
+
+@baseline("layer_index")
+def layer_index(context: ScoreContext) -> Values:
+    """Later is higher."""
+    return np.array([float(component.layer) for component in context.components])
+
+
+@baseline("parameter_count")
+def parameter_count(context: ScoreContext) -> Values:
+    """How many weights there are."""
+    return np.array([float(component.n_params) for component in context.components])
+
+
+def _random_edges(context: ScoreContext) -> Float[Tensor, "prompt edge"] | None:
+    edges = context.attributed().edges
+    if edges is None:
+        return None
+    drawn = torch.tensor(context.rng.normal(size=edges.shape[1]))
+    return drawn.expand(len(edges), -1)
+
+
+def random(context: ScoreContext) -> Values:
+    """What no score should be worse than."""
+    return context.rng.random(len(context.components))
+
+
+_add(Baseline("random", 0.0, False, False, random, _random_edges))
+
+
+def _numpy(values: Tensor) -> Float[np.ndarray, "prompts components"]:
+    return values.detach().double().cpu().numpy()

@@ -55,7 +55,7 @@ def metric_for(
 
 def metric_of(metric: Metric, run: Run, rows: list[int]) -> Float[np.ndarray, " example"]:
     """The metric of every example of a run; `rows` are the prompts that they are of."""
-    return metric(_read(run.logits), rows).double().cpu().numpy()
+    return metric(read_answers(run.logits), rows).double().cpu().numpy()
 
 
 def metric_gradient(metric: Metric, run: Run, rows: list[int]) -> Float[Tensor, "example seq vocab"]:
@@ -63,11 +63,12 @@ def metric_gradient(metric: Metric, run: Run, rows: list[int]) -> Float[Tensor, 
     with torch.enable_grad():
         # where the model is nearly certain, 1 - p has few digits left in float32
         leaf = run.logits.detach().double().requires_grad_()
-        (gradient,) = torch.autograd.grad(metric(_read(leaf), rows).sum(), leaf)
+        (gradient,) = torch.autograd.grad(metric(read_answers(leaf), rows).sum(), leaf)
     return gradient.to(run.logits.dtype)
 
 
-def _read(logits: Float[Tensor, "example seq vocab"]) -> Float[Tensor, "example *pos vocab"]:
+def read_answers(logits: Float[Tensor, "example seq vocab"]) -> Float[Tensor, "example *pos vocab"]:
+    """What a metric reads: the logits of the one answer, or those of every position."""
     return logits[:, 0] if logits.shape[1] == 1 else logits
 
 

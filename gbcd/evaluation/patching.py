@@ -1,12 +1,21 @@
-"""Patched runs of one batch: the prompts as they are, what is put in the place of values, and runs with it in place.
+"""What components do, measured: replace a component's value and see how far the task's metric falls.
+
+    resample    by its value in the counterfactual prompt (or the partner), position by position
+    mean        by its mean over the task's prompts at the same position
+    zero        by zero
+
+An effect is the drop, metric as it is less metric with the component replaced: positive where the component helps,
+negative where it works against the answer. The other direction keeps a circuit and replaces everything else; embeddings
+stay, since every circuit of nodes has them. Prompts without counterfactuals (compiled programs) cannot be resampled;
+there the mean takes its place.
 
 Several patches of every prompt are examples of one run, which starts at the first block that any of them touches: what
-lies before it is as it was.
+lies before it is as it was. So the effects of all nodes cost about half as many forward passes as there are nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,12 +23,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gbcd.engine.engine import packed_for
 from gbcd.engine.gram import widened
 from gbcd.evaluation.metrics import Metric, metric_of
-from gbcd.evaluation.pairs import Batch, Pairs
 from gbcd.evaluation.places import Place
 from gbcd.models.decoder import Options, SlicePatch, Start
 from gbcd.models.load import LoadedModel
+from gbcd.prompting.tokens import EncodedPrompt
 
 Ablation = Literal["resample", "mean", "zero"]
 
@@ -31,7 +41,7 @@ Means = Mapping[str, Float[Tensor, "pos slice width"]]
 
 
 class PatchedBatch:
-    """One batch of prompts, to be run with patches.
+    """Prompts that are run with patches.
 
     Attributes:
         clean: the metric on the prompts.
@@ -40,41 +50,56 @@ class PatchedBatch:
     """
 
     def __init__(
-        self, loaded: LoadedModel, batch: Batch, places: Sequence[Place], metric: Metric, means: Means | None = None
+        self,
+        loaded: LoadedModel,
+        prompts: Sequence[EncodedPrompt],
+        places: Sequence[Place],
+        metric: Metric,
+        means: Means | None = None,
     ) -> None:
-        """Run the prompts, and their counterfactuals unless `means` take their part (`are_pairs` is False)."""
-        self._loaded, self._batch, self._metric, self._means = loaded, batch, metric, means or {}
-        self._packed = batch.packed(loaded)
+        """Run the prompts and their counterfactuals; `means` are needed without these, or by the ablation `mean`."""
+        self._loaded, self._metric, self._means = loaded, metric, means or {}
+        self._rows = list(range(len(prompts)))
+        self._packed = packed_for(loaded, [(prompt.ids,) for prompt in prompts])
         names = {place.value for place in places}
-        streams = {f"x{place.layer}" for place in places}
-        run = loaded.decoder.run(self._packed, Options(record=names | streams))
-        self._values = run.values
-        self.clean = metric_of(metric, run, batch.rows)
-        if all(prompt.reference_ids is None for prompt in batch.prompts):
-            self._others: dict[str, Tensor] = {}
+        run = loaded.decoder.run(self._packed, Options(record=names | {f"x{place.layer}" for place in places}))
+        self._values, self._others = run.values, dict[str, Tensor]()
+        self.clean = metric_of(metric, run, self._rows)
+        references = [prompt.reference_ids for prompt in prompts]
+        if None in references:
             self.other = self.patched([places], "mean")[:, 0]
         else:
-            other = loaded.decoder.run(batch.packed_references(loaded), Options(record=names))
-            self._others = other.values
-            self.other = metric_of(metric, other, batch.rows)
+            other = loaded.decoder.run(packed_for(loaded, [(ids or (),) for ids in references]), Options(record=names))
+            self._others, self.other = other.values, metric_of(metric, other, self._rows)
+
+    def drops(
+        self, places: Sequence[Place], ablation: Ablation, on_progress: Callable[[int], None] = lambda n: None
+    ) -> Float[np.ndarray, "prompt place"]:
+        """The effect of each place by itself; `on_progress` is told of every few."""
+        found = np.zeros((len(self._rows), len(places)))
+        for layer in sorted({place.layer for place in places}):
+            columns = [column for column, place in enumerate(places) if place.layer == layer]
+            patched = self.patched([[places[column]] for column in columns], ablation)
+            found[:, columns] = self.clean[:, None] - patched
+            on_progress(len(columns) * len(self._rows))
+        return found
 
     def patched(self, sets: Sequence[Collection[Place]], ablation: Ablation) -> Float[np.ndarray, "prompt set"]:
         """The metric with each of `sets` of places replaced."""
-        at_once = max(1, MAX_ROWS // len(self._batch.rows))
+        at_once = max(1, MAX_ROWS // len(self._rows))
         found = [self._run(sets[start : start + at_once], ablation) for start in range(0, len(sets), at_once)]
         return np.concatenate(found, axis=1)
 
     def _run(self, sets: Sequence[Collection[Place]], ablation: Ablation) -> Float[np.ndarray, "prompt set"]:
         touched = [place for some in sets for place in some]
         if not touched:
-            return np.tile(self.clean[:, None], len(sets))
-        n_prompts, n_sets = len(self._batch.rows), len(sets)
+            return np.repeat(self.clean[:, None], len(sets), axis=1)
         patches = {name: self._patch(name, sets, ablation) for name in {place.value for place in touched}}
         first = min(place.layer for place in touched)
-        start = Start(first, self._values[f"x{first}"].repeat_interleave(n_sets, 0))
-        run = self._loaded.decoder.run(self._packed.repeated(n_sets), Options(patches=patches), start)
-        rows = [row for row in self._batch.rows for _ in range(n_sets)]
-        return metric_of(self._metric, run, rows).reshape(n_prompts, n_sets)
+        start = Start(first, self._values[f"x{first}"].repeat_interleave(len(sets), 0))
+        run = self._loaded.decoder.run(self._packed.repeated(len(sets)), Options(patches=patches), start)
+        rows = [row for row in self._rows for _ in sets]
+        return metric_of(self._metric, run, rows).reshape(len(self._rows), len(sets))
 
     def _patch(self, name: str, sets: Sequence[Collection[Place]], ablation: Ablation) -> SlicePatch:
         value = self._values[name]
@@ -82,8 +107,7 @@ class PatchedBatch:
         for row, some in enumerate(sets):
             where[row, [place.slice for place in some if place.value == name]] = True
         other = self._replacement(name, ablation)
-        if len(other) > 1:
-            other = other.repeat_interleave(len(sets), 0)
+        other = other.repeat_interleave(len(sets), 0) if len(other) > 1 else other
         return SlicePatch(other, where.repeat(len(value), 1))
 
     def _replacement(self, name: str, ablation: Ablation) -> Float[Tensor, "#prompt #row slice width"]:
@@ -97,23 +121,22 @@ class PatchedBatch:
         return self._means[name][self._packed.answers]
 
 
-def position_means(loaded: LoadedModel, pairs: Pairs, places: Sequence[Place]) -> Means:
+def position_means(
+    loaded: LoadedModel, prompts: Sequence[EncodedPrompt], places: Sequence[Place], batch_size: int
+) -> Means:
     """Mean of values over prompts at each position, over the prompts that are long enough to have it."""
-    longest = max(len(prompt.ids) for prompt in pairs.encoded)
+    longest = max(len(prompt.ids) for prompt in prompts)
+    options = Options(record={place.value for place in places}, every_token=True)
     sums: dict[str, Tensor] = {}
     counts = torch.zeros(longest, 1, 1, device=loaded.device, dtype=torch.float64)
-    for real, values in _recorded(loaded, pairs, {place.value for place in places}):
-        counts[: real.shape[1]] += real.sum(0)[:, None, None]
-        for name, value in values.items():
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        packed = packed_for(loaded, [(prompt.ids,) for prompt in batch])
+        lengths = torch.tensor([len(prompt.ids) for prompt in batch], device=loaded.device)
+        width = packed.ids.shape[1]
+        real = torch.arange(width, device=loaded.device) < lengths.unsqueeze(1)
+        counts[:width] += real.sum(0)[:, None, None]
+        for name, value in loaded.decoder.run(packed, options).values.items():
             total = sums.setdefault(name, value.new_zeros(longest, *value.shape[2:], dtype=torch.float64))
-            total[: value.shape[1]] += (widened(value) * real[:, :, None, None]).sum(0)
+            total[:width] += (widened(value) * real[:, :, None, None]).sum(0)
     return {name: total / counts for name, total in sums.items()}
-
-
-def _recorded(loaded: LoadedModel, pairs: Pairs, names: Collection[str]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Which tokens of each batch are no padding, and its values at every token."""
-    for batch in pairs.batches:
-        packed = batch.packed(loaded)
-        lengths = torch.tensor([len(prompt.ids) for prompt in batch.prompts], device=loaded.device)
-        real = torch.arange(packed.ids.shape[1], device=loaded.device) < lengths.unsqueeze(1)
-        yield real, loaded.decoder.run(packed, Options(record=names, every_token=True)).values

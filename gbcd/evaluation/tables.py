@@ -7,12 +7,13 @@ import polars as pl
 from gbcd.component import file_name
 
 EVALUATION_FILE, EFFECTS_FILE = "evaluation.parquet", "effects.parquet"
-FAITHFULNESS_FILE, AGGREGATION_FILE = "faithfulness.parquet", "aggregation.parquet"
+FAITHFULNESS_FILE, EDGE_FAITHFULNESS_FILE = "faithfulness.parquet", "edge_faithfulness.parquet"
+EDGE_SCORES_FILE = "edge_scores.parquet"
 
 
-def edges_file(task: str, wrong_answer: str) -> str:
-    """File of the circuit whose edges have scores of their own."""
-    return file_name("circuit_edges", task, wrong_answer, suffix="json")
+def drops_file(task: str) -> str:
+    """File of the effects on single prompts of a task."""
+    return file_name("effects/effects", task, suffix="parquet")
 
 
 _NAMES = {name: pl.String() for name in ("task", "wrong_answer", "method")}
@@ -27,7 +28,8 @@ EVALUATION = pl.Schema(
         "cost": pl.Float64(),
     }
 )
-"""One row per score, truth, group (`all`, `heads`, `mlps`) and figure; `cost` in forward passes per prompt."""
+"""One row per score, truth, group (`all`, `heads`, `groups`, `mlps`) and figure; `cost` in forward passes per prompt. A
+figure that ends in `_difference` is the score's less that of the score that ranks the study's components."""
 
 EFFECTS = pl.Schema(
     {
@@ -35,25 +37,30 @@ EFFECTS = pl.Schema(
         **{name: pl.Int64() for name in ("layer", "head")},
         **_BOUNDS,
         "gap": pl.Float64(),
+        "weight": pl.Int64(),
         "n_pairs": pl.Int64(),
         "n_unpatched": pl.Int64(),
         "cost": pl.Float64(),
-        "wrong_answer": pl.String(),
     }
 )
-"""One row per component and method. Of an ablation or an attribution `value` is the mean drop in the metric (or its
-estimate). `gap` is the mean metric on the prompts less that on their counterfactuals; `cost` in forward passes over all
-pairs."""
+"""One row per component and method: of an ablation or a signed baseline `value` is the mean drop in the metric (or its
+estimate). `gap` is the mean metric on the prompts less that on their counterfactuals; `weight` for how many components
+this one stands, where a sample is ablated; `cost` in forward passes over all pairs."""
 
-FAITHFULNESS = pl.Schema(
-    {**_NAMES, "size": pl.Float64(), "n_components": pl.Int64(), "faithfulness": pl.Float64()}
-    | {"ci_low": pl.Float64(), "ci_high": pl.Float64(), "cost": pl.Float64()}
+DROPS = pl.Schema(
+    {name: pl.String() for name in ("prompt_id", "template", "ablation", "component")} | {"drop": pl.Float64()}
 )
-"""One row per score and size of circuit."""
+"""One row per prompt, ablation and component."""
 
-AGGREGATION = pl.Schema(
-    {**_NAMES, "n": pl.Int64(), "n_blocks": pl.Int64()}
-    | {f"{figure}_{of}": pl.Float64() for figure in ("auroc", "spearman") for of in ("mean", "std")}
+_CURVE = {name: pl.Float64() for name in ("faithfulness", "ci_low", "ci_high", "cost")}
+
+FAITHFULNESS = pl.Schema({**_NAMES, "size": pl.Float64(), "n_components": pl.Int64(), **_CURVE})
+"""One row per score and size of circuit, of nodes."""
+
+EDGE_FAITHFULNESS = pl.Schema({**_NAMES, "ranking": pl.String(), "size": pl.Float64(), "n_edges": pl.Int64(), **_CURVE})
+"""One row per score, ranking (`signed`, `size`) and share of the edges; `n_edges` without dead ends."""
+
+EDGE_SCORES = pl.Schema(
+    {"task": pl.String(), "method": pl.String(), "source": pl.String(), "target": pl.String(), "score": pl.Float64()}
 )
-"""One row per gradient score and number of prompts n that it is a mean over, held against the effects of resampling;
-mean and standard deviation over `n_blocks` separate blocks of n prompts."""
+"""One row per baseline that scores edges, and edge: means over the pairs."""

@@ -1,0 +1,119 @@
+"""Which circuits are run: of growing size, by every score, of nodes and of edges as MIB cuts them.
+
+MIB (Mueller et al. 2025, arXiv 2504.13151, section 3) takes the `int(p * n)` edges with the largest scores for each p
+of `SIZES`, without dead ends. Signed scores cut the circuits whose performance ratio is measured (CPR), their sizes
+those whose distance from the model is (CMD). A score of nodes says nothing of single edges, but an edge matters no more
+than either of its ends, so it has the smaller of their scores.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+from gbcd.analysis.circuits import INPUT, LOGITS, Config, edge_ends
+from gbcd.analysis.selection import without_dead_ends
+from gbcd.evaluation.agreement import SIZES, largest
+from gbcd.evaluation.recovery import Score
+from gbcd.run.results import encoded
+from gbcd.run.store import Store
+
+Kind = Literal["nodes", "edges"]
+Ranking = Literal["signed", "size"]
+
+_FILE = "circuits.parquet"
+
+
+class EdgeScore(NamedTuple):
+    """Scores of all edges, in canonical order."""
+
+    method: str
+    wrong_answer: str | None
+    cost: float
+    values: Float[np.ndarray, " edges"]
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """Columns that name the score in a table."""
+        return {"wrong_answer": self.wrong_answer, "method": self.method, "cost": self.cost}
+
+
+class EdgeTable:
+    """The edges of a model."""
+
+    def __init__(self, cfg: Config) -> None:
+        """List them."""
+        sources, targets = edge_ends(cfg)
+        self.frame = pl.DataFrame({"source": sources, "target": targets}).with_row_index("edge")
+        self.n = len(sources)
+
+    def of_nodes(self, scores: Mapping[str, float]) -> Float[np.ndarray, " edges"]:
+        """For each edge the smaller of the scores of its ends; `input` and `logits` are above all."""
+        known = {**scores, INPUT: np.inf, LOGITS: np.inf}
+        nodes = self.frame["target"].str.split("<").list.first()
+        ends = ([known.get(name, 0.0) for name in names] for names in (self.frame["source"], nodes))
+        least = np.minimum(*(np.array(values) for values in ends))
+        return np.where(np.isfinite(least), least, max(scores.values()))
+
+    def cut(self, scores: Float[np.ndarray, " edges"], share: float) -> Int[np.ndarray, " members"]:
+        """The edges of one circuit."""
+        chosen = np.sort(np.argsort(-scores, kind="stable")[: int(share * self.n)])
+        return without_dead_ends(self.frame[chosen])["edge"].to_numpy().astype(np.int64)
+
+
+class Circuits:
+    """Distinct circuits of a task, each a set of indices of components or of edges, by kind."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._known: dict[tuple[Kind, bytes], int] = {}
+        self.members: dict[Kind, list[Int[np.ndarray, " members"]]] = {"nodes": [], "edges": []}
+
+    def add(self, kind: Kind, members: Sequence[int] | Int[np.ndarray, " members"]) -> int:
+        """Number of a circuit among those of its kind."""
+        found = np.sort(np.asarray(members, dtype=np.int64))
+        number = self._known.setdefault((kind, found.tobytes()), len(self.members[kind]))
+        if number == len(self.members[kind]):
+            self.members[kind].append(found)
+        return number
+
+    @property
+    def n_runs(self) -> int:
+        """Forward passes of one pair; a circuit of edges takes about two."""
+        return len(self.members["nodes"]) + 2 * len(self.members["edges"])
+
+
+def of_nodes(circuits: Circuits, score: Score) -> list[int]:
+    """Numbers of the circuits of nodes of a score, one for each of `SIZES`."""
+    scores = score.resamples[0]
+    return [circuits.add("nodes", largest(scores, round(size * len(scores)))) for size in SIZES]
+
+
+def of_edges(circuits: Circuits, table: EdgeTable, score: EdgeScore, ranking: Ranking) -> list[int]:
+    """The same of edges."""
+    values = score.values if ranking == "signed" else np.abs(score.values)
+    return [circuits.add("edges", table.cut(values, size)) for size in SIZES]
+
+
+def store_circuits(store: Store, folder: str, by_task: Mapping[str, Circuits]) -> None:
+    """Write what workers are to run; the first to write wins, and all write the same."""
+    rows = [
+        {"task": task, "kind": kind, "members": members.tolist()}
+        for task, circuits in by_task.items()
+        for kind, found in circuits.members.items()
+        for members in found
+    ]
+    table = pl.DataFrame(rows, schema={"task": pl.String, "kind": pl.String, "members": pl.List(pl.Int64)})
+    store.create(f"{folder}/{_FILE}", encoded(table.to_arrow()))
+
+
+def read_circuits(store: Store, folder: str, task: str) -> dict[Kind, list[list[int]]]:
+    """The circuits of a task, in the order of their numbers."""
+    table = pl.read_parquet(io.BytesIO(store.read(f"{folder}/{_FILE}"))).filter(task=task)
+    kinds: tuple[Kind, ...] = ("nodes", "edges")
+    return {kind: table.filter(kind=kind)["members"].to_list() for kind in kinds}

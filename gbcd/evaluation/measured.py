@@ -1,0 +1,301 @@
+"""From the shards of an evaluation to its tables: effects, scores against them, curves of circuits."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float
+
+from gbcd import tasks, wrong_answers
+from gbcd.analysis.circuits import Config
+from gbcd.analysis.edges import EDGES_FILE
+from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.ranking import METHODS
+from gbcd.analysis.stored import read_template_sums
+from gbcd.component import Component
+from gbcd.evaluation.agreement import SIZES, cmd, cpr, faithfulness
+from gbcd.evaluation.baselines import BASELINES
+from gbcd.evaluation.circuit_sets import Circuits, EdgeScore, EdgeTable, Kind, Ranking, of_edges, of_nodes
+from gbcd.evaluation.evaluation_plan import TaskPlan
+from gbcd.evaluation.recovery import DIFFERENCE, Score, Truth, measured_truth, recovery_rows
+from gbcd.evaluation.resampling import Draws
+from gbcd.models.load import LoadedModel
+from gbcd.prompting.prompt_lines import TASK
+from gbcd.run.commits import read_commits, read_table
+from gbcd.run.results import read_components, summary
+from gbcd.run.store import Store
+
+#: Statistics whose nodes give edges a score (the smaller of their ends'), beside the one that ranks.
+NODE_SCORES_FOR_EDGES = ("grad_norm", "writing_norm")
+
+
+class Measured(NamedTuple):
+    """What the first stage measured of a task.
+
+    Attributes:
+        task: its name.
+        planned: what was asked for.
+        components: heads, groups and MLPs, or their parts.
+        rows: a row per pair: `clean`, `counterfactual`, a list for every ablation and baseline.
+        edges: mean over pairs of the scores of edges, by baseline.
+        draws: of templates.
+    """
+
+    task: str
+    planned: TaskPlan
+    components: list[Component]
+    rows: pl.DataFrame
+    edges: dict[str, Float[np.ndarray, " edges"]]
+    draws: Draws
+
+    def values(self, name: str) -> Float[np.ndarray, "prompts components"]:
+        """A list for every pair as a table."""
+        return np.array(self.rows[name].to_list(), dtype=np.float64)
+
+    @property
+    def gap(self) -> Float[np.ndarray, " resamples"]:
+        """Mean metric on the prompts less that on their counterfactuals."""
+        return self.draws.means((self.rows["clean"] - self.rows["counterfactual"]).to_numpy())
+
+    @property
+    def ablated(self) -> list[int]:
+        """Which components were ablated."""
+        return [index for index, one in enumerate(self.components) if one.name in self.planned.nodes]
+
+
+def read_measured(
+    store: Store,
+    folder: str,
+    task: str,
+    planned: TaskPlan,
+    shards: Sequence[int],
+    components: list[Component],
+    seed: int,
+) -> Measured:
+    """Read the shards of a task."""
+    below = store.below(folder)
+    tables = [
+        {name: pl.DataFrame(read_table(below, file)) for name, file in commit.files.items()}
+        for commit in read_commits(below, shards)
+    ]
+    rows = pl.concat([one["effects"].hstack(one["baselines"].drop("prompt_id", "template")) for one in tables])
+    edges: dict[str, np.ndarray] = {}
+    for method, total in (row for one in tables for row in one["edges"].select("method", "sum").iter_rows()):
+        edges[method] = edges.get(method, 0.0) + np.array(total) / len(rows)
+    return Measured(task, planned, components, rows, edges, Draws(rows["template"].to_list(), seed))
+
+
+def study_scores(store: Store, measured: Measured) -> list[Score]:
+    """What the study ranks by, and its other statistics: means over all its prompts."""
+    nodes = NodeMap.of(read_components(store))
+    stored = read_components(store)
+    names = [part.name for part in stored] + [node.name for node in nodes.nodes]
+    chosen = [names.index(component.name) for component in measured.components]
+    scores: list[Score] = []
+    for key, by_statistic in read_template_sums(store).items():
+        if key.task != measured.task:
+            continue
+        passes = 4.0 if wrong_answers.get(key.wrong_answer).reads_twin else 2.0
+        for method, statistic in METHODS.items():
+            if statistic in by_statistic and by_statistic[statistic].sizes.sum():
+                means = measured.draws.means_of_templates(by_statistic[statistic])[:, chosen]
+                # one more pass, over the counterfactual
+                cost = passes + (method in ("contrast_norm", "attribution"))
+                scores.append(Score(method, key.wrong_answer, np.abs(means), cost))
+    return scores
+
+
+def baseline_scores(measured: Measured) -> list[Score]:
+    """Sizes of means over the pairs."""
+    return [
+        Score(name, None, np.abs(measured.draws.means(measured.values(name))), one.passes)
+        for name, one in BASELINES.items()
+        if name in measured.rows.columns
+    ]
+
+
+def ranking_score(store: Store, measured: Measured, scores: Sequence[Score]) -> Score | None:
+    """The one that ranks the components of the study, under its first wrong answer."""
+    ranked = summary(store.location).filter(task=measured.task).select("wrong_answer", "score_name")
+    for wrong_answer, name in ranked.unique(maintain_order=True).collect().iter_rows():
+        for score in scores:
+            if (score.wrong_answer, score.method) == (wrong_answer, name):
+                return score
+    return None
+
+
+def edge_scores(
+    store: Store, measured: Measured, scores: Sequence[Score], ranking: Score | None, table: EdgeTable
+) -> list[EdgeScore]:
+    """Of the study where it scored edges, of baselines, and of some scores of nodes."""
+    found: list[EdgeScore] = []
+    if store.exists(EDGES_FILE):
+        rows = pl.read_parquet(io.BytesIO(store.read(EDGES_FILE))).filter(task=measured.task)
+        for (wrong_answer,), group in rows.group_by("wrong_answer", maintain_order=True):
+            found.append(EdgeScore("edges", str(wrong_answer), 3.0, group["mean"].to_numpy()))
+    found += [EdgeScore(name, None, BASELINES[name].passes, values) for name, values in measured.edges.items()]
+    for score in scores:
+        if score is ranking or score.method in NODE_SCORES_FOR_EDGES:
+            named = zip((one.name for one in measured.components), score.resamples[0].tolist(), strict=True)
+            found.append(EdgeScore(score.method, score.wrong_answer, score.cost, table.of_nodes(dict(named))))
+    return found
+
+
+def truths(measured: Measured, model: str, level: str) -> list[Truth]:
+    """What ablation finds, and what papers have found."""
+    names = [component.name for component in measured.components]
+    weights = measured.planned.nodes
+    columns = np.repeat(measured.ablated, [weights[names[index]] for index in measured.ablated])
+    found: list[Truth] = []
+    for ablation in measured.planned.ablations:
+        every = np.zeros((len(measured.draws.weights), len(names)))
+        every[:, measured.ablated] = measured.draws.means(measured.values(ablation))
+        found.append(measured_truth(ablation, every, measured.gap, columns))
+    task = tasks.get(measured.task) if measured.task != TASK else None
+    if task is not None and task.circuit is not None and model in (task.circuit.model, task.model):
+        members = task.circuit.nodes if level == "node" else task.circuit.parts
+        if members:
+            inside = np.tile([name in members for name in names], (len(measured.draws.weights), 1))
+            found.append(Truth("published", inside, None, np.arange(len(names))))
+    return found
+
+
+def groups(components: Sequence[Component]) -> dict[str, Bool[np.ndarray, " components"]]:
+    """Components by kind."""
+    heads = np.array([component.head is not None for component in components])
+    shared = np.array([component.is_group for component in components])
+    found = {"all": np.ones_like(heads), "heads": heads, "groups": shared, "mlps": ~heads & ~shared}
+    return {name: inside for name, inside in found.items() if inside.any()}
+
+
+def effect_rows(measured: Measured, n_layers: int) -> Iterator[dict[str, Any]]:
+    """Rows of the table of effects: ablations of what was ablated, signed baselines of everything."""
+    passes = sum(n_layers - measured.components[index].layer for index in measured.ablated) / n_layers
+    tables = {
+        name: (measured.ablated, passes + (1 if name == "zero" else 2)) for name in measured.planned.ablations
+    } | {
+        name: (list(range(len(measured.components))), one.passes)
+        for name, one in BASELINES.items()
+        if one.signed and name in measured.rows.columns
+    }
+    gap = float(measured.gap[0])
+    for method, (columns, cost) in tables.items():
+        means = measured.draws.means(measured.values(method))
+        for column, index in enumerate(columns):
+            one = measured.components[index]
+            yield {
+                **{name: getattr(one, name) for name in ("node", "part", "layer", "head")},
+                "method": method,
+                "component": one.name,
+                "gap": gap,
+                "cost": cost,
+                **measured.draws.bounded("value", means[:, column]),
+                "weight": measured.planned.nodes.get(one.name, 1),
+                "n_unpatched": measured.planned.n_refused,
+            }
+
+
+def drop_rows(measured: Measured) -> pl.DataFrame:
+    """Table `DROPS`."""
+    names = [measured.components[index].name for index in measured.ablated]
+    return pl.concat(
+        measured.rows.select("prompt_id", "template", pl.lit(name).alias("ablation"), pl.col(name).alias("drop"))
+        .with_columns(pl.lit(names).alias("component"))
+        .explode("component", "drop")
+        .select("prompt_id", "template", "ablation", "component", "drop")
+        for name in measured.planned.ablations
+    )
+
+
+class Cut(NamedTuple):
+    """The circuits of one score, one for each of `SIZES`: their numbers among those of the kind."""
+
+    score: Score | EdgeScore
+    kind: Kind
+    ranking: Ranking
+    numbers: list[int]
+
+
+def cuts(circuits: Circuits, scores: Sequence[Score], edges: Sequence[EdgeScore], table: EdgeTable | None) -> list[Cut]:
+    """The circuits of every score; `circuits` takes them in."""
+    found = [Cut(score, "nodes", "size", of_nodes(circuits, score)) for score in scores]
+    rankings: tuple[Ranking, ...] = ("signed", "size")
+    for score in edges if table is not None else ():
+        assert table is not None
+        found += [Cut(score, "edges", ranking, of_edges(circuits, table, score, ranking)) for ranking in rankings]
+    return found
+
+
+class Curves(NamedTuple):
+    """Rows of the tables of faithfulness, of nodes and of edges, and of figures."""
+
+    nodes: list[dict[str, Any]]
+    edges: list[dict[str, Any]]
+    figures: list[dict[str, Any]]
+
+
+def curves(
+    measured: Measured, rows: pl.DataFrame, found: Sequence[Cut], circuits: Circuits, ranking: Score | None
+) -> Curves:
+    """Faithfulness at every size, CPR and CMD, for every cut; `rows` are those of the second stage."""
+    draws, result = measured.draws, Curves([], [], [])
+    clean, counterfactual = (draws.means(rows[name].to_numpy())[:, None] for name in ("clean", "counterfactual"))
+    metrics = {kind: draws.means(np.array(rows[kind].to_list(), dtype=np.float64)) for kind in ("nodes", "edges")}
+    # a circuit of no nodes still has the embeddings
+    nothing = {"nodes": metrics["nodes"][:, :1], "edges": counterfactual}
+    areas: dict[str, dict[int, np.ndarray]] = {}
+    for cut in found:
+        curve = faithfulness(metrics[cut.kind][:, cut.numbers], nothing[cut.kind], clean)
+        for column, size in enumerate(SIZES):
+            row = {"size": size, **draws.bounded("faithfulness", curve[:, column])}
+            n = len(circuits.members[cut.kind][cut.numbers[column]])
+            if cut.kind == "nodes":
+                result.nodes.append({**cut.score.keys, "n_components": n, **row})
+            else:
+                result.edges.append({**cut.score.keys, "ranking": cut.ranking, "n_edges": n, **row})
+        for name, values in _areas(cut, curve).items():
+            areas.setdefault(name, {})[id(cut.score)] = values
+            row = {**cut.score.keys, "group": "all", "figure": name}
+            result.figures.append({**row, **draws.bounded("value", values)})
+    _add_differences(result, found, areas, ranking, draws)
+    return result
+
+
+def _areas(cut: Cut, curve: Float[np.ndarray, "resamples sizes"]) -> dict[str, Float[np.ndarray, " resamples"]]:
+    both = {"cpr": np.array([cpr(row) for row in curve]), "cmd": np.array([cmd(row) for row in curve])}
+    if cut.kind == "nodes":
+        return both
+    name = "cpr" if cut.ranking == "signed" else "cmd"
+    return {f"edge_{name}": both[name]}
+
+
+def _add_differences(
+    result: Curves,
+    found: Sequence[Cut],
+    areas: Mapping[str, dict[int, np.ndarray]],
+    ranking: Score | None,
+    draws: Draws,
+) -> None:
+    """Of nodes, to the score that ranks."""
+    for name in ("cpr", "cmd"):
+        base = areas.get(name, {}).get(id(ranking))
+        for cut in found:
+            if base is not None and cut.kind == "nodes" and cut.score is not ranking:
+                row = {**cut.score.keys, "group": "all", "figure": name + DIFFERENCE}
+                result.figures.append({**row, **draws.bounded("value", areas[name][id(cut.score)] - base)})
+
+
+def figure_rows(
+    measured: Measured, scores: Sequence[Score], ranking: Score | None, known: Sequence[Truth]
+) -> Iterator[dict[str, Any]]:
+    """Rows of the evaluation table that hold scores against truths."""
+    return recovery_rows(scores, ranking, known, groups(measured.components), measured.draws)
+
+
+def edge_config(loaded: LoadedModel) -> Config | None:
+    """Shape of a model whose edges can be scored: one with norms and an MLP in every block."""
+    return None if None in loaded.spec.mlps else Config.of(loaded.components, loaded.spec.parallel)

@@ -1,0 +1,254 @@
+"""The work of an evaluation, in a worker: effects and baselines of a block of pairs, and later its circuits."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+
+from gbcd.analysis.circuits import Config, n_edges
+from gbcd.analysis.nodes import NodeMap
+from gbcd.component import Component
+from gbcd.engine.engine import packed_for
+from gbcd.errors import BadInput
+from gbcd.evaluation.baselines import BASELINES
+from gbcd.evaluation.circuit_sets import read_circuits
+from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK, Block, TaskPlan, read_evaluation_plan
+from gbcd.evaluation.metrics import Metric, metric_for, read_answers
+from gbcd.evaluation.pairs import pair_up
+from gbcd.evaluation.patching import Means, PatchedBatch, position_means
+from gbcd.evaluation.places import Level, places_of
+from gbcd.evaluation.score_context import ScoreContext
+from gbcd.models import load as models
+from gbcd.models.edge_runs import circuit_logits
+from gbcd.models.load import LoadedModel
+from gbcd.prompting.outputs import space_of
+from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.run.inputs import Inputs
+from gbcd.run.own_definitions import DefinitionFile, import_definitions
+from gbcd.run.shards import Plan, read_plan
+from gbcd.run.store import Store
+from gbcd.run.work import OnProgress, Tables, UnsoundShardError
+
+#: Bytes that what nodes write may take while circuits of edges run.
+EDGE_RUN_BYTES = 512 * 1024**2
+
+
+class EvaluationWork:
+    """Computes shards of one evaluation."""
+
+    def __init__(self, location: str, folder: str, files: Sequence[DefinitionFile], threads: int | None) -> None:
+        """Read both plans and load the model.
+
+        Raises:
+            BadInput: the model has other weights than the study's.
+        """
+        import_definitions(files)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._store, self._folder = Store(location), folder
+        plan, planned = read_plan(self._store), read_evaluation_plan(self._store, folder)
+        if planned is None:
+            raise BadInput(f"a worker does not see {location!r}: with workers on several machines, use a bucket")
+        self._plan, self._planned, self._blocks = plan, planned, list(planned.blocks())
+        self._loaded = load_model(self._store, plan)
+        self._inputs = Inputs(self._store, plan)
+        self._task: _Task | None = None
+
+    def compute(self, stage: str, shard: int, on_progress: OnProgress) -> Tables:
+        """The tables of one block of pairs."""
+        block, task = self._blocks[shard], self._task_of(self._blocks[shard])
+        prompts = task.prompts[block.start : block.stop]
+        done = [0]
+
+        def progressed(n: int) -> None:
+            done[0] += n
+            on_progress(done[0])
+
+        if stage.endswith("effects"):
+            return halved(prompts, lambda some: self._effects(task, some, progressed))
+        circuits = read_circuits(self._store, self._folder, block.task)
+        return halved(prompts, lambda some: self._circuits(task, some, circuits, progressed))
+
+    def check(self, stage: str, shard: int, tables: Tables) -> None:
+        """Refuse tables without a row for each prompt."""
+        block = self._blocks[shard]
+        name = "effects" if stage.endswith("effects") else "circuits"
+        if tables[name].num_rows != block.stop - block.start:
+            raise UnsoundShardError(f"{tables[name].num_rows} rows for {block.stop - block.start} pairs")
+
+    def _task_of(self, block: Block) -> _Task:
+        if self._task is None or self._task.name != block.task:
+            planned = self._planned.tasks[block.task]
+            prompts = pairs_of(self._loaded, self._inputs, block.task, planned.n_drawn)
+            self._task = _Task(
+                self._loaded, block.task, planned, prompts[: planned.n_pairs], self._planned.request.level
+            )
+        return self._task
+
+    def _effects(self, task: _Task, prompts: Sequence[EncodedPrompt], progressed: Callable[[int], None]) -> Tables:
+        batch = task.batch(prompts)
+        columns = {"clean": batch.clean, "counterfactual": batch.other}
+        for ablation in task.planned.ablations:
+            columns[ablation] = batch.drops(task.ablated, ablation, progressed)
+        context = task.context(prompts, self._plan.study.seed)
+        has_references = all(prompt.reference_ids is not None for prompt in prompts)
+        values: dict[str, np.ndarray] = {}
+        edges: list[dict[str, Any]] = []
+        for name, one in BASELINES.items():
+            if one.needs_counterfactual and not has_references:
+                continue
+            values[name] = np.broadcast_to(one.values(context), (len(prompts), len(task.components)))
+            of_edges = one.edges(context) if one.edges is not None and task.planned.has_edges else None
+            if of_edges is not None:
+                edges.append({"method": name, "n": len(prompts), "sum": of_edges.double().sum(0).tolist()})
+        return {
+            "effects": _table(prompts, columns),
+            "baselines": _table(prompts, values),
+            "edges": pa.Table.from_pylist(edges, schema=_EDGES),
+        }
+
+    def _circuits(
+        self,
+        task: _Task,
+        prompts: Sequence[EncodedPrompt],
+        circuits: Mapping[Any, list[list[int]]],
+        progressed: Callable[[int], None],
+    ) -> Tables:
+        batch = task.batch(prompts)
+        everything = set(range(len(task.places)))
+        outside = [[task.places[index] for index in sorted(everything - set(one))] for one in circuits["nodes"]]
+        ablation = "resample" if prompts[0].reference_ids is not None else "mean"
+        columns = {"clean": batch.clean, "counterfactual": batch.other}
+        columns["nodes"] = batch.patched(outside, ablation) if outside else np.zeros((len(prompts), 0))
+        progressed(len(prompts) * len(outside))
+        columns["edges"] = circuit_metrics(
+            self._loaded, prompts, task.metric_of(prompts), circuits["edges"], progressed
+        )
+        return {"circuits": _table(prompts, columns)}
+
+
+class _Task:
+    """One task, as a worker needs it."""
+
+    def __init__(
+        self, loaded: LoadedModel, name: str, planned: TaskPlan, prompts: list[EncodedPrompt], level: Level
+    ) -> None:
+        self.name, self.planned, self.prompts, self._loaded = name, planned, prompts, loaded
+        self.components, self.places = circuit_components(loaded, level), places_of(loaded.components, level)
+        self.ablated = [place for place in self.places if place.name in planned.nodes]
+        needs_means = "mean" in planned.ablations or prompts[0].reference_ids is None
+        self._means: Means | None = None
+        if needs_means:
+            self._means = position_means(loaded, prompts, self.places, PAIRS_PER_BLOCK)
+
+    def metric_of(self, prompts: Sequence[EncodedPrompt]) -> Metric:
+        """The task's metric, of some prompts."""
+        return metric_for(self.planned.metric, prompts, self._loaded.device, space_of(self._loaded.tokenizer))
+
+    def batch(self, prompts: Sequence[EncodedPrompt]) -> PatchedBatch:
+        """Some prompts, to be patched."""
+        return PatchedBatch(self._loaded, prompts, self.places, self.metric_of(prompts), self._means)
+
+    def context(self, prompts: Sequence[EncodedPrompt], seed: int) -> ScoreContext:
+        """What baselines read."""
+        metric = self.metric_of(prompts)
+        return ScoreContext(self._loaded, prompts, self.components, self.places, metric, seed, self.planned.has_edges)
+
+
+def circuit_metrics(
+    loaded: LoadedModel,
+    prompts: Sequence[EncodedPrompt],
+    metric: Metric,
+    circuits: Sequence[Sequence[int]],
+    progressed: Callable[[int], None] = lambda n: None,
+) -> Float[np.ndarray, "prompt circuit"]:
+    """The metric of circuits of edges, each a list of the edges inside, on prompts with counterfactuals."""
+    found = np.zeros((len(prompts), len(circuits)))
+    cfg = Config.of(loaded.components, loaded.spec.parallel)
+    if not circuits or cfg is None:
+        return found
+    inside = torch.zeros(len(circuits), n_edges(cfg), dtype=torch.bool, device=loaded.device)
+    for row, members in enumerate(circuits):
+        inside[row, list(members)] = True
+    sources = 1 + cfg.n_layers * (cfg.n_heads + 1)
+    example = sources * max(len(prompt.ids) for prompt in prompts) * cfg.d_model * loaded.dtype.itemsize
+    n_examples = max(1, EDGE_RUN_BYTES // example)
+    n_rows = min(len(prompts), n_examples)
+    n_circuits = max(1, n_examples // n_rows)
+    for start in range(0, len(prompts), n_rows):
+        some = prompts[start : start + n_rows]
+        packed = packed_for(loaded, [(prompt.ids,) for prompt in some])
+        others = packed_for(loaded, [(prompt.reference_ids or (),) for prompt in some])
+        for first in range(0, len(circuits), n_circuits):
+            chosen = inside[first : first + n_circuits]
+            logits = circuit_logits(loaded.decoder, packed, others, chosen)
+            rows = [start + row for row in range(len(some)) for _ in chosen]
+            values = metric(read_answers(logits), rows).double().cpu().numpy()
+            found[start : start + n_rows, first : first + n_circuits] = values.reshape(len(some), len(chosen))
+            progressed(2 * len(some) * len(chosen))
+    return found
+
+
+def circuit_components(loaded: LoadedModel, level: Level) -> list[Component]:
+    """Heads, groups and MLPs, or their parts, in the order of `places_of`."""
+    everything = loaded.components if level == "part" else NodeMap.of(loaded.components).nodes
+    return [component for component in everything if component.is_circuit_part]
+
+
+def pairs_of(loaded: LoadedModel, inputs: Inputs, task: str, n_drawn: int) -> list[EncodedPrompt]:
+    """The pairs of a task, in their order."""
+    return pair_up(inputs.sample(task, n_drawn), not loaded.spec.reads_every_token).usable
+
+
+def load_model(store: Store, plan: Plan) -> LoadedModel:
+    """The model of a study.
+
+    Raises:
+        BadInput: it is not available, or has other weights than it had.
+    """
+    loaded = _loaded(plan.study.model, plan.study.device, plan.study.dtype)
+    if loaded.sha256 != plan.identity.hashes["model"]:
+        raise BadInput(
+            f"{store.location!r} is of another model: {plan.study.model!r} had weights "
+            f"{plan.identity.hashes['model'][:12]} and has {loaded.sha256[:12]} now"
+        )
+    return loaded
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str, device: str, dtype: str) -> LoadedModel:
+    """One for all stages of an evaluation in one process."""
+    return models.load(model, device, dtype)
+
+
+def halved(prompts: Sequence[EncodedPrompt], compute: Callable[[Sequence[EncodedPrompt]], Tables]) -> Tables:
+    """The tables of prompts; where they do not fit into memory, those of their halves, one after the other."""
+    try:
+        return compute(prompts)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        is_memory = not isinstance(error, RuntimeError) or "memory" in str(error)
+        if len(prompts) == 1 or not is_memory:
+            raise
+    # outside the handler, which would keep the failed attempt's tensors alive
+    gc.collect()
+    middle = len(prompts) // 2
+    halves = [halved(some, compute) for some in (prompts[:middle], prompts[middle:])]
+    return {name: pa.concat_tables([half[name] for half in halves]) for name in halves[0]}
+
+
+_EDGES = pa.schema([("method", pa.string()), ("n", pa.int64()), ("sum", pa.list_(pa.float64()))])
+
+
+def _table(prompts: Sequence[EncodedPrompt], columns: Mapping[str, Float[np.ndarray, " prompt *rest"]]) -> pa.Table:
+    """One row per prompt; numbers, or lists of numbers."""
+    keys = {"prompt_id": [p.prompt.id for p in prompts], "template": [p.prompt.template for p in prompts]}
+    kinds = {name: pa.float64() if values.ndim == 1 else pa.list_(pa.float64()) for name, values in columns.items()}
+    found = {name: pa.array(values.tolist(), kinds[name]) for name, values in columns.items()}
+    return pa.table({**keys, **found})
