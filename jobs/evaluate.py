@@ -1,7 +1,7 @@
-r"""A Ray job that only evaluates: `gbcd evaluate` on a node with a GPU, which joins no workers.
+r"""A Ray job that only evaluates: `gbcd evaluate` on the workers of the cluster, as a run.
 
-ray job submit --entrypoint-num-gpus 1 --working-dir . --runtime-env jobs/runtime_env.yaml -- \
-    python jobs/evaluate.py s3://bucket/ioi
+ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- \
+    python jobs/evaluate.py s3://bucket/ioi --workers 8
 """
 
 import sys

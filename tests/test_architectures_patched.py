@@ -7,14 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from evaluation_cases import baselines_of, context_of, effects_of
 from random_prompts import VOCAB
 from tiny_models import FAMILIES, random_model, small_tokenizer
 from torch import nn
 
-from gbcd.evaluation.attribution import attribute
-from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.metrics import metric_for
-from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.places import places_of
 from gbcd.models.load import prepared
 from gbcd.prompting.prompt import Prompt
@@ -107,13 +105,13 @@ def case(family: str, level: str):
         prompts.append(EncodedPrompt(Prompt(f"p{index}", "ioi", "t", "", ()), ids, (answer,), (wrong,), None, other))
     places = places_of(loaded.components, level)
     places = [point for point in places if point.layer == 1]
-    return loaded, prompts, pair_up(prompts, 2), places, metric_for("logit_difference", prompts, loaded.device)
+    return loaded, prompts, places, metric_for("logit_difference", prompts, loaded.device)
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ("gpt2", "llama_own_keys")])
 def test_effects_are_those_of_hooks_placed_by_hand(family):
-    loaded, prompts, pairs, places, metric = case(family, "part")
-    effects = measure_effects(loaded, pairs, places, metric)
+    loaded, prompts, places, metric = case(family, "part")
+    effects = effects_of(loaded, prompts, places, metric)
     prompt = prompts[0]
     np.testing.assert_allclose(effects.clean[0], difference(loaded.model, prompt, prompt.ids), rtol=1e-5)
     for column, point in enumerate(places):
@@ -129,10 +127,12 @@ def test_effects_are_those_of_hooks_placed_by_hand(family):
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3", "gpt_neox", "opt"])
 def test_attribution_is_the_derivative_of_the_effect(family):
-    loaded, prompts, pairs, places, metric = case(family, "node")
-    found = attribute(loaded, pairs, places, metric, with_direct=True)
+    loaded, prompts, places, metric = case(family, "node")
+    context = context_of(loaded, prompts, metric)
+    values = baselines_of(context, "attribution_patching")["attribution_patching"]
+    found = dict(zip((component.name for component in context.components), values[0], strict=True))
     prompt, step = prompts[0], 1e-3
-    for column, point in enumerate(places):
+    for point in places:
         where = place(family, loaded.model, point.name)
         here, away = (value(loaded.model, ids, where) for ids in (prompt.ids, prompt.counterfactual_ids))
         towards, beyond = (
@@ -140,7 +140,7 @@ def test_attribution_is_the_derivative_of_the_effect(family):
         )
         wanted = (beyond - towards) / (2 * step)
         # the library's RMS norms round to float32, which the difference of the two effects magnifies
-        assert found["attribution_patching"].values[0, column] == pytest.approx(wanted, rel=5e-3, abs=5e-4), point.name
+        assert found[point.name] == pytest.approx(wanted, rel=5e-3, abs=5e-4), point.name
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox_serial"])
@@ -153,7 +153,7 @@ def test_in_the_last_block_the_mlps_direct_effect_is_its_share_of_the_logits(fam
     prompt = EncodedPrompt(record, ids, (9,), (2,), None, (2, 7, 1, 8, 2))
     places = places_of(loaded.components, "node")
     metric = metric_for("logit_difference", [prompt], loaded.device)
-    found = attribute(loaded, pair_up([prompt], 1), places, metric, with_direct=True)["direct_effect"].values[0]
+    found = baselines_of(context_of(loaded, [prompt], metric), "direct_effect")["direct_effect"][0]
     block = model.gpt_neox.layers[2] if family == "gpt_neox_serial" else model.model.layers[2]
     final = model.gpt_neox.final_layer_norm if family == "gpt_neox_serial" else model.model.norm
     adds = block.post_feedforward_layernorm if family == "gemma2" else block.mlp

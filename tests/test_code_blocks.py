@@ -20,12 +20,14 @@ import numpy as np
 import pytest
 from code_blocks import BLOCKS, ROOT, Block, commands, mentioned, of_kind
 from documented_commands import ELSEWHERE, checked, in_its_own_process, invoked, ran, with_value
+from evaluation_cases import context_of
 
 from gbcd import tasks, wrong_answers
-from gbcd.analysis.nodes import NodeMap
 from gbcd.commands.terminal import console
 from gbcd.evaluation import baselines
+from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import pair_up
+from gbcd.evaluation.score_context import ScoreContext
 from gbcd.models.load import load
 from gbcd.prompting import prompt_files
 from gbcd.prompting.tokens import encode
@@ -73,7 +75,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(console, "width", 92)  # as wide as a block of the site
     monkeypatch.setattr(_registry, "_tasks", {name: tasks.get(name) for name in tasks.names()})
     monkeypatch.setattr(wrong_answers, "_REGISTRY", dict(wrong_answers._REGISTRY))
-    monkeypatch.setattr(baselines, "_BASELINES", dict(baselines._BASELINES))
+    monkeypatch.setattr(baselines, "_BASELINES", dict(baselines.BASELINES))
     monkeypatch.setattr("gbcd.commands.doctor.ray_works", lambda: "not started in this test")
     return where
 
@@ -88,19 +90,18 @@ def test_python_runs(block: Block, folder: Path, capsys: pytest.CaptureFixture[s
     assert bool(capsys.readouterr().out) == ("print(" in block.code)
     for name in re.findall(r'^@task\("(\w+)"', block.code, re.MULTILINE):
         tokenizer = load("reference", "cpu").tokenizer
-        assert pair_up(encode(tasks.draw(name, tokenizer, 4, 0), tokenizer), 4).refused == ()  # can be evaluated
+        assert pair_up(encode(tasks.draw(name, tokenizer, 4, 0), tokenizer)).refused == []  # can be evaluated
     for name in re.findall(r'^@wrong_answer\("(\w+)"', block.code, re.MULTILINE):
         assert wrong_answers.get(name).summary
     for name in re.findall(r'^@baseline\("(\w+)"', block.code, re.MULTILINE):
-        assert np.isfinite(baselines._BASELINES[name][0](_asked())).all()
+        assert np.isfinite(baselines.every_baseline()[name].values(_context())).all()
 
 
-def _asked() -> baselines.Asked:
+def _context() -> ScoreContext:
     """What a score is given when the shipped model is evaluated."""
     loaded = load("reference", "cpu")
     encoded = encode(tasks.draw("ioi", loaded.tokenizer, 4, 0), loaded.tokenizer)
-    nodes = [node for node in NodeMap.of(loaded.components).nodes if node.is_circuit_part]
-    return baselines.Asked(loaded, pair_up(encoded, 4), nodes, np.random.default_rng(0))
+    return context_of(loaded, encoded, metric_for("logit_difference", encoded, loaded.device))
 
 
 @pytest.mark.parametrize("block", of_kind("sh"), ids=str)

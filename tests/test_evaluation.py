@@ -1,44 +1,45 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from evaluation_cases import baselines_of, context_of, effects_of
 from rich.console import Console
+from test_cli import gbcd
 from tiny_models import saved_tiny_gpt2
 
-from gbcd.analysis.circuit_files import load_circuit
-from gbcd.analysis.nodes import NodeMap
-from gbcd.analysis.shard_values import Key
+from gbcd.analysis.circuits import edge_names
+from gbcd.analysis.stored import TemplateSums
 from gbcd.commands.evaluate import show_evaluation
 from gbcd.errors import BadInput
 from gbcd.evaluation import baselines
-from gbcd.evaluation.aggregation import aggregation_rows
 from gbcd.evaluation.agreement import SIZES
-from gbcd.evaluation.baselines import Asked, baseline_scores
-from gbcd.evaluation.edges import edge_attribution
+from gbcd.evaluation.circuit_sets import Circuits, EdgeScore, EdgeTable, of_edges
 from gbcd.evaluation.evaluate import evaluate
-from gbcd.evaluation.faithfulness import CircuitRunner, faithfulness_curves, taken_apart
-from gbcd.evaluation.interventions import measure_effects
+from gbcd.evaluation.given_circuit import judge
+from gbcd.evaluation.measured import edge_config
 from gbcd.evaluation.metrics import metric_for
+from gbcd.evaluation.mib import export, read_importances
+from gbcd.evaluation.node_sample import sampled
 from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.places import places_of
 from gbcd.evaluation.recovery import Score, measured_truth, recovery_rows
-from gbcd.evaluation.replicas import interval, means, poisson_weights, score_replicas
-from gbcd.evaluation.tables import AGGREGATION, EFFECTS, EVALUATION, FAITHFULNESS
+from gbcd.evaluation.resampling import Draws
+from gbcd.evaluation.tables import DROPS, EDGE_FAITHFULNESS, EFFECTS, EVALUATION, FAITHFULNESS
 from gbcd.models import load as models
 from gbcd.pipeline import run_study
 from gbcd.run.commits import commit_path
 from gbcd.run.inputs import Inputs
-from gbcd.run.results import read_components, shard_tables
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
 from gbcd.study import make_study
 
-N_PAIRS = 12
+N_PAIRS = 20
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluation(study):
-    return evaluate(study, n_pairs=N_PAIRS)
+    return evaluate(study, N_PAIRS, ablations=("resample", "mean", "zero"))
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +68,14 @@ def case(study):
     store = Store(study)
     plan = read_plan(store)
     loaded = models.load(plan.study.model)
-    prompts = Inputs(store, plan).sample("ioi", N_PAIRS)
-    places = places_of(loaded.components, "node")
-    return loaded, pair_up(prompts, 32), places, metric_for("logit_difference", prompts, loaded.device)
+    prompts = pair_up(Inputs(store, plan).sample("ioi", N_PAIRS)).usable
+    return loaded, prompts, places_of(loaded.components, "node"), metric_for("logit_difference", prompts, loaded.device)
 
 
 def test_tables_are_written_as_they_are_returned(study, evaluation):
     names, schemas = (
-        ("evaluation", "effects", "faithfulness", "aggregation"),
-        (EVALUATION, EFFECTS, FAITHFULNESS, AGGREGATION),
+        ("evaluation", "effects", "faithfulness", "edge_faithfulness"),
+        (EVALUATION, EFFECTS, FAITHFULNESS, EDGE_FAITHFULNESS),
     )
     for table, name, schema in zip(evaluation[:4], names, schemas, strict=True):
         assert table.schema == schema
@@ -86,42 +86,50 @@ def test_tables_are_written_as_they_are_returned(study, evaluation):
 def test_every_score_and_baseline_is_held_against_every_truth(evaluation):
     rows = evaluation.figures.filter(pl.col("task") == "ioi", pl.col("group") == "all")
     methods = set(rows.filter(pl.col("wrong_answer").is_null())["method"])
-    assert methods == {
-        *("attribution_patching", "attribution_patching_ig", "hisp", "direct_effect"),
-        *("weight_norm", "layer_index", "parameter_count", "random"),
-    }
-    of_gradients = rows.filter(pl.col("wrong_answer") == "foil")
-    assert set(of_gradients["method"]) == {
-        "grad_norm",
-        "centered_grad_norm",
-        "writing_norm",
-        "taylor",
-        "taylor_signed",
-    }
+    assert methods == set(baselines.every_baseline())
+    of_gradients = set(rows.filter(pl.col("wrong_answer") == "foil")["method"])
+    assert {"grad_norm", "writing_norm", "attribution", "contrast_norm", "edges"} - of_gradients == {"edges"}
     assert set(rows["truth"].drop_nulls()) == {"resample", "mean", "zero"}
     figures = rows.group_by("method", "wrong_answer").agg(pl.col("figure").unique())
-    wanted = {"auroc", "auroc_pessimistic", "auprc", "spearman", "stability", "cpr", "cmd"}
-    assert all(wanted <= set(found) for found in figures["figure"])
-    assert rows.filter(pl.col("figure") == "completeness")["method"].unique().to_list() == [
-        "grad_norm"
-    ]  # too few are centred
+    assert all({"auroc", "auprc", "spearman", "cpr", "cmd"} <= set(found) for found in figures["figure"])
+    of_edges = rows.filter(pl.col("figure") == "edge_cpr")
+    assert set(of_edges["method"]) >= {"attribution_patching", "relp", "gim", "random", "attribution", "grad_norm"}
     assert evaluation.figures["n_pairs"].unique().to_list() == [N_PAIRS]
 
 
-def test_edges_are_scored_by_edge_attribution(study, evaluation, case):
-    loaded, pairs, _, metric = case
-    written = load_circuit(f"{study}/circuit_edges.ioi.foil.json")
-    of_nodes = load_circuit(study, "ioi", "foil")
-    assert {name for name, node in written.nodes.items() if node.in_graph} == {
-        name for name, node in of_nodes.nodes.items() if node.in_graph
-    }
-    assert written.nodes["m1"].score == pytest.approx(of_nodes.nodes["m1"].score)
-    wanted = edge_attribution(loaded, pairs, metric, written.cfg)
-    assert written.edges.keys() == of_nodes.edges.keys()
-    assert {name: edge.score for name, edge in written.edges.items()} == pytest.approx(
-        {name: wanted[name] for name in written.edges}
+def test_a_difference_is_to_the_score_that_ranks(evaluation):
+    rows = evaluation.figures.filter(task="ioi", group="all", truth="resample")
+    values = {key: group["value"][0] for key, group in rows.group_by("method", "wrong_answer", "figure")}
+    difference = values["grad_norm", "foil", "spearman_difference"]
+    assert difference == pytest.approx(
+        values["grad_norm", "foil", "spearman"] - values["attribution", "foil", "spearman"]
     )
-    assert min(wanted.values()) < 0 < max(wanted.values())
+    assert ("attribution", "foil", "spearman_difference") not in values
+
+
+def test_effects_and_drops_are_the_measured_ones(study, evaluation, case):
+    loaded, prompts, places, metric = case
+    effects = effects_of(loaded, prompts, places, metric)
+    table = evaluation.effects.filter(pl.col("task") == "ioi")
+    stored = pl.read_parquet(Path(study) / "effects" / "effects.ioi.parquet")
+    assert stored.schema == DROPS
+    for ablation, drops in effects.drops.items():
+        found = table.filter(pl.col("method") == ablation)
+        assert found["component"].to_list() == [place.name for place in places]
+        np.testing.assert_allclose(found["value"], drops.mean(axis=0), atol=1e-5)
+        of_prompt = stored.filter(ablation=ablation, prompt_id=prompts[3].prompt.id)
+        assert of_prompt["component"].to_list() == [place.name for place in places]
+        np.testing.assert_allclose(of_prompt["drop"], drops[3], atol=1e-5)
+    assert table["gap"][0] == pytest.approx((effects.clean - effects.counterfactual).mean(), abs=1e-5)
+    assert dict(table.select("method", "cost").unique().iter_rows())["resample"] == 6.5
+
+
+def test_baselines_are_means_over_the_pairs(evaluation, case):
+    loaded, prompts, _, metric = case
+    context = context_of(loaded, prompts, metric)
+    for name, values in baselines_of(context, "attribution_patching", "direct_effect", "gim").items():
+        found = evaluation.effects.filter(task="ioi", method=name)["value"]
+        np.testing.assert_allclose(found, values.mean(axis=0), rtol=1e-4, atol=1e-7)
 
 
 def test_the_terminal_tells_quality_and_cost(study, evaluation):
@@ -129,7 +137,8 @@ def test_the_terminal_tells_quality_and_cost(study, evaluation):
     show_evaluation(evaluation, study, Console(file=text, width=120))
     found = text.getvalue()
     # 3 nodes a layer, of 2 blocks and 1 block out of 2, and the passes over prompts and counterfactuals
-    assert "against resample ablation on 12 pairs (6.5 forward passes over each)" in found
+    assert "against resample ablation on 20 pairs (6.5 forward passes over each)" in " ".join(found.split())
+    assert "ioi: circuits of edges, as MIB measures them" in found
     line = next(line for line in found.splitlines() if line.strip().startswith("attribution_patching_ig"))
     assert line.split()[-1] == "11"
 
@@ -145,17 +154,6 @@ def test_intervals_hold_the_value_and_costs_are_told(evaluation):
     assert dict(of_norm.select("wrong_answer", "cost").iter_rows()) == {"foil": 2, "logit_difference": 4}
 
 
-def test_effects_are_the_measured_ones(evaluation, case):
-    effects = measure_effects(*case)
-    table = evaluation.effects.filter(pl.col("task") == "ioi")
-    for ablation, drops in effects.drops.items():
-        found = table.filter(pl.col("method") == ablation)
-        assert found["component"].to_list() == [point.name for point in case[2]]
-        np.testing.assert_allclose(found["value"], drops.mean(axis=0), atol=1e-6)
-        assert found["cost"][0] == effects.cost[ablation]
-    assert table["gap"][0] == pytest.approx((effects.clean - effects.counterfactual).mean())
-
-
 def test_faithfulness_ends_at_the_whole_model(evaluation):
     whole = evaluation.faithfulness.filter(pl.col("size") == 1.0)
     np.testing.assert_allclose(whole["faithfulness"], 1.0)
@@ -167,79 +165,98 @@ def test_faithfulness_ends_at_the_whole_model(evaluation):
     assert evaluation.faithfulness.height == scores.height * len(SIZES)
 
 
-def test_the_estimate_of_a_score_is_the_mean_of_the_summary(study):
-    components = read_components(Store(study))
-    found = score_replicas(shard_tables(Store(study)), components, ["a1.h0", "m1"], seed=0)
-    again = score_replicas(shard_tables(Store(study)), components, ["a1.h0", "m1"], seed=0)
-    keep = (pl.col("task") == "ioi", pl.col("wrong_answer") == "foil", pl.col("level") == "node")
-    summary = pl.read_parquet(Path(study) / "summary.parquet").filter(*keep)
-    for statistic in ("grad_norm", "centered_grad_norm", "taylor"):
-        replicas = found[Key("ioi", "foil")][statistic]
-        wanted = [summary.filter(component=name)[f"{statistic}_mean"][0] for name in ("a1.h0", "m1")]
-        assert replicas[0].tolist() == pytest.approx(wanted)
-        np.testing.assert_array_equal(replicas, again[Key("ioi", "foil")][statistic])
-        assert replicas[1:, 0].std() > 0
-    signed = summary.filter(component="m1")["taylor_signed_mean"][0]
-    assert found[Key("ioi", "foil")]["taylor_signed"][0, 1] == pytest.approx(abs(signed))
+def test_faithfulness_of_edges_begins_at_the_counterfactual_and_ends_at_the_prompt(evaluation):
+    table = evaluation.edge_faithfulness.filter(task="ioi")
+    np.testing.assert_allclose(table.filter(size=1.0)["faithfulness"], 1.0, atol=1e-3)
+    np.testing.assert_allclose(table.filter(n_edges=0)["faithfulness"], 0.0, atol=1e-3)
+    assert set(table["ranking"]) == {"signed", "size"}
 
 
-def test_replicas_spread_as_the_mean_does():
+def test_edges_are_cut_as_mib_cuts_them(case):
+    cfg = edge_config(case[0])
+    assert cfg is not None
+    table, circuits = EdgeTable(cfg), Circuits()
+    names = edge_names(cfg)
+    scores = np.zeros(table.n)
+    scores[[names.index("input->m0"), names.index("m0->logits"), names.index("a0.h0->a1.h1<q>")]] = -3, 2, -4
+    numbers = of_edges(circuits, table, EdgeScore("mine", None, 0.0, scores), "size")
+    sizes = dict(zip(SIZES, numbers, strict=True))
+    # three of 46 edges are 6.5 %: int(0.1 * 46) is 4, whose last is dropped with the two that lead nowhere
+    assert table.n == 46
+    kept = [names[edge] for edge in circuits.members["edges"][sizes[0.1]]]
+    assert {"input->m0", "m0->logits"} <= set(kept)
+    assert "a0.h0->a1.h1<q>" not in kept
+    assert len(circuits.members["edges"][sizes[1.0]]) == table.n
+    assert circuits.members["edges"][sizes[0.001]].tolist() == []
+    signed = of_edges(circuits, table, EdgeScore("mine", None, 0.0, scores), "signed")
+    assert [names[edge] for edge in circuits.members["edges"][signed[4]]] == []
+    of_nodes = table.of_nodes({"a0.h0": 1.0, "a0.h1": 2.0, "m0": 3.0, "a1.h0": 4.0, "a1.h1": 5.0, "m1": 6.0})
+    by_name = dict(zip(names, of_nodes.tolist(), strict=True))
+    assert (by_name["a0.h1->m1"], by_name["input->a1.h1<k>"], by_name["input->logits"]) == (2.0, 5.0, 6.0)
+
+
+def test_resamples_spread_as_the_mean_does():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(400, 1))
-    replicas = means(poisson_weights(400, rng), values)[:, 0]
-    low, high = interval(replicas)
+    draws = Draws(["one"] * 400, 0)
+    low, high = draws.interval(draws.means(values)[:, 0])
     assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.2)
     assert (low + high) / 2 == pytest.approx(values.mean())
-    assert interval(replicas, lowest=replicas[0])[0] == replicas[0]
-    assert np.isnan(interval(np.array([0.5, np.nan]))).all()
+    assert np.isnan(draws.interval(np.array([0.5, np.nan]))).all()
+
+
+def test_whole_templates_are_drawn_and_scores_with_them():
+    templates = [f"t{index % 8}" for index in range(80)]
+    of_template = np.arange(80) % 8 * 1.0
+    draws = Draws(templates, 0)
+    low, high = draws.interval(draws.means(of_template))
+    # eight draws of the mean of 0..7, whatever the number of prompts
+    assert (high - low) / 2 == pytest.approx(2.365 * np.arange(8).std() / np.sqrt(8), rel=0.2)
+    sums = TemplateSums([f"t{index}" for index in range(8)], np.full(8, 5), np.arange(8.0)[:, None] * 5)
+    np.testing.assert_allclose(draws.means_of_templates(sums)[:, 0], draws.means(of_template))
+
+
+def test_a_sample_of_nodes_stands_for_all():
+    names, scores = [f"n{index}" for index in range(40)], np.arange(40.0)
+    found = sampled(names, scores, 4, seed=0)
+    assert sum(found.values()) == 40
+    assert {name for name, weight in found.items() if weight == 1} == {"n36", "n37", "n38", "n39"}
+    assert sorted(weight for weight in found.values() if weight > 1) == [9, 9, 9, 9]
+    assert sampled(names, scores, None, 0) == sampled(names, scores, 40, 0) == dict.fromkeys(names, 1)
+    # every stratum gives its mean without bias
+    values = np.random.default_rng(0).normal(size=40)
+    means = [
+        sum(weight * values[int(name[1:])] for name, weight in sampled(names, scores, 4, seed).items()) / 40
+        for seed in range(300)
+    ]
+    assert np.mean(means) == pytest.approx(values.mean(), abs=3 * np.std(means) / np.sqrt(300))
+
+
+def test_nodes_that_stand_for_others_are_counted_so(study, tmp_path):
+    copy = shutil.copytree(study, tmp_path / "copy")
+    found = evaluate(str(copy), 4, top=1)
+    effects = found.effects.filter(task="ioi", method="resample")
+    assert effects.height == 2
+    assert sorted(effects["weight"]) == [1, 5]
+    text = io.StringIO()
+    show_evaluation(found, str(copy), Console(file=text, width=200))
+    assert "2 were ablated, 1 of them drawn to stand for 5" in " ".join(text.getvalue().split())
 
 
 def test_a_perfect_score_has_perfect_figures():
     effects = np.tile([0.5, -0.3, 0.05, 0.0], (3, 1))
-    truth = measured_truth("resample", effects, np.ones(3))
+    truth = measured_truth("resample", effects, np.ones(3), np.arange(4))
     assert truth.members[0].tolist() == [True, True, False, False]
     score = Score("effect", None, np.abs(effects), 1.0)
-    rows = list(recovery_rows([score], [truth], {"all": np.ones(4, bool)}))
-    assert {row["figure"]: row["value"] for row in rows} == pytest.approx(
-        {"stability": 1, "auroc": 1, "auroc_pessimistic": 1, "auprc": 1, "spearman": 1}
-    )
-
-
-def test_circuits_are_cut_by_score_and_taken_apart(case):
-    loaded, pairs, places, metric = case
-    runner = CircuitRunner(loaded, pairs, places, metric, np.ones((2, N_PAIRS)))
-    scores = np.tile(np.arange(len(places), dtype=np.float64), (2, 1))
-    curves = faithfulness_curves(runner, [Score("by_index", None, scores, 0.0)])
-    half = next(row for row in curves.rows if row["size"] == 0.5)
-    last_three = frozenset(range(len(places) - 3, len(places)))
-    nothing, everything, circuit = (found[0] for found in runner.run([frozenset(), runner.everything, last_three]))
-    assert half["n_components"] == 3
-    assert half["faithfulness"] == pytest.approx((circuit - nothing) / (everything - nothing))
-    found = {row["figure"]: row["value"] for row in taken_apart(runner, Score("by_index", None, scores, 0.0), seed=0)}
-    only = len(places) - 1
-    empty, alone, without = (
-        found[0] for found in runner.run([frozenset(), frozenset([only]), runner.everything - {only}])
-    )
-    assert found["minimality"] == pytest.approx(abs(alone - empty) / (everything - nothing))
-    assert found["completeness"] == pytest.approx(abs(without - empty) / (everything - nothing))
-
-
-def test_aggregation_is_over_blocks_of_prompts(study, evaluation):
-    table = evaluation.aggregation.filter(task="ioi", wrong_answer="foil", method="grad_norm").sort("n")
-    assert table.select("n", "n_blocks").rows() == [(1, 24), (2, 12), (5, 4), (10, 2), (20, 1)]
-    truth, score = np.array([3.0, -2.0, 1.0]), np.array([3.0, 2.0, 1.0])
-    noise = np.random.default_rng(0).normal(scale=5, size=(3, 4000))
-    rows = list(aggregation_rows({"grad_norm": score[:, None] + noise}, truth, truth > 2))
-    assert rows[0]["spearman_mean"] < 0.4 < 0.99 < rows[-1]["spearman_mean"]
-    assert rows[0]["auroc_std"] > rows[-1]["auroc_std"] == 0
+    rows = list(recovery_rows([score], None, [truth], {"all": np.ones(4, bool)}, Draws(["t", "t"], 0)))
+    assert {row["figure"]: row["value"] for row in rows} == pytest.approx({"auroc": 1, "auprc": 1, "spearman": 1})
 
 
 def test_scores_of_the_weights_by_hand(case):
-    loaded, pairs = case[0], case[1]
-    nodes = [node for node in NodeMap.of(loaded.components).nodes if node.is_circuit_part]
-    asked = Asked(loaded, pairs, nodes, np.random.default_rng(0))
-    found = {score.method: score.replicas[0] for score in baseline_scores(asked, np.ones((1, len(pairs.encoded))))}
-    names = [node.name for node in nodes]
+    loaded, prompts, _, metric = case
+    context = context_of(loaded, prompts, metric)
+    found = baselines_of(context, "weight_norm", "parameter_count", "layer_index")
+    names = [node.name for node in context.components]
     block = loaded.model.transformer.h[1]
     mlp = torch.cat([block.mlp.c_fc.weight.flatten(), block.mlp.c_proj.weight.flatten()])
     assert found["weight_norm"][names.index("m1")] == pytest.approx(float(mlp.norm()), rel=1e-5)
@@ -247,50 +264,103 @@ def test_scores_of_the_weights_by_hand(case):
     head = torch.cat([qkv.flatten(), out.flatten()])
     assert found["weight_norm"][names.index("a1.h1")] == pytest.approx(float(head.norm()), rel=1e-5)
     assert found["parameter_count"][names.index("m1")] == mlp.numel()
-    assert found["layer_index"].tolist() == [node.layer for node in nodes]
+    assert found["layer_index"].tolist() == [node.layer for node in context.components]
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (lambda asked: np.zeros(2), r"score 'own' gives values of shape \(2,\); wanted are 6, one for each component"),
-        (lambda asked: asked.nowhere, r"score 'own' \(.*test_evaluation.py, line \d+\): AttributeError"),
+        (
+            lambda context: np.zeros(2),
+            r"score 'own' gives values of shape \(2,\); wanted are 6, one for each component",
+        ),
+        (lambda context: context.nowhere, r"score 'own' \(.*test_evaluation.py, line \d+\): AttributeError"),
     ],
 )
 def test_a_score_of_one_s_own_that_fails_is_named(case, monkeypatch, values, said):
-    loaded, pairs, places, _ = case
+    loaded, prompts, _, metric = case
     monkeypatch.setattr(baselines, "_BASELINES", {})
     baselines.baseline("own")(values)
-    asked = Asked(loaded, pairs, places, np.random.default_rng(0))  # pyright: ignore
     with pytest.raises(BadInput, match=said):
-        baseline_scores(asked, np.ones((1, len(pairs.encoded))))
+        baselines.every_baseline()["own"].values(context_of(loaded, prompts, metric))
 
 
-def test_a_score_of_one_s_own_is_a_mean_over_prompts_with_replicas(case, monkeypatch):
-    loaded, pairs = case[0], case[1]
+def test_a_baseline_has_one_name(monkeypatch):
     monkeypatch.setattr(baselines, "_BASELINES", {})
-    nodes = NodeMap.of(loaded.components).nodes
-    values = np.random.default_rng(1).random((len(pairs.encoded), 3))
-    baselines.baseline("own", cost=2.0)(lambda asked: values)
+    baselines.baseline("own", 2.0)(lambda context: np.zeros(6))
+    assert baselines.every_baseline()["own"].passes == 2.0
     with pytest.raises(ValueError, match="a baseline 'own' already"):
-        baselines.baseline("own")(lambda asked: values)
-    weights = poisson_weights(len(pairs.encoded), np.random.default_rng(2))
-    [found] = baseline_scores(Asked(loaded, pairs, nodes[:3], np.random.default_rng(0)), weights)
-    assert (found.method, found.wrong_answer, found.cost) == ("own", None, 2.0)
-    np.testing.assert_allclose(found.replicas[0], values.mean(axis=0))
-    np.testing.assert_allclose(found.replicas[7], np.average(values, axis=0, weights=weights[7]))
+        baselines.baseline("own")(lambda context: np.zeros(6))
 
 
 def test_parts_can_be_evaluated_too(study, tmp_path):
     copy = shutil.copytree(study, tmp_path / "copy")
-    found = evaluate(str(copy), n_pairs=4, level="part")
+    found = evaluate(str(copy), 4, level="part")
     assert set(found.effects["part"]) == {"q", "k", "v", "o", "in", "out"}
-    assert "direct_effect" not in set(found.effects["method"])
+    assert found.edge_faithfulness.is_empty()
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(study, evaluation, tmp_path):
+    copy = shutil.copytree(study, tmp_path / "copy")
+    [folder] = (copy / "evaluation").iterdir()
+    for stage, shard in (("effects", 1), ("circuits", 0), ("circuits", 3)):
+        (folder / stage / commit_path(shard)).unlink()
+    kept = (folder / "effects" / commit_path(0)).read_bytes()
+    again = evaluate(str(copy), N_PAIRS, ablations=("resample", "mean", "zero"))
+    for one, two in zip(evaluation[:4], again[:4], strict=True):
+        assert one.equals(two)
+    assert (folder / "effects" / commit_path(0)).read_bytes() == kept
+    assert len(list((copy / "evaluation").iterdir())) == 1
+
+
+def test_circuits_are_exported_and_read_back(study, evaluation, tmp_path):
+    written = export(study, tmp_path)
+    assert sorted(folder.name for folder in written) == [
+        "induction_model", "induction_model_logit_difference", "ioi_model", "ioi_model_logit_difference"
+    ]  # fmt: skip
+    content = torch.load(tmp_path / "ioi_model" / "importances.pt", weights_only=True)
+    assert content["cfg"] == {"n_layers": 2, "n_heads": 2, "parallel_attn_mlp": False, "d_model": 16}
+    assert content["edges_scores"].shape == content["edges_in_graph"].shape == (7, 15)
+    assert content["src_nodes"] == ["input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1"]
+    assert content["dst_nodes"][:8] == [f"a0.h{head}<{part}>" for part in "qkv" for head in (0, 1)] + ["m0", "a1.h0<q>"]
+    scores = pl.read_parquet(Path(study) / "edge_scores.parquet").filter(task="ioi", method="attribution_patching")
+    by_edge = {(row["source"], row["target"]): row["score"] for row in scores.iter_rows(named=True)}
+    row, column = content["src_nodes"].index("m0"), content["dst_nodes"].index("a1.h1<k>")
+    assert float(content["edges_scores"][row, column]) == pytest.approx(by_edge["m0", "a1.h1<k>"])
+    one, two = (read_importances(tmp_path / "ioi_model" / f"importances.{kind}") for kind in ("pt", "json"))
+    np.testing.assert_allclose(one.scores, two.scores, rtol=1e-6)
+    np.testing.assert_array_equal(one.inside, two.inside)
+    assert one.cfg == two.cfg
+    assert one.is_complete
+    assert two.is_complete
+
+
+def test_a_circuit_from_a_file_is_judged(study, evaluation, tmp_path):
+    export(study, tmp_path)
+    found = judge(study, tmp_path / "ioi_model" / "importances.pt", N_PAIRS).filter(task="ioi")
+    table = evaluation.edge_faithfulness.filter(task="ioi", method="attribution_patching")
+    for ranking in ("signed", "size"):
+        wanted = table.filter(ranking=ranking)
+        np.testing.assert_allclose(found.filter(circuit=ranking)["value"], wanted["faithfulness"], rtol=1e-3, atol=1e-3)
+    assert found.filter(circuit="given").height == 1
+    status, said, _ = gbcd(
+        "evaluate", study, "--circuit", str(tmp_path / "ioi_model" / "importances.json"), "--pairs", "4"
+    )
+    assert status == 0
+    assert "cpr" in said
+    small = tmp_path / "small.pt"
+    content = torch.load(tmp_path / "ioi_model" / "importances.pt", weights_only=True)
+    torch.save({**content, "cfg": {**content["cfg"], "d_model": 8}}, small)
+    with pytest.raises(BadInput, match="is a circuit of another model"):
+        judge(study, small, 4)
+    small.write_bytes(b"no circuit")
+    with pytest.raises(BadInput, match="is not a circuit in the format of EAP-IG"):
+        judge(study, small, 4)
 
 
 def test_what_cannot_be_evaluated_is_refused(study, tmp_path):
     with pytest.raises(BadInput, match="at least 2"):
-        evaluate(study, n_pairs=1)
+        evaluate(study, 1)
     with pytest.raises(BadInput, match="no plan"):
         evaluate(str(tmp_path / "nothing"))
     copy = shutil.copytree(study, tmp_path / "copy")
@@ -302,7 +372,7 @@ def test_what_cannot_be_evaluated_is_refused(study, tmp_path):
 @pytest.mark.parametrize(
     ("n_prompts", "counterfactual", "problem"),
     [
-        (3, None, "3 prompts cannot be patched, the first is prompts/000001: no counterfactual"),
+        (3, None, "3 prompts cannot be patched, the first is prompts/000001: no counterfactual, and no partner"),
         (1, "Andrew gave a drink to", "prompts: not evaluated, since it takes 2 prompts"),
     ],
 )
@@ -318,7 +388,9 @@ def test_a_prompt_file_that_cannot_be_patched_is_refused(tmp_path, n_prompts, co
     out = tmp_path / "out"
     run_study(make_study({**fields, "out": str(out)}), Console(quiet=True))
     before = sorted(out.rglob("*"))
-    with pytest.raises(BadInput, match="no task has two prompts with a counterfactual of equal length") as refused:
+    with pytest.raises(
+        BadInput, match="no task has two prompts with a counterfactual of equal length, or a partner"
+    ) as refused:
         evaluate(str(out))
     assert problem in str(refused.value)
     assert sorted(out.rglob("*")) == before
@@ -334,24 +406,30 @@ def test_another_model_under_the_same_name_is_refused(study, tmp_path):
 
 
 def test_prompts_that_cannot_be_patched_are_named(study, tmp_path, monkeypatch):
-    from gbcd.evaluation import evaluate as evaluation
-
     stored = Inputs.sample
 
     def without(inputs, task, n):
-        from dataclasses import replace
-
         found = stored(inputs, task, n)
         keep = 5 if found[0].prompt.task == "ioi" else 1
-        return [
-            replace(one, counterfactual_ids=one.counterfactual_ids if i < keep else None) for i, one in enumerate(found)
-        ]
+        gone = {"counterfactual_ids": None, "partner_ids": None}
+        return [one if i < keep else replace(one, **gone) for i, one in enumerate(found)]
 
     monkeypatch.setattr(Inputs, "sample", without)
-    found = evaluation.evaluate(str(shutil.copytree(study, tmp_path / "copy")), n_pairs=8)
+    found = evaluate(str(shutil.copytree(study, tmp_path / "copy")), 8)
     assert set(found.figures["task"]) == {"ioi"}
     assert found.effects["n_unpatched"].unique().to_list() == [3]
     assert found.notes[0].startswith("ioi: 3 prompts cannot be patched, the first is ioi/")
     assert found.notes[-1].startswith(
         "induction: not evaluated, since it takes 2 prompts that can be patched, and there"
     )
+
+
+def test_what_the_command_cannot_mean_is_refused(study):
+    for flags, said in (
+        (("--ablations", "mean,none"), "'none' is none of resample, mean, zero"),
+        (("--nodes", "top"), "'top' is neither `all` nor `top:N`"),
+        (("--budget", "0.00001"), "a budget of 1e-05 minutes is too small: two pairs of every task take about"),
+    ):
+        status, _, refused = gbcd("evaluate", study, *flags)
+        assert status == 2
+        assert said in " ".join(refused.split())

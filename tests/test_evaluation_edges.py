@@ -4,13 +4,12 @@ from collections import defaultdict
 
 import pytest
 import torch
+from evaluation_cases import context_of
 from random_prompts import VOCAB, random_prompts
 from tiny_models import random_model, small_tokenizer
 
-from gbcd.analysis.circuits import Config
-from gbcd.evaluation.edges import edge_attribution
+from gbcd.analysis.circuits import Config, edge_names
 from gbcd.evaluation.metrics import metric_for
-from gbcd.evaluation.pairs import pair_up
 from gbcd.models.load import prepared
 from gbcd.prompting.tokens import EncodedPrompt
 
@@ -56,7 +55,8 @@ def test_edges_into_a_norm_add_up_to_what_it_reads(family):
     ]
     cfg = Config.of(loaded.components, loaded.spec.parallel)
     metric = metric_for("logit_difference", prompts, loaded.device)
-    found = edge_attribution(loaded, pair_up(prompts, 2), metric, cfg)
+    edges = context_of(loaded, prompts, metric, with_edges=True).attributed().edges
+    found = dict(zip(edge_names(cfg), edges.mean(0).tolist(), strict=True))
     sums = defaultdict(float)
     for edge, score in found.items():
         target = edge.split("->")[1].split(".")[0]

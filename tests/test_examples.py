@@ -30,7 +30,7 @@ def test_a_notebook_runs(notebook: Path, capsys: pytest.CaptureFixture[str], mon
             assert capsys.readouterr().out or cell is not cells[-1]
     own = [_registry.get(name) for name in set(_registry.names()) - before]
     tokenizer = load("reference", "cpu").tokenizer
-    assert all(pair_up(encode(one.draw(tokenizer, 4, 0), tokenizer), 4).refused == () for one in own)
+    assert all(pair_up(encode(one.draw(tokenizer, 4, 0), tokenizer)).refused == [] for one in own)
 
 
 def test_there_is_one_for_each_way_of_use() -> None:

@@ -1,17 +1,20 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from evaluation_cases import baselines_of, circuits_of, context_of, effects_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import tiny_gpt2
+from random_prompts import VOCAB
+from tiny_models import random_model, small_tokenizer, tiny_gpt2
 
 from gbcd.errors import BadInput
-from gbcd.evaluation.attribution import attribute
-from gbcd.evaluation.interventions import circuit_metrics, measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.places import places_of
 from gbcd.models.load import prepared
+from gbcd.models.rules import RULES, Rules
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
 
@@ -42,7 +45,7 @@ def encoded(seed=0, lengths=(7, 5, 7, 6), n_answers=1, n_wrong=1):
 def prepared_case(loaded, level="node", metric="logit_difference", **drawn):
     prompts = encoded(**drawn)
     places = places_of(loaded.components, level)
-    return prompts, pair_up(prompts, 8), places, metric_for(metric, prompts, loaded.device)
+    return prompts, places, metric_for(metric, prompts, loaded.device)
 
 
 def difference(model, prompt, ids):
@@ -104,8 +107,8 @@ def ablated_by_hand(model, prompt, name, value):
 
 @pytest.mark.parametrize("level", ["node", "part"])
 def test_effects_are_those_of_hooks_written_by_hand(loaded, level):
-    prompts, pairs, places, metric = prepared_case(loaded, level)
-    effects = measure_effects(loaded, pairs, places, metric)
+    prompts, places, metric = prepared_case(loaded, level)
+    effects = effects_of(loaded, prompts, places, metric)
     here = [values_by_hand(loaded.model, prompt.ids) for prompt in prompts]
     for row, prompt in enumerate(prompts):
         away = values_by_hand(loaded.model, prompt.counterfactual_ids)
@@ -128,8 +131,8 @@ def test_effects_are_those_of_hooks_written_by_hand(loaded, level):
 
 
 def test_zero_ablation_of_the_last_mlp_worked_out_on_paper(loaded):
-    prompts, pairs, places, metric = prepared_case(loaded)
-    effects = measure_effects(loaded, pairs, places, metric, ["zero"])
+    prompts, places, metric = prepared_case(loaded)
+    effects = effects_of(loaded, prompts, places, metric, ["zero"])
     column = [point.name for point in places].index("m2")
     body = loaded.model.transformer
     for row, prompt in enumerate(prompts):
@@ -144,22 +147,11 @@ def test_zero_ablation_of_the_last_mlp_worked_out_on_paper(loaded):
         assert effects.drops["zero"][row, column] == pytest.approx(effects.clean[row] - left)
 
 
-def test_cost_counts_only_the_blocks_that_ran(loaded):
-    _, pairs, places, metric = prepared_case(loaded)
-    steps: list[tuple[str, int, int]] = []
-    cost = measure_effects(loaded, pairs, places, metric, watch=lambda *step: steps.append(step)).cost
-    total = len(places) * len(pairs.encoded)
-    assert [done for _, done, _ in steps] == sorted({done for _, done, _ in steps})
-    assert steps[-1] == ("effects of ablation", total, total)
-    # 3 nodes a layer, of 3, 2 and 1 blocks out of 3, and the passes over prompts and counterfactuals
-    assert cost == pytest.approx({"resample": 6 + 2, "mean": 6 + 2, "zero": 6 + 1})
-
-
 def test_a_circuit_of_everything_is_the_model_and_of_one_missing_node_its_ablation(loaded):
-    prompts, pairs, places, metric = prepared_case(loaded)
+    prompts, places, metric = prepared_case(loaded)
     names = [point.name for point in places]
-    found = circuit_metrics(loaded, pairs, places, [names, set(names) - {"a1.h0"}, []], metric)
-    effects = measure_effects(loaded, pairs, places, metric, ["resample"])
+    found = circuits_of(loaded, prompts, places, [names, set(names) - {"a1.h0"}, []], metric)
+    effects = effects_of(loaded, prompts, places, metric, ["resample"])
     np.testing.assert_allclose(found[0], effects.clean)
     np.testing.assert_allclose(found[1], effects.clean - effects.drops["resample"][:, names.index("a1.h0")])
     # With every node resampled the embeddings alone are the prompt's own
@@ -176,8 +168,8 @@ def test_a_circuit_of_everything_is_the_model_and_of_one_missing_node_its_ablati
 
 def test_attribution_is_the_derivative_of_the_effect(loaded):
     """Patching a small part of the way changes the metric by that part of the attribution."""
-    prompts, pairs, places, metric = prepared_case(loaded, "part")
-    found = attribute(loaded, pairs, places, metric, with_direct=False)["attribution_patching"].values
+    prompts, places, metric = prepared_case(loaded, "part")
+    found = baselines_of(context_of(loaded, prompts, metric, "part"), "attribution_patching")["attribution_patching"]
     step = 1e-4
     for row, prompt in enumerate(prompts[:2]):
         here, away = (values_by_hand(loaded.model, ids) for ids in (prompt.ids, prompt.counterfactual_ids))
@@ -191,8 +183,8 @@ def test_attribution_is_the_derivative_of_the_effect(loaded):
 
 
 def test_integrated_gradients_and_hisp_by_hand(loaded):
-    prompts, pairs, places, metric = prepared_case(loaded, lengths=(5,))
-    found = attribute(loaded, pairs, places, metric, with_direct=True)
+    prompts, places, metric = prepared_case(loaded, lengths=(5,))
+    found = baselines_of(context_of(loaded, prompts, metric), "attribution_patching_ig", "hisp")
     [prompt], model = prompts, loaded.model
     table = model.transformer.wte.weight
     sums = 0
@@ -211,14 +203,14 @@ def test_integrated_gradients_and_hisp_by_hand(loaded):
     half = slice(WIDTH // 2, WIDTH)
     column = [point.name for point in places].index("a1.h1")
     by_hand = float(((z - other) * sums)[..., half].sum())
-    assert found["attribution_patching_ig"].values[0, column] == pytest.approx(by_hand)
-    assert found["hisp"].values[0, column] == pytest.approx(abs(float((z * gradient)[..., half].sum())))
+    assert found["attribution_patching_ig"][0, column] == pytest.approx(by_hand)
+    assert found["hisp"][0, column] == pytest.approx(abs(float((z * gradient)[..., half].sum())))
 
 
 def test_direct_effects_add_up_to_the_logit_difference(loaded):
     """All nodes, the embeddings and the biases together are the final residual stream."""
-    prompts, pairs, places, metric = prepared_case(loaded)
-    found = attribute(loaded, pairs, places, metric, with_direct=True)["direct_effect"].values
+    prompts, _, metric = prepared_case(loaded)
+    found = baselines_of(context_of(loaded, prompts, metric), "direct_effect")["direct_effect"]
     body = loaded.model.transformer
     for row, prompt in enumerate(prompts):
         kept = {}
@@ -235,12 +227,37 @@ def test_direct_effects_add_up_to_the_logit_difference(loaded):
 
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 3))
-def test_batching_does_not_matter(loaded, seed, batch_size):
-    prompts, pairs, places, metric = prepared_case(loaded, seed=seed)
-    one = measure_effects(loaded, pairs, places, metric)
-    two = measure_effects(loaded, pair_up(prompts, batch_size), places, metric)
-    for ablation, drops in one.drops.items():
-        np.testing.assert_allclose(drops, two.drops[ablation], atol=1e-9)
+def test_batching_does_not_matter(loaded, seed, n_together):
+    prompts, places, metric = prepared_case(loaded, seed=seed)
+    together = effects_of(loaded, prompts, places, metric)
+    for start in range(0, len(prompts), n_together):
+        some = prompts[start : start + n_together]
+        apart = effects_of(
+            loaded, some, places, metric_for("logit_difference", some, loaded.device), ["resample", "zero"]
+        )
+        for ablation, drops in apart.drops.items():
+            np.testing.assert_allclose(together.drops[ablation][start : start + n_together], drops, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("rules", ["relp", "gim"])
+def test_switching_a_rule_off_changes_the_number(family, rules):
+    """Every rule of the two sets counts where the model has what it is about."""
+    loaded = prepared(family, random_model(family, VOCAB), small_tokenizer())
+    prompts = [
+        EncodedPrompt(Prompt("p", "ioi", "t", "", ()), (1, 2, 3, 4, 5), (6,), (7,), None, (1, 9, 3, 8, 5)),
+    ]
+    metric = metric_for("logit_difference", prompts, loaded.device)
+    whole = baselines_of(context_of(loaded, prompts, metric), rules, "attribution_patching")
+    assert np.abs(whole[rules] - whole["attribution_patching"]).max() > 1e-3
+    defaults = {one.name: one.default for one in dataclasses.fields(Rules)}
+    switched = [name for name, value in dataclasses.asdict(RULES[rules]).items() if value != defaults[name]]
+    for rule in set(switched) - {"name"}:
+        without = dataclasses.replace(RULES[rules], **{rule: defaults[rule]})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(RULES, rules, without)
+            found = baselines_of(context_of(loaded, prompts, metric), rules)[rules]
+        assert np.abs(found - whole[rules]).max() > 1e-4, rule
 
 
 def test_metrics_of_sets_of_answers():
@@ -265,7 +282,7 @@ def test_what_cannot_be_measured_is_refused(loaded):
     with pytest.raises(BadInput, match="mean_squared_error"):
         metric_for("mean_squared_error", bare, loaded.device)
     odd = [*encoded(), *bare, EncodedPrompt(Prompt("q", "ioi", "t", "", ()), (1, 2), (3,), (4,), None, (1,))]
-    pairs = pair_up(odd, 2)
-    assert len(pairs.encoded) == 4
-    assert pairs.refused[-1] == "q: 2 tokens, but 1 in its counterfactual"
-    assert pairs.refused[0] == "p0: no counterfactual"
+    pairs = pair_up(odd)
+    assert [len(prompt.ids) for prompt in pairs.usable] == [5, 6, 7, 7]
+    assert pairs.refused[-1] == "q: 2 tokens, but 1 in its counterfactual, and no partner"
+    assert pairs.refused[0] == "p0: no counterfactual, and no partner"

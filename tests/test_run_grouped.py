@@ -50,7 +50,7 @@ def test_the_circuit_file_has_heads_and_mlps(out: str) -> None:
 
 
 def test_evaluation_measures_groups_too(out: str) -> None:
-    found = evaluate(out, n_pairs=4, batch_size=4)
+    found = evaluate(out, n_pairs=4)
     effects = found.effects.filter(pl.col("method") == "resample")
     assert set(effects["part"]) == {"head", "group", "mlp"}
     assert effects["value"].is_finite().all()

@@ -9,28 +9,27 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from evaluation_cases import circuits_of, effects_of
 from small_runs import finished, small_study
 from test_cli import gbcd
 from torch import Tensor
 
 from gbcd import tasks
-from gbcd.evaluation.interventions import circuit_metrics, measure_effects
 from gbcd.evaluation.metrics import metric_for
-from gbcd.evaluation.pairs import Pairs, alone
 from gbcd.evaluation.places import Place, places_of
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt, encode
 
-Case = tuple[LoadedModel, list[EncodedPrompt], Pairs, list[Place]]
+Case = tuple[LoadedModel, list[EncodedPrompt], list[Place]]
 
 
 @pytest.fixture(scope="module", params=["tracr_reverse", "tracr_xproportion"])
 def case(request: pytest.FixtureRequest) -> Case:
     loaded = models.load(request.param, "cpu", "float64")
     prompts = encode(tasks.draw(loaded.name, loaded.tokenizer, 24, seed=2), loaded.tokenizer, loaded.context)
-    return loaded, prompts, alone(prompts, 5), places_of(loaded.components, "node")
+    return loaded, prompts, places_of(loaded.components, "node")
 
 
 def by_hand(model: Any, ids: tuple[int, ...], replaced: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -58,10 +57,9 @@ def minus_error(loaded: LoadedModel, prompt: EncodedPrompt, outputs: Tensor) -> 
 
 
 def test_effects_are_those_of_ablation_by_hand(case: Case) -> None:
-    loaded, prompts, pairs, places = case
+    loaded, prompts, places = case
     metric = metric_for("mean_squared_error", prompts, loaded.device, space_of(loaded.tokenizer))
-    effects = measure_effects(loaded, pairs, places, metric)
-    assert set(effects.drops) == {"mean", "zero"}
+    effects = effects_of(loaded, prompts, places, metric, ["mean", "zero"])
     written = [by_hand(loaded.model, prompt.ids, {})[1] for prompt in prompts]
     longest = max(len(prompt.ids) for prompt in prompts)
     means = {
@@ -84,20 +82,20 @@ def test_effects_are_those_of_ablation_by_hand(case: Case) -> None:
 
 
 def test_a_circuit_keeps_its_members_and_has_the_rest_at_their_means(case: Case) -> None:
-    loaded, prompts, pairs, places = case
+    loaded, prompts, places = case
     metric = metric_for("mean_squared_error", prompts, loaded.device, space_of(loaded.tokenizer))
     names = [point.name for point in places]
-    found = circuit_metrics(loaded, pairs, places, [names, [], names[1:]], metric)
-    effects = measure_effects(loaded, pairs, places, metric, ["mean"])
+    found = circuits_of(loaded, prompts, places, [names, [], names[1:]], metric, "mean")
+    effects = effects_of(loaded, prompts, places, metric, ["mean"])
     np.testing.assert_allclose(found[0], effects.clean, atol=1e-9)
     np.testing.assert_allclose(found[1], effects.counterfactual, atol=1e-9)
     np.testing.assert_allclose(found[2], effects.clean - effects.drops["mean"][:, 0], atol=1e-9)
 
 
 def test_the_published_circuit_is_what_ablation_finds(case: Case) -> None:
-    loaded, prompts, pairs, places = case
+    loaded, prompts, places = case
     metric = metric_for("mean_squared_error", prompts, loaded.device, space_of(loaded.tokenizer))
-    effects = measure_effects(loaded, pairs, places, metric).drops["mean"].mean(0)
+    effects = effects_of(loaded, prompts, places, metric, ["mean"]).drops["mean"].mean(0)
     circuit = tasks.get(loaded.name).circuit
     assert circuit is not None
     helping = {point.name for point, drop in zip(places, effects, strict=True) if abs(drop) > 1e-3}
@@ -113,9 +111,9 @@ def test_a_study_of_a_program_is_evaluated(tmp_path: Path) -> None:
     assert status == 0
     assert "tracr_reverse, foil: against mean ablation on 40 pairs" in said
     figures, effects = (pl.read_parquet(f"{study.out}/{name}.parquet") for name in ("evaluation", "effects"))
-    assert set(figures["truth"].drop_nulls()) == {"mean", "zero", "published"}
+    assert set(figures["truth"].drop_nulls()) == {"mean", "published"}
     assert set(figures["method"]) >= {"grad_norm", "centered_grad_norm", "taylor", "weight_norm", "random"}
-    assert set(effects["method"]) == {"mean", "zero"}
+    assert set(effects["method"]) == {"mean", "direct_effect"}
     assert effects.filter(method="mean", component="a3.h0")["value"].item() > 0.1
     assert pl.read_parquet(f"{study.out}/faithfulness.parquet").filter(size=1.0)["faithfulness"].to_list()[0] == 1.0
 

@@ -4,16 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from evaluation_cases import baselines_of, context_of, effects_of
 from slow_edges import edge_names
 from transformer_lens_values import STEPS, VALUES, shared_model, shared_prompts
 
-from gbcd.analysis.circuits import Config
 from gbcd.engine.engine import Engine
-from gbcd.evaluation.attribution import INTEGRATION_STEPS, attribute
-from gbcd.evaluation.edges import edge_attribution
-from gbcd.evaluation.interventions import measure_effects
+from gbcd.evaluation.baselines import INTEGRATION_STEPS, every_baseline
 from gbcd.evaluation.metrics import metric_for
-from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.places import places_of
 from gbcd.models.load import prepared
 
@@ -24,7 +21,7 @@ WANTED = json.loads(VALUES.read_text())["prompts"]
 def case():
     loaded, prompts = prepared("shared", *shared_model()), shared_prompts()
     places = places_of(loaded.components, "node")
-    return loaded, pair_up(prompts, 8), places, metric_for("logit_difference", prompts, loaded.device)
+    return loaded, prompts, places, metric_for("logit_difference", prompts, loaded.device)
 
 
 def table(statistic, names):
@@ -34,12 +31,12 @@ def table(statistic, names):
 @pytest.mark.parametrize("method", ["attribution_patching", "attribution_patching_ig"])
 def test_attribution_is_that_of_transformer_lens(case, method):
     assert INTEGRATION_STEPS == STEPS
-    found = attribute(*case, with_direct=False)[method].values
+    found = baselines_of(context_of(case[0], case[1], case[3]), method)[method]
     np.testing.assert_allclose(found, table(method, [point.name for point in case[2]]), atol=1e-9)
 
 
 def test_resample_ablation_is_that_of_transformer_lens(case):
-    effects = measure_effects(*case, ["resample"])
+    effects = effects_of(*case, ["resample"])
     np.testing.assert_allclose(effects.clean, [row["metric"] for row in WANTED], atol=1e-9)
     wanted = table("resample", [point.name for point in case[2]])
     assert np.abs(wanted).max() > 0.5
@@ -47,10 +44,14 @@ def test_resample_ablation_is_that_of_transformer_lens(case):
 
 
 def test_edge_attribution_is_that_of_transformer_lens(case):
-    loaded, pairs, _, metric = case
-    found = edge_attribution(loaded, pairs, metric, Config.of(loaded.components, loaded.spec.parallel))
-    assert found.keys() == WANTED[0]["edges"].keys()
-    np.testing.assert_allclose(list(found.values()), table("edges", found).mean(axis=0), atol=1e-9)
+    loaded, prompts, _, metric = case
+    edges = every_baseline()["attribution_patching"].edges
+    assert edges is not None
+    names = edge_names(loaded.spec)
+    assert set(names) == WANTED[0]["edges"].keys()
+    np.testing.assert_allclose(
+        edges(context_of(loaded, prompts, metric, with_edges=True)), table("edges", names), atol=1e-9
+    )
 
 
 def test_the_engines_attribution_and_edges_are_those_of_transformer_lens(case):

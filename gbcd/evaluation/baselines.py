@@ -14,7 +14,7 @@ counted as one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -70,7 +70,12 @@ class Baseline(NamedTuple):
         return values
 
 
-BASELINES: dict[str, Baseline] = {}
+_BASELINES: dict[str, Baseline] = {}
+
+
+def every_baseline() -> Mapping[str, Baseline]:
+    """All that are registered, by name."""
+    return _BASELINES
 
 
 def baseline(
@@ -90,9 +95,9 @@ def baseline(
 
 
 def _add(record: Baseline) -> None:
-    if record.name in BASELINES:
+    if record.name in _BASELINES:
         raise ValueError(f"there is a baseline {record.name!r} already")
-    BASELINES[record.name] = record
+    _BASELINES[record.name] = record
 
 
 def _attribution(name: str, rules: RulesName, steps: int, passes: float) -> Baseline:

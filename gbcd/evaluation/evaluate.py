@@ -10,65 +10,51 @@ are counted and named. Compiled programs, which have no counterfactuals, are mea
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 from rich.console import Console
 
-from gbcd import tasks
 from gbcd.analysis.reduce import reduce
-from gbcd.engine.engine import packed_for
 from gbcd.errors import BadInput, Incomplete
 from gbcd.evaluation import tables
 from gbcd.evaluation.circuit_sets import Circuits, EdgeTable, store_circuits
+from gbcd.evaluation.curves import Curves, Cut, curves, cuts
 from gbcd.evaluation.evaluation_plan import (
-    PAIRS_PER_BLOCK,
     EvaluationPlan,
     Request,
-    TaskPlan,
     evaluation_folder,
     read_evaluation_plan,
     stage_folder,
     write_evaluation_plan,
 )
 from gbcd.evaluation.measured import (
-    Curves,
-    Cut,
     Measured,
     baseline_scores,
-    curves,
-    cuts,
     drop_rows,
     edge_config,
     edge_scores,
     effect_rows,
-    figure_rows,
+    groups,
     ranking_score,
     read_measured,
     study_scores,
     truths,
-)
-from gbcd.evaluation.metrics import MEAN_SQUARED_ERROR
-from gbcd.evaluation.node_sample import sampled
-from gbcd.evaluation.pairs import pair_up
+)  # fmt: skip
 from gbcd.evaluation.patching import Ablation
 from gbcd.evaluation.places import Level
-from gbcd.evaluation.recovery import Score
+from gbcd.evaluation.planning import planned_evaluation
+from gbcd.evaluation.recovery import Score, recovery_rows
 from gbcd.evaluation.work import EvaluationWork, circuit_components, load_model
 from gbcd.models.load import LoadedModel
-from gbcd.prompting.prompt_lines import TASK
-from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.run.commits import committed_ids, read_commits, read_table
 from gbcd.run.executor import Workers, absolute, execute
-from gbcd.run.inputs import Inputs
 from gbcd.run.own_definitions import DefinitionFile, import_definitions
 from gbcd.run.progress import ProgressDisplay
-from gbcd.run.results import SUMMARY_FILE, encoded, summary
+from gbcd.run.results import SUMMARY_FILE, encoded
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import Store
 
@@ -146,7 +132,7 @@ def evaluate(
     loaded = load_model(store, plan)
     planned = read_evaluation_plan(store, folder)
     if planned is None:
-        planned = write_evaluation_plan(store, folder, _planned(store, plan, loaded, request, workers))
+        planned = write_evaluation_plan(store, folder, planned_evaluation(store, plan, loaded, request, workers))
     threads = team.threads if workers else None
     build = partial(EvaluationWork, absolute(out), folder, files, threads)
     with _workplace(team), ProgressDisplay(console or Console(quiet=True)) as display:
@@ -156,93 +142,6 @@ def evaluate(
         n_runs = {one.measured.task: one.circuits.n_runs for one in judged}
         _finished(execute(out, [planned.circuits_stage(folder, n_runs)], build, team, display))
     return _written(store, folder, planned, loaded, judged)
-
-
-def _planned(store: Store, plan: Plan, loaded: LoadedModel, request: Request, workers: int) -> EvaluationPlan:
-    inputs, found, notes = Inputs(store, plan), dict[str, TaskPlan](), list[str]()
-    for task in plan.study.tasks:
-        drawn = inputs.sample(task, request.pairs)
-        pairs = pair_up(drawn, not loaded.spec.reads_every_token)
-        if pairs.refused:
-            notes.append(pairs.refusals(task))
-        if len(pairs.usable) < 2:
-            notes.append(
-                f"{task}: not evaluated, since it takes 2 prompts that can be patched, and there are "
-                f"{len(pairs.usable)}"
-            )
-            continue
-        found[task] = TaskPlan(
-            metric=metric_name(task, pairs.usable),
-            n_drawn=len(drawn),
-            n_pairs=len(pairs.usable),
-            n_refused=len(pairs.refused),
-            ablations=_ablations(request, pairs.usable),
-            nodes=_nodes(store, task, loaded, request, plan.study.seed),
-            has_edges=request.level == "node" and edge_config(loaded) is not None and not loaded.spec.reads_every_token,
-        )
-    if not found:
-        raise BadInput(
-            "no task has two prompts with a counterfactual of equal length, or a partner, to measure effects by:\n"
-            + "\n".join(notes)
-            + "\nGive prompts one: `counterfactual` in Filled or in a line of a prompt file; or allow partners."
-        )
-    if request.budget is not None:
-        found = _within(request.budget, found, inputs, loaded, workers)
-    return EvaluationPlan(request=request, tasks=found, notes=tuple(notes))
-
-
-def _ablations(request: Request, prompts: Sequence[EncodedPrompt]) -> tuple[Ablation, ...]:
-    """Those asked for; where prompts have nothing to be resampled from, the mean takes its place."""
-    if prompts[0].reference_ids is not None:
-        return request.ablations
-    return tuple(dict.fromkeys("mean" if one == "resample" else one for one in request.ablations))
-
-
-def _nodes(store: Store, task: str, loaded: LoadedModel, request: Request, seed: int) -> dict[str, int]:
-    names = [component.name for component in circuit_components(loaded, request.level)]
-    rows = summary(store.location).filter(task=task, level=request.level).collect()
-    scores = dict(
-        rows.filter(pl.col("wrong_answer") == rows["wrong_answer"][0]).select("component", "score").iter_rows()
-    )
-    return sampled(names, np.array([scores[name] or 0.0 for name in names]), request.top, seed)
-
-
-def metric_name(task: str, prompts: Sequence[EncodedPrompt]) -> str:
-    """The metric that effects of a task are measured by."""
-    if task != TASK:
-        return tasks.get(task).metric
-    if prompts[0].outputs is not None:
-        return MEAN_SQUARED_ERROR
-    return "logit_difference" if all(prompt.wrong_ids for prompt in prompts) else "negative_log_probability"
-
-
-def _within(
-    minutes: float, found: Mapping[str, TaskPlan], inputs: Inputs, loaded: LoadedModel, workers: int
-) -> dict[str, TaskPlan]:
-    """As many pairs of each task as fit, by the time that a forward pass takes.
-
-    Raises:
-        BadInput: not even two pairs do.
-    """
-    n_layers, seconds = loaded.spec.n_layers, 0.0
-    for task, planned in found.items():
-        layers = [int(name.split(".")[0][1:]) for name in planned.nodes]
-        # nodes, from their block on; baselines, and circuits, which take about as long as the effects of all nodes
-        passes = sum(n_layers - layer for layer in layers) / n_layers * len(planned.ablations) * 2 + 40
-        prompts = inputs.sample(task, PAIRS_PER_BLOCK)
-        packed = packed_for(loaded, [(prompt.ids,) for prompt in prompts])
-        loaded.decoder.run(packed)
-        started = time.perf_counter()
-        loaded.decoder.run(packed)
-        seconds += passes * (time.perf_counter() - started) / len(prompts)
-    n_pairs = int(60 * minutes * max(1, workers) / seconds)
-    if n_pairs < 2:
-        raise BadInput(
-            f"a budget of {minutes:g} minutes is too small: two pairs of every task take about {2 * seconds / 60:.1f}"
-        )
-    return {
-        task: planned.model_copy(update={"n_pairs": min(planned.n_pairs, n_pairs)}) for task, planned in found.items()
-    }
 
 
 def _judged(store: Store, plan: Plan, loaded: LoadedModel, folder: str, planned: EvaluationPlan, task: str) -> _Judged:
@@ -273,9 +172,12 @@ def _written(
         commits = read_commits(below, shards)
         found = pl.concat([pl.DataFrame(read_table(below, commit.files["circuits"])) for commit in commits])
         known = truths(measured, loaded.name, planned.request.level)
-        drawn: Curves = curves(measured, found, one.cuts, one.circuits, one.ranking)
+        drawn: Curves = curves(measured.draws, found, one.cuts, one.circuits, one.ranking)
         shared = {"task": measured.task, "n_pairs": len(measured.rows)}
-        figures = [*figure_rows(measured, one.scores, one.ranking, known), *drawn.figures]
+        figures = [
+            *recovery_rows(one.scores, one.ranking, known, groups(measured.components), measured.draws),
+            *drawn.figures,
+        ]
         rows["figures"] += [{**shared, "n_components": len(measured.components), **row} for row in figures]
         rows["effects"] += [{**shared, **row} for row in effect_rows(measured, loaded.spec.n_layers)]
         rows["nodes"] += [{"task": measured.task, **row} for row in drawn.nodes]

@@ -13,11 +13,11 @@ from jaxtyping import Int
 from gbcd.errors import BadInput
 from gbcd.evaluation.agreement import SIZES, cmd, cpr, faithfulness
 from gbcd.evaluation.circuit_sets import EdgeTable, Ranking
-from gbcd.evaluation.evaluate import metric_name
 from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK
 from gbcd.evaluation.measured import edge_config
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.mib import Importances, read_importances
+from gbcd.evaluation.planning import metric_name
 from gbcd.evaluation.resampling import Draws
 from gbcd.evaluation.work import circuit_metrics, load_model, pairs_of
 from gbcd.models.load import LoadedModel

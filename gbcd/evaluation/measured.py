@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +17,13 @@ from gbcd.analysis.nodes import NodeMap
 from gbcd.analysis.ranking import METHODS
 from gbcd.analysis.stored import read_template_sums
 from gbcd.component import Component
-from gbcd.evaluation.agreement import SIZES, cmd, cpr, faithfulness
-from gbcd.evaluation.baselines import BASELINES
-from gbcd.evaluation.circuit_sets import Circuits, EdgeScore, EdgeTable, Kind, Ranking, of_edges, of_nodes
+from gbcd.evaluation.baselines import every_baseline
+from gbcd.evaluation.circuit_sets import EdgeScore, EdgeTable
 from gbcd.evaluation.evaluation_plan import TaskPlan
-from gbcd.evaluation.recovery import DIFFERENCE, Score, Truth, measured_truth, recovery_rows
+from gbcd.evaluation.recovery import Score, Truth, measured_truth
 from gbcd.evaluation.resampling import Draws
 from gbcd.models.load import LoadedModel
-from gbcd.prompting.prompt_lines import TASK
+from gbcd.prompting.prompt_shapes import TASK
 from gbcd.run.commits import read_commits, read_table
 from gbcd.run.results import read_components, summary
 from gbcd.run.store import Store
@@ -113,7 +112,7 @@ def baseline_scores(measured: Measured) -> list[Score]:
     """Sizes of means over the pairs."""
     return [
         Score(name, None, np.abs(measured.draws.means(measured.values(name))), one.passes)
-        for name, one in BASELINES.items()
+        for name, one in every_baseline().items()
         if name in measured.rows.columns
     ]
 
@@ -137,7 +136,7 @@ def edge_scores(
         rows = pl.read_parquet(io.BytesIO(store.read(EDGES_FILE))).filter(task=measured.task)
         for (wrong_answer,), group in rows.group_by("wrong_answer", maintain_order=True):
             found.append(EdgeScore("edges", str(wrong_answer), 3.0, group["mean"].to_numpy()))
-    found += [EdgeScore(name, None, BASELINES[name].passes, values) for name, values in measured.edges.items()]
+    found += [EdgeScore(name, None, every_baseline()[name].passes, values) for name, values in measured.edges.items()]
     for score in scores:
         if score is ranking or score.method in NODE_SCORES_FOR_EDGES:
             named = zip((one.name for one in measured.components), score.resamples[0].tolist(), strict=True)
@@ -179,7 +178,7 @@ def effect_rows(measured: Measured, n_layers: int) -> Iterator[dict[str, Any]]:
         name: (measured.ablated, passes + (1 if name == "zero" else 2)) for name in measured.planned.ablations
     } | {
         name: (list(range(len(measured.components))), one.passes)
-        for name, one in BASELINES.items()
+        for name, one in every_baseline().items()
         if one.signed and name in measured.rows.columns
     }
     gap = float(measured.gap[0])
@@ -209,91 +208,6 @@ def drop_rows(measured: Measured) -> pl.DataFrame:
         .select("prompt_id", "template", "ablation", "component", "drop")
         for name in measured.planned.ablations
     )
-
-
-class Cut(NamedTuple):
-    """The circuits of one score, one for each of `SIZES`: their numbers among those of the kind."""
-
-    score: Score | EdgeScore
-    kind: Kind
-    ranking: Ranking
-    numbers: list[int]
-
-
-def cuts(circuits: Circuits, scores: Sequence[Score], edges: Sequence[EdgeScore], table: EdgeTable | None) -> list[Cut]:
-    """The circuits of every score; `circuits` takes them in."""
-    found = [Cut(score, "nodes", "size", of_nodes(circuits, score)) for score in scores]
-    rankings: tuple[Ranking, ...] = ("signed", "size")
-    for score in edges if table is not None else ():
-        assert table is not None
-        found += [Cut(score, "edges", ranking, of_edges(circuits, table, score, ranking)) for ranking in rankings]
-    return found
-
-
-class Curves(NamedTuple):
-    """Rows of the tables of faithfulness, of nodes and of edges, and of figures."""
-
-    nodes: list[dict[str, Any]]
-    edges: list[dict[str, Any]]
-    figures: list[dict[str, Any]]
-
-
-def curves(
-    measured: Measured, rows: pl.DataFrame, found: Sequence[Cut], circuits: Circuits, ranking: Score | None
-) -> Curves:
-    """Faithfulness at every size, CPR and CMD, for every cut; `rows` are those of the second stage."""
-    draws, result = measured.draws, Curves([], [], [])
-    clean, counterfactual = (draws.means(rows[name].to_numpy())[:, None] for name in ("clean", "counterfactual"))
-    metrics = {kind: draws.means(np.array(rows[kind].to_list(), dtype=np.float64)) for kind in ("nodes", "edges")}
-    # a circuit of no nodes still has the embeddings
-    nothing = {"nodes": metrics["nodes"][:, :1], "edges": counterfactual}
-    areas: dict[str, dict[int, np.ndarray]] = {}
-    for cut in found:
-        curve = faithfulness(metrics[cut.kind][:, cut.numbers], nothing[cut.kind], clean)
-        for column, size in enumerate(SIZES):
-            row = {"size": size, **draws.bounded("faithfulness", curve[:, column])}
-            n = len(circuits.members[cut.kind][cut.numbers[column]])
-            if cut.kind == "nodes":
-                result.nodes.append({**cut.score.keys, "n_components": n, **row})
-            else:
-                result.edges.append({**cut.score.keys, "ranking": cut.ranking, "n_edges": n, **row})
-        for name, values in _areas(cut, curve).items():
-            areas.setdefault(name, {})[id(cut.score)] = values
-            row = {**cut.score.keys, "group": "all", "figure": name}
-            result.figures.append({**row, **draws.bounded("value", values)})
-    _add_differences(result, found, areas, ranking, draws)
-    return result
-
-
-def _areas(cut: Cut, curve: Float[np.ndarray, "resamples sizes"]) -> dict[str, Float[np.ndarray, " resamples"]]:
-    both = {"cpr": np.array([cpr(row) for row in curve]), "cmd": np.array([cmd(row) for row in curve])}
-    if cut.kind == "nodes":
-        return both
-    name = "cpr" if cut.ranking == "signed" else "cmd"
-    return {f"edge_{name}": both[name]}
-
-
-def _add_differences(
-    result: Curves,
-    found: Sequence[Cut],
-    areas: Mapping[str, dict[int, np.ndarray]],
-    ranking: Score | None,
-    draws: Draws,
-) -> None:
-    """Of nodes, to the score that ranks."""
-    for name in ("cpr", "cmd"):
-        base = areas.get(name, {}).get(id(ranking))
-        for cut in found:
-            if base is not None and cut.kind == "nodes" and cut.score is not ranking:
-                row = {**cut.score.keys, "group": "all", "figure": name + DIFFERENCE}
-                result.figures.append({**row, **draws.bounded("value", areas[name][id(cut.score)] - base)})
-
-
-def figure_rows(
-    measured: Measured, scores: Sequence[Score], ranking: Score | None, known: Sequence[Truth]
-) -> Iterator[dict[str, Any]]:
-    """Rows of the evaluation table that hold scores against truths."""
-    return recovery_rows(scores, ranking, known, groups(measured.components), measured.draws)
 
 
 def edge_config(loaded: LoadedModel) -> Config | None:

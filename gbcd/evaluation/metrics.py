@@ -75,7 +75,7 @@ def read_answers(logits: Float[Tensor, "example seq vocab"]) -> Float[Tensor, "e
 def _mean_squared_error(encoded: Sequence[EncodedPrompt], space: OutputSpace) -> Metric:
     def metric(outputs: Tensor, rows: list[int]) -> Tensor:
         scene = output_scene([encoded[row] for row in rows], widened(outputs), space)
-        return -mean_squared_error(scene.outputs, scene.right, scene.real)
+        return -mean_squared_error(widened(outputs), scene.right, scene.real)
 
     return metric
 

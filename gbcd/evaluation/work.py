@@ -17,7 +17,7 @@ from gbcd.analysis.nodes import NodeMap
 from gbcd.component import Component
 from gbcd.engine.engine import packed_for
 from gbcd.errors import BadInput
-from gbcd.evaluation.baselines import BASELINES
+from gbcd.evaluation.baselines import every_baseline
 from gbcd.evaluation.circuit_sets import read_circuits
 from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK, Block, TaskPlan, read_evaluation_plan
 from gbcd.evaluation.metrics import Metric, metric_for, read_answers
@@ -101,7 +101,7 @@ class EvaluationWork:
         has_references = all(prompt.reference_ids is not None for prompt in prompts)
         values: dict[str, np.ndarray] = {}
         edges: list[dict[str, Any]] = []
-        for name, one in BASELINES.items():
+        for name, one in every_baseline().items():
             if one.needs_counterfactual and not has_references:
                 continue
             values[name] = np.broadcast_to(one.values(context), (len(prompts), len(task.components)))

@@ -247,7 +247,7 @@ class Run:
         Last comes what the unembedding reads, at every token where the run computed every token.
         """
         kept = {id(one.input): one.input for one in self.trace.maps.values()}
-        read = _Rows(self.packed, self._everywhere is self._hidden).named("unembed", self._everywhere)
+        read = Rows(self.packed, self._everywhere is self._hidden).named("unembed", self._everywhere)
         return [*kept.values(), *self.trace.norms.values(), read]
 
     def hidden(self) -> InputRows:
