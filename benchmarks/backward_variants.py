@@ -39,6 +39,7 @@ from discovery_steps.cells import case_of, effects_of
 from discovery_steps.gradient_scores import RANDOM
 from discovery_steps.groups import Found, averages, groups_of, held_against, with_differences
 from discovery_steps.tables import figure, markdown
+from gbcd.evaluation.replicas import means, poisson_weights
 from jaxtyping import Float, Int
 from rich.progress import track
 from scipy.stats import rankdata
@@ -49,7 +50,6 @@ from gbcd.engine.calibration import TaskMeans
 from gbcd.engine.engine import Engine, loss_gradient, scene_of, target_of
 from gbcd.evaluation.pairs import alone
 from gbcd.evaluation.recovery import Score
-from gbcd.evaluation.replicas import means, poisson_weights
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt, encode

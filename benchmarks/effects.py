@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable
 
 import torch
+from gbcd.evaluation.attribution import attribute
+from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.points import points
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gbcd.engine.engine import Engine
-from gbcd.evaluation.attribution import attribute
-from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import pair_up
 from gbcd.models.load import prepared

@@ -399,7 +399,7 @@ def damaged(path: Path) -> None:
 
 
 def of_another_version(path: Path) -> None:
-    pl.read_parquet(path).drop("wrong_answer").write_parquet(path)
+    pl.read_parquet(path).drop("weight").write_parquet(path)
 
 
 def without_gap(path: Path) -> None:
@@ -410,7 +410,7 @@ def without_gap(path: Path) -> None:
     ("change", "said"),
     [
         (damaged, "effects.parquet cannot be read"),
-        (of_another_version, "effects.parquet lacks the columns wrong_answer"),
+        (of_another_version, "effects.parquet lacks the columns weight"),
         (without_gap, "The evaluation of prompts is left out: it measured no effect that is a share of a gap"),
         (Path.unlink, "effects.parquet cannot be read"),
     ],

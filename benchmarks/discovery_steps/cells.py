@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gbcd.evaluation.attribution import attribute
+from gbcd.evaluation.faithfulness import CircuitRunner, dissection, faithfulness_curve
+from gbcd.evaluation.interventions import Ablation, measure_effects
 from gbcd.evaluation.points import Point, points
+from gbcd.evaluation.replicas import means, poisson_weights
 from jaxtyping import Float
 
 from discovery_steps.aggregation_curve import curve
@@ -22,14 +26,10 @@ from gbcd.analysis.shard_values import Key
 from gbcd.component import Component
 from gbcd.engine.calibration import Calibration, Centering
 from gbcd.evaluation.agreement import SIZES, cmd, cpr
-from gbcd.evaluation.attribution import attribute
 from gbcd.evaluation.baselines import attribution_scores, contrast_scores
-from gbcd.evaluation.faithfulness import CircuitRunner, dissection, faithfulness_curve
-from gbcd.evaluation.interventions import Ablation, measure_effects
 from gbcd.evaluation.metrics import Metric, metric_for
 from gbcd.evaluation.pairs import Pairs, pair_up
 from gbcd.evaluation.recovery import Score, Truth, measured_truth
-from gbcd.evaluation.replicas import means, poisson_weights
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt, encode

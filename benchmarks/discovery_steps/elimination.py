@@ -9,9 +9,8 @@ lower bound on what can be reached. It is done on other prompts than those that 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
-
 from gbcd.evaluation.faithfulness import CircuitRunner
+from jaxtyping import Float
 
 
 def elimination_order(runner: CircuitRunner) -> Float[np.ndarray, " components"]:

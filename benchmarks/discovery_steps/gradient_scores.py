@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from gbcd.evaluation.replicas import means
 from jaxtyping import Float
 
 from gbcd import wrong_answers
@@ -25,7 +26,6 @@ from gbcd.engine.engine import Engine
 from gbcd.engine.tables import ShardTables
 from gbcd.errors import BadInput
 from gbcd.evaluation.recovery import Score
-from gbcd.evaluation.replicas import means
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import Scene, wrong_answer

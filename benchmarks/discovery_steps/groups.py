@@ -19,13 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from gbcd.evaluation.replicas import interval
 from jaxtyping import Float
 from scipy.stats import t as student
 
 from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.evaluation.agreement import auroc, spearman, stability
 from gbcd.evaluation.recovery import Score, Truth
-from gbcd.evaluation.replicas import interval
 
 #: What is possible; figures that are not here may have any value.
 BOUNDS = {"spearman": (-1.0, 1.0), "auroc": (0.0, 1.0), "stability": (0.0, 1.0), "purity": (0.0, 1.0)}

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
+from gbcd.evaluation.replicas import N_REPLICAS
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
@@ -27,7 +28,6 @@ from discovery_steps.groups import Found, held_against
 from gbcd.analysis.factors import PromptRows, factorise
 from gbcd.evaluation.agreement import auroc
 from gbcd.evaluation.recovery import Score
-from gbcd.evaluation.replicas import N_REPLICAS
 
 
 def specificity_found(cells: Sequence[Cell]) -> Iterator[Found]:

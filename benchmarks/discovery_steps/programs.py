@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
+from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.points import points
 from jaxtyping import Float
 
@@ -19,7 +20,6 @@ from gbcd import tasks
 from gbcd.analysis.nodes import NodeMap
 from gbcd.analysis.shard_values import Key
 from gbcd.evaluation.agreement import auroc
-from gbcd.evaluation.interventions import measure_effects
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.pairs import alone
 from gbcd.models import load as models

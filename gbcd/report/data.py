@@ -61,7 +61,8 @@ class Measured(NamedTuple):
         """Rows about the scores of one task and wrong answer, and about what depends on the task alone."""
         is_task = pl.col("task") == key.task
         of_either = (pl.col("wrong_answer") == key.wrong_answer) | pl.col("wrong_answer").is_null()
-        return Measured(*(table.filter(is_task, of_either) for table in self))
+        figures, faithfulness = (table.filter(is_task, of_either) for table in (self.figures, self.faithfulness))
+        return Measured(figures, self.effects.filter(is_task), faithfulness)
 
 
 class Sample(NamedTuple):
