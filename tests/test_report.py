@@ -425,6 +425,14 @@ def test_an_evaluation_that_failed_does_not_break_the_report(out: Path, tmp_path
     assert 'data-chart="heatmap"' in text
 
 
+@pytest.mark.parametrize("name", ["summary", "components", "analysis/counts", "analysis/extremes"])
+def test_a_damaged_table_is_named_with_what_writes_it_again(out: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    damaged(tmp_path / "out" / f"{name}.parquet")
+    with pytest.raises(BadInput, match=r"a table is damaged .*`gbcd reduce .*` writes those of the reduction again"):
+        read_data(str(tmp_path / "out"))
+
+
 def test_missing_shards_are_named(out: Path, tmp_path: Path) -> None:
     shutil.copytree(out, tmp_path / "out")
     (tmp_path / "out" / "commits" / "00002.json").unlink()
@@ -444,6 +452,8 @@ def test_only_the_largest_edges_of_a_study_are_read(out: Path, tmp_path: Path) -
     columns = ["source", "target", "mean", "ci_low", "ci_high"]
     assert found[Key("prompts", "foil")].equals(expected.select(columns))
     assert found[Key("prompts", "logit_difference")].height == 0
+    damaged(tmp_path / "out" / EDGES_FILE)
+    assert any("The edges of prompts, foil are left out" in said for said in read_data(str(tmp_path / "out")).problems)
 
 
 def test_what_was_run_is_told_without_reading_a_shard(out: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def write(out: str, png: Path | None = None) -> None:
     for folder in folders(out):
         written = write_report(folder)
         for warning in written.warnings:
-            say("Beware", warning)
+            say("Warning", warning)
         say("Report", written.location)
         if png is not None:
             figures = write_figures(folder, png)

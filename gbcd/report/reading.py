@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from gbcd.analysis.circuits import Circuit
 from gbcd.analysis.edges import EDGES_FILE
@@ -43,12 +44,22 @@ def read_data(out: str) -> ReportData:
     """Read a results folder.
 
     Raises:
-        BadInput: there is no study in it, or it was not reduced.
+        BadInput: there is no study in it, it was not reduced, or a table that is needed is damaged.
     """
     store = Store(out)
     plan = read_plan(store)
     if not store.exists(SUMMARY_FILE):
         raise BadInput(f"{store.location!r} holds no {SUMMARY_FILE} (yet): run the study, or `gbcd reduce`")
+    try:
+        return _read(store, plan)
+    except (pl.exceptions.PolarsError, pa.ArrowException) as error:
+        raise BadInput(
+            f"{store.location!r}: a table is damaged or of another version ({error}). `gbcd reduce {out}` writes those "
+            f"of the reduction again, `gbcd verify {out} --repair` all others"
+        ) from error
+
+
+def _read(store: Store, plan: Plan) -> ReportData:
     commits = read_commits(store)
     summary = pl.read_parquet(io.BytesIO(store.read(SUMMARY_FILE)))
     keys = summary.select("task", "wrong_answer", "score_name").unique(maintain_order=True)
@@ -145,12 +156,10 @@ def _edges(store: Store, groups: Iterable[Key], problems: list[str]) -> dict[Key
     found: dict[Key, pl.DataFrame] = {}
     for group in groups:
         try:
-            rows = read(store, group)
+            largest = read(store, group).with_row_index("_row").top_k(MAX_EDGES, by=pl.col("mean").abs())
+            found[group] = largest.sort("_row").drop("_row").collect()
         except (BadInput, pl.exceptions.PolarsError) as error:
             problems.append(f"The edges of {', '.join(group)} are left out: {error}")
-        else:
-            largest = rows.with_row_index("_row").top_k(MAX_EDGES, by=pl.col("mean").abs()).sort("_row")
-            found[group] = largest.drop("_row").collect()
     return found
 
 
