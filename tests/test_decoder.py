@@ -12,7 +12,8 @@ from tiny_models import FAMILIES
 from gbcd.engine.engine import Engine, loss_gradient, packed_for
 from gbcd.engine.oracle import Oracle
 from gbcd.engine.scores import ScoreTable
-from gbcd.models.decoder import Options, SlicePatch, Start, by_used_rows
+from gbcd.models.decoder import Start, by_used_rows
+from gbcd.models.forward import Options, SlicePatch
 from gbcd.wrong_answers.losses import TowardsTokens
 
 #: Families in which the library rounds nothing to float32.

@@ -11,8 +11,8 @@ from tiny_models import FAMILIES, random_gpt2, random_model, small_tokenizer
 from gbcd.analysis.circuits import Config, edge_names
 from gbcd.engine.edges import EdgeScores, recorded
 from gbcd.engine.engine import packed_for
-from gbcd.models.decoder import Options
 from gbcd.models.edge_runs import circuit_logits
+from gbcd.models.forward import Options
 from gbcd.models.load import LoadedModel, prepared
 
 LENGTHS = (6, 4, 6)

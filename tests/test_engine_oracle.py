@@ -18,7 +18,7 @@ from gbcd.engine import gram
 from gbcd.engine.engine import Engine, loss_gradient, packed_for
 from gbcd.engine.oracle import Oracle
 from gbcd.engine.scores import ScoreTable
-from gbcd.models.decoder import Options
+from gbcd.models.forward import Options
 from gbcd.models.load import LoadedModel, prepared
 
 

@@ -13,7 +13,7 @@ from gbcd.engine.scores import ScoreTable
 from gbcd.errors import BadInput
 from gbcd.models import load as models
 from gbcd.models.captured import Gradient, MapGradient
-from gbcd.models.decoder import Options
+from gbcd.models.forward import Options
 from gbcd.models.load import LoadedModel, prepared
 
 LENGTHS = (9, 6, 12, 9)

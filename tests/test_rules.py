@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from gbcd.engine.engine import Engine, packed_for
 from gbcd.engine.oracle import Oracle
 from gbcd.engine.scores import ScoreTable
-from gbcd.models.decoder import Options
+from gbcd.models.forward import Options
 from gbcd.models.rules import PLAIN, RULES
 
 FAMILIES = ["gpt2", "llama", "qwen3", "gemma2", "gpt_neox"]

@@ -25,7 +25,8 @@ from gbcd.engine.scores import ScoreTable
 from gbcd.engine.tables import ShardTables
 from gbcd.errors import BadInput
 from gbcd.models.captured import Gradient
-from gbcd.models.decoder import Options, Run
+from gbcd.models.decoder import Run
+from gbcd.models.forward import Options
 from gbcd.models.load import LoadedModel
 from gbcd.models.packing import Example, Packed, pack
 from gbcd.models.rules import RULES, RulesName

@@ -24,7 +24,7 @@ from gbcd.engine.engine import loss_gradient, packed_for
 from gbcd.engine.oracle import Oracle
 from gbcd.engine.scores import STATISTICS, ScoreTable
 from gbcd.errors import BadInput
-from gbcd.models.decoder import Options
+from gbcd.models.forward import Options
 from gbcd.models.load import LoadedModel
 from gbcd.models.spec import ModelSpec
 

@@ -27,7 +27,8 @@ from gbcd.engine.engine import packed_for
 from gbcd.engine.gram import widened
 from gbcd.evaluation.metrics import Metric, metric_of
 from gbcd.evaluation.places import Place
-from gbcd.models.decoder import Options, SlicePatch, Start
+from gbcd.models.decoder import Start
+from gbcd.models.forward import Options, SlicePatch
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt
 

@@ -25,7 +25,8 @@ from gbcd.engine.scores import ScoreTable, Statistic
 from gbcd.evaluation.metrics import Metric, metric_gradient
 from gbcd.evaluation.places import Place
 from gbcd.models.captured import EmbeddingGradient, Gradient, InputRows, MapGradient
-from gbcd.models.decoder import Decoder, Options, Run, Start
+from gbcd.models.decoder import Decoder, Run, Start
+from gbcd.models.forward import Options
 from gbcd.models.load import LoadedModel
 from gbcd.models.packing import Packed
 from gbcd.models.rules import RULES, RulesName

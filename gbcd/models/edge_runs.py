@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gbcd.models.decoder import Attention, Decoder, Forward, Options
+from gbcd.models.blocks import Attention
+from gbcd.models.decoder import Decoder
+from gbcd.models.forward import Forward, Options
 from gbcd.models.packing import Packed
 from gbcd.models.pieces import LinearMap
 
