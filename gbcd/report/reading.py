@@ -13,19 +13,18 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from gbcd.analysis.circuits import Circuit
 from gbcd.analysis.edges import EDGES_FILE
 from gbcd.analysis.shard_values import Key
 from gbcd.analysis.stored import read_counts, read_extremes, read_sample
 from gbcd.errors import BadInput
 from gbcd.evaluation.tables import (
+    EDGE_SCORES_FILE,
     EFFECTS,
     EFFECTS_FILE,
     EVALUATION,
     EVALUATION_FILE,
     FAITHFULNESS,
     FAITHFULNESS_FILE,
-    edges_file,
 )
 from gbcd.printing import duration
 from gbcd.report.data import EXAMPLES, Measured, ReportData, Sample
@@ -173,11 +172,14 @@ def _edges_of_study(store: Store, group: Key) -> pl.LazyFrame:
 
 def _edges_of_evaluation(store: Store, group: Key) -> pl.LazyFrame:
     """Those between the best components, without intervals."""
-    path = edges_file(*group)
-    edges = Circuit.from_json(store.read(path), path).edges if store.exists(path) else {}
-    numbers = dict.fromkeys(("mean", "ci_low", "ci_high"), pl.Float64())
-    rows = [(*name.split("->", 1), edge.score, None, None) for name, edge in edges.items()]
-    return pl.LazyFrame(rows, schema={"source": pl.String(), "target": pl.String(), **numbers}, orient="row")
+    numbers = [pl.lit(None, pl.Float64).alias(name) for name in ("ci_low", "ci_high")]
+    if not store.exists(EDGE_SCORES_FILE):
+        names = dict.fromkeys(("source", "target"), pl.String())
+        return pl.LazyFrame(schema={**names, **dict.fromkeys(("mean", "ci_low", "ci_high"), pl.Float64())})
+    rows = pl.scan_parquet(store.url(EDGE_SCORES_FILE), glob=False).filter(
+        pl.col("task") == group.task, pl.col("method") == "attribution_patching"
+    )
+    return rows.select("source", "target", pl.col("score").alias("mean"), *numbers)
 
 
 def _table(store: Store, path: str) -> pl.DataFrame | None:
