@@ -1,6 +1,6 @@
 """What a row of a prompt file may look like: this project's own fields, EAP-IG's and MIB's.
 
-    {"prompt": "When Mary and John went to the store, John gave a drink to", "answer": " Mary", "wrong_answer": " John"}
+    {"prompt": "When Juan and John went to the store, John gave a drink to", "answer": " Juan", "wrong_answer": " John"}
 
 Own rows are checked field by field. Rows with `clean` and `corrupted` are those of EAP-IG (Hanna et al. 2024, arXiv
 2403.17806), whose answers are texts or token ids. Rows with `prompt`, `choices` and `answerKey` are those of MIB
