@@ -286,6 +286,19 @@ def test_a_definition_that_changes_the_logits_changes_nothing_for_others(loaded:
         assert among.prompts[name].to_pylist()[:2] == alone.prompts[name].to_pylist()[:2]
 
 
+def test_a_definition_that_changes_the_model_is_refused(define) -> None:
+    def careless(scene: Scene) -> Target:
+        """Normalises the model's own rows."""
+        scene.unembedding.div_(scene.unembedding.norm(dim=1, keepdim=True))
+        return TowardsTokens(scene.wrong)
+
+    define("careless", careless)
+    own = prepared("tiny", *random_gpt2(2, 2, 8, VOCAB, 0))
+    found = Engine(own, ["careless"]).compute(mixed_prompts((6, 9))).prompts
+    assert found["status"].to_pylist() == ["failed"] * 2
+    assert "careless writes into scene.unembedding, the model's own weights" in found["reason"][0].as_py()
+
+
 def test_an_unknown_wrong_answer_is_refused(loaded: LoadedModel) -> None:
     with pytest.raises(BadInput, match="unknown wrong answer 'nothing'"):
         Engine(loaded, ["nothing"])

@@ -252,11 +252,22 @@ def packed_for(loaded: LoadedModel, examples: Sequence[Example]) -> Packed:
 
 
 def target_of(definition: WrongAnswer, scene: Scene | OutputScene) -> Target:
-    """What `definition` pulls the prediction towards."""
-    if isinstance(scene, Scene):
-        # a copy each: a definition that writes into it changes nothing for the others
-        return definition.define(scene._replace(logits=scene.logits.clone()))
-    return output_targets.target_of(definition.name, scene)
+    """What `definition` pulls the prediction towards.
+
+    Raises:
+        BadInput: the definition wrote into the unembedding, which is the model's own.
+    """
+    if not isinstance(scene, Scene):
+        return output_targets.target_of(definition.name, scene)
+    version = scene.unembedding._version  # pyright: ignore[reportPrivateUsage]
+    # a copy each: a definition that writes into it changes nothing for the others
+    target = definition.define(scene._replace(logits=scene.logits.clone()))
+    if scene.unembedding._version != version:  # pyright: ignore[reportPrivateUsage]
+        raise BadInput(
+            f"{definition.name} writes into scene.unembedding, the model's own weights: take a copy, "
+            "scene.unembedding.clone()"
+        )
+    return target
 
 
 def scene_of(batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt vocab"], loaded: LoadedModel) -> Scene:
