@@ -35,7 +35,7 @@ from gbcd.pipeline import run_study
 from gbcd.run.commits import read_commits
 from gbcd.run.executor import Workers, execute
 from gbcd.run.norms_work import MEANS, MEANS_KEY, NORMS, NormsWork, read_means, stages
-from gbcd.run.planning import open_plans
+from gbcd.run.planning import open_plan
 from gbcd.run.progress import ProgressDisplay
 from gbcd.run.results import scan, shard_tables
 from gbcd.run.shards import Plan, read_plan
@@ -111,12 +111,12 @@ def store(study: Study, folder: str) -> dict[str, Any]:
     run_study(small, QUIET)
     (computed,) = shard_tables(Store(small.out))
     before = peak_mb()
-    planning, ((planned, *_),) = timed(lambda: (open_plans(study, "cpu"),))
+    planning, planned = timed(lambda: open_plan(study))
     after_planning = peak_mb()
     work = RepeatingWork(study.out, planned.plan, computed)
     driving, _ = timed(lambda: drive(study.out, planned.plan, work))
     after_driving = peak_mb()
-    resuming, _ = timed(lambda: drive(study.out, open_plans(study, "cpu")[0].plan, work))
+    resuming, _ = timed(lambda: drive(study.out, open_plan(study).plan, work))
     found: dict[str, Any] = {
         "shards": len(planned.plan.shards),
         "plan_s": round(planning, 2),
@@ -134,10 +134,10 @@ def resume(study: Study, folder: str) -> dict[str, Any]:
     small = study.model_copy(update={"prompts_per_task": study.compute.shard_size, "out": f"{folder}/computed"})
     run_study(small.model_copy(update={"compute": Compute(workers=0, device="cpu")}), QUIET)
     (computed,) = shard_tables(Store(small.out))
-    (planned,) = open_plans(study, "cpu")
+    planned = open_plan(study)
     work = RepeatingWork(study.out, planned.plan, computed)
     committing, _ = timed(lambda: drive(study.out, planned.plan, work))
-    resuming, _ = timed(lambda: drive(study.out, open_plans(study, "cpu")[0].plan, work))
+    resuming, _ = timed(lambda: drive(study.out, open_plan(study).plan, work))
     return {
         "shards": len(planned.plan.shards),
         "commit_ms_per_shard": round(1e3 * committing / len(planned.plan.shards), 2),

@@ -25,7 +25,6 @@ from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt, encode
 from gbcd.prompting.vocabulary import Vocabulary
-from gbcd.run.parts import folders
 from gbcd.wrong_answers.output_targets import output_scene, readings, right_answer
 
 BATCH = 50
@@ -73,19 +72,15 @@ def written(out: str) -> list[dict[str, object]]:
     prompts = gbcd.prompts(out).group_by("task").agg(
         pl.col("prompt_id").n_unique(), pl.col("wrong_answer").n_unique(), pl.len().alias("rows")
     ).collect()  # fmt: skip
-    parts = {
-        task: gbcd.components(folder).collect().height
-        for folder in folders(out)
-        for (task,) in gbcd.summary(folder).select("task").unique().collect().iter_rows()
-    }
+    n_parts = gbcd.components(out).collect().height
     return [
         {
             "task": f"`{row['task']}`",
             "prompts": f"{row['prompt_id']:,}",
             "wrong answers": row["wrong_answer"],
             "rows of `prompts`": f"{row['rows']:,}",
-            "parts": parts[row["task"]],
-            "rows of `scan`": f"{row['rows'] * parts[row['task']]:,}",
+            "parts": n_parts,
+            "rows of `scan`": f"{row['rows'] * n_parts:,}",
         }
         for row in prompts.sort("rows", "task", descending=[True, False]).iter_rows(named=True)
     ]

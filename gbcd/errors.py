@@ -40,14 +40,14 @@ def own_code(what: str, function: Callable[..., Any]) -> Generator[None]:
         yield
     except BadInput:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if function.__module__.split(".")[0] == "gbcd":
             raise
         file = inspect.getsourcefile(inspect.unwrap(function)) or function.__module__
         raise BadInput(f"{what} ({place(error, file)}): {type(error).__name__}: {error}") from error
 
 
-def place(error: Exception, file: str) -> str:
+def place(error: BaseException, file: str) -> str:
     """Where in `file` the `error` arose: `mine.py, line 3`; the file alone where it arose in what that calls into."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None

@@ -1,13 +1,10 @@
 """A whole run: plan or resume, bring up workers, drive them until nothing is left, reduce.
 
 study -> plan.json -> shards -> commits -> summary.parquet
-
-A study of several models is that several times over, model by model.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -18,7 +15,6 @@ from types import FrameType
 from typing import NamedTuple
 
 import polars as pl
-import torch
 from rich.console import Console
 
 from gbcd.analysis.ranking import check_score
@@ -29,8 +25,7 @@ from gbcd.run.executor import Workers, absolute, execute
 from gbcd.run.given_up import GivenUp, given_up
 from gbcd.run.norms_work import EngineBuilder, NormsWork, build_engine, stages
 from gbcd.run.own_definitions import with_definitions
-from gbcd.run.parts import Part
-from gbcd.run.planning import Planned, open_plans
+from gbcd.run.planning import Planned, open_plan
 from gbcd.run.progress import ProgressDisplay
 from gbcd.run.results import failed_prompts
 from gbcd.run.shards import Plan
@@ -38,10 +33,9 @@ from gbcd.study import Study
 
 
 class Run(NamedTuple):
-    """What a run came to, of the tasks of one model.
+    """The result of a run.
 
     Attributes:
-        part: of the study.
         out: where its results lie.
         plan: what was planned.
         found: shards that were committed before this run began.
@@ -52,7 +46,6 @@ class Run(NamedTuple):
         summary: the reduction of what is committed; None if nothing is.
     """
 
-    part: Part
     out: str
     plan: Plan
     found: int
@@ -65,7 +58,7 @@ class Run(NamedTuple):
 
 def run_study(
     study: Study, console: Console | None = None, build: EngineBuilder = build_engine, score: str | None = None
-) -> tuple[Run, ...]:
+) -> Run:
     """Run a study, or what is left of it.
 
     Args:
@@ -73,9 +66,6 @@ def run_study(
         console: where progress is shown; without one, where this process prints.
         build: makes the engine that workers use.
         score: what components are ranked by, where enough prompts have it (`gbcd.analysis.ranking.SCORES`).
-
-    Returns:
-        What came of it, for each model.
 
     Raises:
         BadInput: the study cannot be run, or its folder holds another.
@@ -85,32 +75,25 @@ def run_study(
     started = time.monotonic()
     check_score(score)
     with interruptible():
-        device = device_of(study)
-        planned = open_plans(study, device)
-        found = [committed_ids(one.store) for one in planned]
-        runs: list[Run] = []
+        planned = open_plan(study)
+        found = len(committed_ids(planned.store))
+        location, plan = planned.store.location, planned.plan
         # interruptible once more: Ray sets a handler of its own when it connects
         with _workplace(study), interruptible(), ProgressDisplay(console or Console()) as display:
-            for one, before in zip(planned, found, strict=True):
-                display.say(_announcement(one, len(before), len(planned)))
-                builder = with_definitions(build, one.part.wrong_answers, one.own)
-                work = partial(NormsWork, absolute(one.store.location), builder)
-                execute(one.store.location, stages(one.plan), work, workers_of(study, device), display)
-                runs.append(_concluded(one, len(before), score, started))
-                started = time.monotonic()
-        return tuple(runs)
+            display.say(_announcement(planned, found))
+            builder = with_definitions(build, plan.study.wrong_answers)
+            work = partial(NormsWork, absolute(location), builder, planned.model)
+            execute(location, stages(plan), work, workers_of(study, str(plan.study.compute.device)), display)
+        return _concluded(planned, found, score, started)
 
 
-def _announcement(planned: Planned, found: int, n_parts: int) -> str:
-    n_shards = len(planned.plan.shards)
-    how = (
-        f"resuming, {found:,} of them committed before"
-        if planned.resumed
-        else f"planned, centred by {planned.plan.study.centering}"
-    )
-    model = f"{planned.part.model}: " if n_parts > 1 else ""
-    announced = f"{model}{counted(planned.plan.n_prompts, 'prompt')} in {counted(n_shards, 'shard')}, {how}"
-    return "\n".join([announced, *planned.shortfalls])
+def _announcement(planned: Planned, found: int) -> str:
+    plan = planned.plan
+    how = f"planned, centred by {plan.centering}"
+    if planned.resumed:
+        how = f"resuming, {found:,} of them committed before"
+    said = f"{counted(plan.n_prompts, 'prompt')} in {counted(len(plan.shards), 'shard')}, {how}"
+    return "\n".join([said, *planned.notes])
 
 
 @contextmanager
@@ -132,10 +115,9 @@ def workers_of(study: Study, device: str) -> Workers:
 
 
 def _concluded(planned: Planned, found: int, score: str | None, started: float) -> Run:
-    part, store, plan = planned.part, planned.store, planned.plan
+    store, plan = planned.store, planned.plan
     done = committed_ids(store)
     return Run(
-        part=part,
         out=store.location,
         plan=plan,
         found=found,
@@ -145,18 +127,6 @@ def _concluded(planned: Planned, found: int, score: str | None, started: float) 
         summary=reduce(store.location, score) if done else None,
         seconds=time.monotonic() - started,
     )
-
-
-def device_of(study: Study) -> str:
-    """What `auto` means: a GPU where this machine, or the cluster that is joined, has one."""
-    if study.compute.device != "auto":
-        return study.compute.device
-    if study.compute.workers and os.environ.get("RAY_ADDRESS"):
-        from gbcd.run import ray_pool
-
-        ray_pool.connect(0)
-        return "cuda" if ray_pool.cluster_has_gpu() else "cpu"
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager

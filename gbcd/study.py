@@ -1,8 +1,8 @@
 """What to run: a study, written as TOML or given by command-line flags, checked before any work starts.
 
-A study file is strict: a key that is not known is refused, with the nearest known one. `Compute` says how the work is
-done. Those of its fields that leave a mark on the numbers (device, dtype, batch size, shard size, threads) become
-part of the plan; the number of workers does not, and never changes a row.
+There is one model of a study. What it leaves open (`auto`, an empty list of wrong answers) is settled when it is
+planned, and `plan.json` holds the study so settled. It is strict: a key that is not known is refused, with the nearest
+known one, and no value is converted.
 """
 
 from __future__ import annotations
@@ -10,28 +10,44 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    Strict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from gbcd.errors import BadInput, listed
+
+#: Prompts that are drawn for each task where a study does not say.
+PROMPTS_PER_TASK = 2000
+
+Names = Annotated[tuple[str, ...], Strict(False)]
+"""TOML has lists where this is a tuple."""
 
 
 class Compute(BaseModel):
     """How a study is computed; the table `[compute]` of a study file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     workers: int = Field(default=2, ge=0)
-    """Ray actors, each with a copy of the model; 0 computes in this process, without Ray."""
-    device: str = "auto"
-    """`cpu`, `cuda`, or `auto`: a GPU where this machine or the cluster has one."""
+    """Ray actors, each with a copy of the model; 0 computes in this process, without Ray. Never changes a row."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: a GPU where this machine has one, or the cluster that is joined can offer one; settled in the plan."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     """Type of weights and activations."""
-    shard_size: PositiveInt = 256
-    """Prompts per shard: the unit that is computed, committed and, after a failure, repeated."""
     batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Prompts per forward pass; `auto`: what fits into the memory of the machine that plans, settled in the plan."""
+    """Prompts per forward pass; settled in the plan. A worker that runs out of memory halves the batch."""
+    shard_size: PositiveInt | Literal["auto"] = "auto"
+    """Prompts per shard, which is computed and committed at once; in whole batches. `auto`: about a minute of work, and
+    at least four shards for every worker; settled in the plan."""
     threads: PositiveInt = 1
     """Processor threads of each worker; fixed, because the last bits of a sum depend on it."""
     gpus_per_worker: float = Field(default=1.0, gt=0, le=1)
@@ -41,22 +57,23 @@ class Compute(BaseModel):
 class Study(BaseModel):
     """What to run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     model: str = "reference"
     """`reference`, a name on the model hub, or a local directory."""
-    tasks: tuple[str, ...] = ()
+    tasks: Names = ()
     """Names of tasks; `gbcd list tasks` prints them."""
     prompts: str | None = None
-    """Instead of tasks: a file of JSON lines with prompts of one's own, all of which are run."""
-    prompts_per_task: PositiveInt = 2000
-    """How many prompts are drawn for each task."""
-    wrong_answers: tuple[str, ...] = Field(default=("inverse_logits",), min_length=1)
-    """Definitions of the wrong answer; `gbcd list wrong-answers` prints them."""
-    definitions: tuple[str, ...] = ()
+    """Instead of tasks: a file with prompts of one's own, all of which are run."""
+    prompts_per_task: PositiveInt | None = None
+    """How many prompts are drawn for each task; 2,000 where nothing is given."""
+    wrong_answers: Names = ()
+    """Definitions of the wrong answer; `gbcd list wrong-answers` prints them. Where none is given: `margin` where every
+    prompt has a wrong answer of its own, else `inverse_logits`; settled in the plan."""
+    definitions: Names = ()
     """Python files that define tasks or wrong answers of one's own; imported before anything else."""
     seed: int = 0
-    """Fixes which prompts are drawn and how they fall into shards."""
+    """Fixes which prompts are drawn and in which order they are computed."""
     calibration_prompts: PositiveInt = 512
     """Prompts per task over which the mean activations are taken that centred norms subtract."""
     centering: Literal["template", "position", "auto"] = "auto"
@@ -70,7 +87,8 @@ class Study(BaseModel):
     edges: bool = False
     """Whether edges between nodes are scored too."""
     only_solved: bool = False
-    """Whether prompts that the model does not solve, by the task's metric, are left out when the study is planned."""
+    """Whether prompts that the model does not solve are left out when the study is planned: those whose answer is not
+    above the wrong answer, in the prompt and in its twin."""
     bos: Literal["auto", "always", "never"] = "auto"
     """Whether a beginning-of-text token precedes each prompt; `auto`: as the tokenizer has it."""
     embedding_model: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -86,9 +104,14 @@ class Study(BaseModel):
             raise ValueError(f"named twice: {', '.join(repeated)}")
         return names
 
+    @field_validator("model", "prompts", "embedding_model", "out")
+    @classmethod
+    def _home(cls, path: str | None) -> str | None:
+        return str(Path(path).expanduser()) if path and path.startswith("~") else path
+
     @model_validator(mode="after")
     def _one_source(self) -> Study:
-        if problem := _source_problem({name: getattr(self, name) for name in self.model_fields_set}):
+        if problem := _source_problem(dict(self)):
             raise ValueError(problem)
         return self
 
@@ -144,7 +167,7 @@ def _source_problem(fields: dict[str, Any]) -> str | None:
         )
     if prompts is not None and tasks:
         return "tasks and prompts exclude each other: draw from tasks, or run a prompt file"
-    if prompts is not None and "prompts_per_task" in fields:
+    if prompts is not None and fields.get("prompts_per_task") is not None:
         return "prompts_per_task is for tasks; a prompt file is run whole"
     return None
 

@@ -142,8 +142,8 @@ def invoked(*arguments: str) -> str:
 def smaller(words: list[str]) -> list[str]:
     """The same command on fewer prompts, without Ray, into a folder that is empty."""
     command = words[0]
-    if ALL_TASKS in words:  # three models: planned, which draws and checks every prompt, and not computed
-        return ["plan", ALL_TASKS, "--prompts", "16", "--embedding-model", embedding_model()]
+    if ALL_TASKS in words:  # planned, which draws and checks every prompt, and not computed
+        return ["plan", *words[1:], "--prompts", "16", "--embedding-model", embedding_model()]
     if command == "run":
         study = read_study(words[1]) if words[1].endswith(".toml") else None
         shutil.rmtree(study.out if study else words[words.index("--out") + 1], ignore_errors=True)

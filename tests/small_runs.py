@@ -58,15 +58,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
     raise TimeoutError("it does not happen")
 
 
-def quietly(study: Study, build: EngineBuilder = build_engine) -> tuple[Run, ...]:
-    """Run `study` of any number of models."""
-    return run_study(study, Console(file=io.StringIO()), build)
-
-
 def finished(study: Study, build: EngineBuilder = build_engine) -> Run:
-    """Run `study`, of one model, quietly."""
-    [run] = quietly(study, build)
-    return run
+    """Run `study`, quietly."""
+    return run_study(study, Console(file=io.StringIO()), build)
 
 
 def tables(out: str) -> dict[str, pl.DataFrame]:

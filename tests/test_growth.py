@@ -17,9 +17,6 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from small_runs import finished, same, small_study, tables, wait_for
 
-from gbcd.run.commits import read_commits
-from gbcd.run.store import Store
-
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
@@ -36,7 +33,7 @@ def cluster() -> Generator[Cluster]:
 
 def test_workers_come_with_nodes_and_go_with_them(cluster: Cluster, tmp_path: Path) -> None:
     study = small_study(tmp_path, workers=2)
-    study = study.model_copy(update={"compute": study.compute.model_copy(update={"shard_size": 1})})
+    study = study.model_copy(update={"compute": study.compute.model_copy(update={"shard_size": 1, "batch_size": 1})})
     alone = study.model_copy(
         update={"out": str(tmp_path / "alone"), "compute": study.compute.model_copy(update={"workers": 0})}
     )
@@ -44,7 +41,7 @@ def test_workers_come_with_nodes_and_go_with_them(cluster: Cluster, tmp_path: Pa
     seen, gone = tmp_path / "seen", tmp_path / "gone"
     seen.mkdir()
 
-    def slowly(prompts: object, batch_size: int) -> None:
+    def slowly(prompts: object) -> None:
         (seen / str(os.getpid())).touch()
         if not gone.exists():
             time.sleep(1.0)
@@ -58,5 +55,4 @@ def test_workers_come_with_nodes_and_go_with_them(cluster: Cluster, tmp_path: Pa
         gone.touch()
         run = running.result()
     assert (run.missing, run.given_up) == ((), ())
-    assert {commit.batch_size for commit in read_commits(Store(study.out))} == {4}
     assert same(tables(study.out), tables(alone.out))

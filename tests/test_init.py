@@ -7,7 +7,7 @@ import pytest
 from typer import Exit
 
 from gbcd.commands.init import STUDY, init
-from gbcd.study import Compute, Study, read_study
+from gbcd.study import PROMPTS_PER_TASK, Compute, Study, read_study
 
 
 def test_the_first_study_is_a_study(tmp_path: Path) -> None:
@@ -23,8 +23,19 @@ def test_every_choice_is_explained_with_its_default() -> None:
     assert written.keys() == Study.model_fields.keys()
     assert written["compute"].keys() == Compute.model_fields.keys()
     assert Compute(**written["compute"]) == Compute()
-    for name in ("model", "prompts_per_task", "seed", "calibration_prompts", "embedding_model"):
+    for name in (
+        "model",
+        "seed",
+        "calibration_prompts",
+        "reference",
+        "rules",
+        "edges",
+        "only_solved",
+        "bos",
+        "embedding_model",
+    ):
         assert written[name] == Study.model_fields[name].default
+    assert written["prompts_per_task"] == PROMPTS_PER_TASK
 
 
 def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:

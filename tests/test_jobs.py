@@ -169,7 +169,7 @@ def test_a_submitted_job_runs_resumes_and_fails_with_its_status(head: str, tmp_p
 @pytest.mark.slow
 def test_a_job_that_is_stopped_ends_cleanly_and_says_how_to_go_on(head: str, tmp_path: Path) -> None:
     study = small_study(tmp_path, workers=0, prompts_per_task=100)
-    study = study.model_copy(update={"compute": study.compute.model_copy(update={"shard_size": 1})})
+    study = study.model_copy(update={"compute": study.compute.model_copy(update={"shard_size": 1, "batch_size": 1})})
     file = tmp_path / "study.toml"
     file.write_text(as_toml(study, workers=2))
     status, said = submitted(head, str(file), options=("--no-wait", "--submission-id", "stopped"))

@@ -17,6 +17,7 @@ from gbcd.errors import BadInput
 from gbcd.evaluation import baselines
 from gbcd.run.norms_work import build_engine
 from gbcd.run.own_definitions import changed_since, import_definitions, read_definitions, with_definitions
+from gbcd.run.planning import open_plan
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
 from gbcd.tasks._registry import refuse_unknown_metric
@@ -49,7 +50,7 @@ def test_a_definition_of_ones_own_is_known_where_the_engine_is_built() -> None:
     del wrong_answers._REGISTRY["first_token"]  # pyright: ignore
     with pytest.raises(BadInput, match="first_token"):
         wrong_answers.get("first_token")
-    cloudpickle.loads(sent).know()
+    cloudpickle.loads(sent).definitions.register()
     assert wrong_answers.get("first_token").summary.startswith("Cross-entropy")
 
 
@@ -84,14 +85,14 @@ def test_another_file_of_that_name_is_another_study(tmp_path: Path) -> None:
     finished(study)
     del wrong_answers._REGISTRY["fixed"], baselines._BASELINES["earliness"]  # pyright: ignore
     del sys.modules[tasks.task.__module__]._tasks["things"]
-    with pytest.raises(BadInput, match=r"hashes.definitions:own_definitions.py: \w+ -> \w+"):
+    with pytest.raises(BadInput, match=r"definitions: own_definitions.py \(\w+\) -> own_definitions.py \(\w+\)"):
         finished(study.model_copy(update={"definitions": (str(changed),)}))
     assert changed_since(read_definitions([str(changed)]), read_plan(Store(study.out))) == [str(changed)]
     assert changed_since(read_definitions([str(FILE)]), read_plan(Store(study.out))) == []
 
 
 @pytest.mark.slow
-def test_ray_workers_import_the_file(tmp_path: Path) -> None:
+def test_ray_workers_get_what_the_file_defines(tmp_path: Path) -> None:
     asked = {"wrong_answers": ("fixed",), "definitions": (str(FILE),)}
     here = finished(small_study(tmp_path, **asked))
     there = finished(small_study(tmp_path, workers=1, out=str(tmp_path / "there"), **asked))
@@ -105,18 +106,66 @@ def test_ray_workers_import_the_file(tmp_path: Path) -> None:
         ("x = 1\nraise KeyError('no')", "line 2: KeyError"),
         ("x = (\n", "line 1: SyntaxError"),
         ("import nowhere", "line 1: ModuleNotFoundError"),
+        ("import sys\n\nsys.exit()", "line 3: SystemExit"),
+        ("import gbcd\nx = 1", None),
     ],
 )
-def test_a_file_that_fails_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_that_fails_is_refused_with_its_line(tmp_path: Path, text: str, said: str | None) -> None:
     file = tmp_path / "mine.py"
     file.write_text(text)
-    with pytest.raises(BadInput, match=f"mine.py, {said}"):
-        import_definitions(read_definitions([str(file)]))
+    for _ in range(2):  # the second time is no better than the first
+        with pytest.raises(BadInput, match=f"mine.py, {said}" if said else "mine.py define nothing: a task is"):
+            import_definitions(read_definitions([str(file)]))
+
+
+def test_two_files_of_one_name_are_two_and_a_change_of_either_is_another_study(tmp_path: Path) -> None:
+    files: list[Path] = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        files.append(tmp_path / name / "mine.py")
+        files[-1].write_text(
+            "from gbcd.wrong_answers import wrong_answer\nfrom gbcd.wrong_answers.losses import TowardsTokens\n\n\n"
+            f'@wrong_answer("{name}")\ndef define(scene):\n    """Token 1."""\n'
+            "    return TowardsTokens([(1,)] * len(scene.answers))\n"
+        )
+    asked = {"wrong_answers": ("one", "two"), "definitions": tuple(map(str, files))}
+    planned = open_plan(small_study(tmp_path, **asked))
+    assert sorted(planned.plan.sources.definitions.values()) == sorted(map(str, files))
+    assert open_plan(small_study(tmp_path, **{**asked, "definitions": tuple(map(str, reversed(files)))})).resumed
+    for file in files:
+        before = file.read_text()
+        file.write_text(before.replace("(1,)", "(2,)"))
+        for name in ("one", "two"):
+            del wrong_answers._REGISTRY[name]  # pyright: ignore
+        for read in read_definitions(list(map(str, files))):
+            sys.modules.pop(read.module, None)
+        with pytest.raises(BadInput, match=r"definitions: mine.py \(\w+\), mine.py \(\w+\) -> mine.py"):
+            open_plan(small_study(tmp_path, **asked))
+        file.write_text(before)
 
 
 FAILING = {
     "wrong answer 'mine' (FILE, line 10): AttributeError": "return scene.tokens",
-    "wrong answer 'mine' (FILE): RuntimeError": "return TowardsTokens([(10**6,)] * len(scene.answers))",
+    "wrong answer 'mine' (FILE, line 10): SystemExit": "raise SystemExit(0)",
+    "wrong answer 'mine' returns the tokens (1000000,); the tokenizer has 0 to 1794": (
+        "return TowardsTokens([(10**6,)] * len(scene.answers))"
+    ),
+    "wrong answer 'mine' returns 1 sets of tokens for 2 prompts": "return TowardsTokens([(1,)])",
+    "wrong answer 'mine' returns the tokens (); the": "return TowardsTokens([()] * len(scene.answers))",
+    "wrong answer 'mine' returns NoneType; wanted is a target": "return None",
+    "wrong answer 'mine' returns a distribution with negative values, or whose sum is not 1: [1.99999": (
+        "return TowardsDistribution(2 * scene.logits.softmax(1))"
+    ),
+    "wrong answer 'mine' returns a distribution of shape (2, 5)": (
+        "return TowardsDistribution(scene.logits[:, :5].softmax(1))"
+    ),
+    "wrong answer 'mine': its loss has 1 values for 2 prompts": (
+        "return type('T', (), {'tokens': None, 'reads_all': False, '__call__': lambda s, x: x.sum()[None]})()"
+    ),
+    "wrong answer 'mine': its loss is [nan, nan]": (
+        "return type('T', (), {'tokens': None, 'reads_all': False, '__call__': lambda s, x: x[:, 0, 0] * x.new_tensor("
+        "float('nan'))})()"
+    ),
 }
 
 
@@ -125,7 +174,7 @@ def test_a_wrong_answer_that_fails_is_named_before_work_starts(tmp_path: Path, s
     file = tmp_path / "mine.py"
     file.write_text(
         "from gbcd.wrong_answers import wrong_answer\n"
-        "from gbcd.wrong_answers.losses import TowardsTokens\n\n\n"
+        "from gbcd.wrong_answers.losses import TowardsDistribution, TowardsTokens\n\n\n"
         f'@wrong_answer("mine")\ndef mine(scene):\n    """Fails."""\n\n\n    {body}\n'
     )
     study = small_study(tmp_path, wrong_answers=("mine",), definitions=(str(file),))

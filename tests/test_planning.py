@@ -1,83 +1,226 @@
-"""What planning settles for good: the batch size, and which prompts the calibration sample does not reach."""
+"""From a study to its plan: what is settled, what is left out, what is refused before anything is written."""
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from random_prompts import random_prompts
 from small_runs import finished, small_study
-from tiny_models import small_tokenizer, tiny_gpt2
-from transformers import GPT2Config, GPT2LMHeadModel
+from tiny_models import small_tokenizer
 
-from gbcd.engine.calibration import MIN_PROMPTS
-from gbcd.models.load import prepared
-from gbcd.run import batch_size
-from gbcd.run.calibration_reach import CalibrationReach, settled
+from gbcd import tasks
+from gbcd.errors import BadInput
+from gbcd.models.load import load
+from gbcd.prompting.tokens import EncodedPrompt, encode
+from gbcd.run.answer_logits import answer_logits, solved
+from gbcd.run.inputs import Inputs
 from gbcd.run.norms_work import read_means
-from gbcd.run.planning import open_plans
+from gbcd.run.planning import Planned, open_plan
 from gbcd.run.results import prompts, scan
-from gbcd.study import Compute
+from gbcd.run.shards import read_plan
+from gbcd.run.store import Store
+from gbcd.study import Compute, Study
 
 
-def test_a_batch_size_found_from_memory_is_settled_by_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = small_study(tmp_path).model_copy(update={"compute": Compute(workers=0, device="cpu", shard_size=40)})
-    monkeypatch.setattr(batch_size, "machine_bytes", lambda: 8e6)
-    (first,) = open_plans(study, "cpu")
-    assert 1 < first.plan.study.batch_size < 32
-    monkeypatch.setattr(batch_size, "machine_bytes", lambda: 8e12)
-    (again,) = open_plans(study, "cpu")
+def own_prompts(folder: Path, **changed: Any) -> Study:
+    """A study of twelve prompts of one's own; `changed` fields of a line are functions of its number and the line."""
+    lines: list[dict[str, Any]] = []
+    for number, one in enumerate(tasks.draw("ioi", small_tokenizer(), 12, 0)):
+        line = {
+            "prompt": one.text, "answer": list(one.answers), "wrong_answer": list(one.wrong_answers),
+            "counterfactual": one.counterfactual, "template": one.template,
+        }  # fmt: skip
+        made = line | {name: change(number, line) for name, change in changed.items()}
+        lines.append({name: value for name, value in made.items() if value is not None})
+    (folder / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    study = small_study(folder, wrong_answers=())
+    fields = {"tasks": (), "prompts_per_task": None, "prompts": str(folder / "mine.jsonl")}
+    return study.model_copy(update=fields)
+
+
+def stored(planned: Planned) -> list[EncodedPrompt]:
+    inputs = Inputs(planned.store, planned.plan)
+    return [one for shard in planned.plan.shards for one in inputs.read(shard)]
+
+
+def test_what_a_study_leaves_open_is_settled_once(tmp_path: Path) -> None:
+    study = small_study(tmp_path, wrong_answers=(), prompts_per_task=300)
+    study = study.model_copy(update={"compute": Compute(workers=2, device="cpu")})
+    planned = open_plan(study)
+    settled = planned.plan.study
+    assert (settled.wrong_answers, settled.compute.batch_size, settled.compute.device) == (("margin",), 32, "cpu")
+    assert settled.compute.shard_size == 32  # ten batches, for at least four shards a worker
+    assert read_plan(planned.store) == planned.plan
+    assert "auto" not in json.loads((tmp_path / "out" / "plan.json").read_text())["study"]["compute"].values()
+    many = study.model_copy(update={"compute": Compute(workers=64, device="cpu")})
+    again = open_plan(many)
     assert again.resumed
-    assert again.plan.study.batch_size == first.plan.study.batch_size
-    (elsewhere,) = open_plans(study.model_copy(update={"out": str(tmp_path / "other")}), "cpu")
-    assert elsewhere.plan.study.batch_size == 32
+    assert again.plan == planned.plan
+    with pytest.raises(BadInput, match=r"compute\.batch_size: 32 -> 16"):
+        open_plan(study.model_copy(update={"compute": Compute(device="cpu", batch_size=16)}))
 
 
-@given(st.integers(1, 200), st.integers(1, 2), st.integers(1, 300), st.floats(1e3, 1e12))
-def test_batches_are_powers_of_two_within_shard_and_memory(
-    tokens: int, sequences: int, shard: int, room: float
-) -> None:
-    loaded = prepared("tiny", *tiny_gpt2())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch_size, "machine_bytes", lambda: room / batch_size.SHARE)
-        found = batch_size.fitting(loaded, tokens, sequences, "cpu", shard)
-    assert found.bit_count() == 1
-    assert found <= min(shard, batch_size.LARGEST_ON_PROCESSOR)
-    assert found == 1 or found * batch_size.bytes_per_prompt(loaded, tokens, sequences) <= room
+def test_without_wrong_answers_of_their_own_prompts_are_pulled_to_inverse_logits(tmp_path: Path) -> None:
+    study = own_prompts(tmp_path, wrong_answer=lambda number, line: line["wrong_answer"] if number else None)
+    assert open_plan(study).plan.study.wrong_answers == ("inverse_logits",)
 
 
-def test_the_memory_of_full_size_gpt2_is_estimated_as_it_was_measured() -> None:
-    with torch.device("meta"):
-        loaded = prepared("gpt2", GPT2LMHeadModel(GPT2Config()), small_tokenizer())
-    # benchmarks/results/engine_cpu.jsonl: everything, T = 20, batch 64
-    assert 64 * batch_size.bytes_per_prompt(loaded, 20, 1) == pytest.approx(1331e6, rel=0.2)
+def test_batches_have_like_lengths_and_the_sample_is_the_shuffled_order(tmp_path: Path) -> None:
+    study = small_study(tmp_path, tasks=("docstring", "ioi"), prompts_per_task=70)
+    planned = open_plan(study)
+    inputs, plan = Inputs(planned.store, planned.plan), planned.plan
+    for task in plan.tasks:
+        shards = [shard for shard in plan.shards if shard.task == task]
+        lengths = [len(one.ids) for shard in shards for one in inputs.read(shard)]
+        assert lengths == sorted(lengths)
+        whole = inputs.sample(task, 70)
+        assert inputs.sample(task, 9) == whole[:9]
+        assert [len(one.ids) for one in whole] != lengths
+    file = pq.ParquetFile(f"{study.out}/{plan.inputs.path}")
+    assert file.num_row_groups == len(plan.shards)
+    assert plan.batches(plan.shards[0]) == [slice(0, 4), slice(4, 8)]
 
 
-def test_the_prompts_named_are_those_that_get_no_centred_norm() -> None:
-    named = random_prompts((6,) * MIN_PROMPTS + (9, 9, 5))
-    reach = CalibrationReach("p", MIN_PROMPTS, "position")
-    reach.add(named)
-    said = reach.shortfall()
-    assert said is not None
-    assert said.startswith("p: 2 of 11 prompts will have no centred norm")
-    assert "9 tokens: 2 prompts (enough up to 6 tokens)" in said
-    enough = CalibrationReach("p", MIN_PROMPTS, "position")
-    enough.add(named[:MIN_PROMPTS])
-    assert enough.shortfall() is None
-    by_template = CalibrationReach("p", MIN_PROMPTS, "template")
-    by_template.add(named[:MIN_PROMPTS])
-    assert "template 't0', 6 tokens: 4 prompts (too few of any length)" in str(by_template.shortfall())
+def test_rows_do_not_depend_on_the_size_of_shards(tmp_path: Path) -> None:
+    found: list[list[EncodedPrompt]] = []
+    for size in (4, 8, 40):
+        study = small_study(tmp_path, out=f"{tmp_path}/{size}")
+        compute = study.compute.model_copy(update={"shard_size": size})
+        found.append(stored(open_plan(study.model_copy(update={"compute": compute}))))
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_same_study_by_other_paths_is_the_same_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = own_prompts(tmp_path)
+    open_plan(study)
+    monkeypatch.chdir(tmp_path)
+    near = study.model_copy(update={"prompts": "mine.jsonl", "model": "model", "out": "out"})
+    planned = open_plan(near)
+    assert planned.resumed
+    assert planned.plan.study.model == str(tmp_path / "model")
+    os.rename(tmp_path / "model", tmp_path / "moved")
+    assert open_plan(near.model_copy(update={"model": "moved"})).resumed
+
+
+def test_a_counterfactual_of_another_length_is_named_and_a_partner_takes_its_place(tmp_path: Path) -> None:
+    longer = {
+        "counterfactual": lambda number, line: line["counterfactual"] + " the" if number < 2 else line["counterfactual"]
+    }
+    study = own_prompts(tmp_path, template=lambda number, line: "one", **longer)
+    planned = open_plan(study)
+    assert any("2 counterfactuals not used, because their length" in note for note in planned.notes)
+    by_number = {one.prompt.id: one for one in stored(planned)}
+    references = [by_number[name].reference for name in sorted(by_number)]
+    assert references[2:] == ["counterfactual"] * 10
+    assert set(references[:2]) <= {"partner", "none"}
+    asked = study.model_copy(update={"reference": "counterfactual", "out": f"{tmp_path}/other"})
+    with pytest.raises(BadInput, match='2 prompts without a counterfactual of equal length, which reference = "c'):
+        open_plan(asked)
+    assert not (tmp_path / "other").exists()
+
+
+def test_partners_alone_are_used_where_they_are_asked_for(tmp_path: Path) -> None:
+    planned = open_plan(small_study(tmp_path, reference="partner"))
+    found = stored(planned)
+    assert {one.reference for one in found} <= {"partner", "none"}
+    alone = [one.prompt.id for one in found if one.reference == "none"]
+    assert any(f"{len(alone)} prompts have neither counterfactual nor partner" in note for note in planned.notes)
+    assert {one.reference for one in stored(open_plan(small_study(tmp_path, out=f"{tmp_path}/b")))} == {
+        "counterfactual"
+    }
+
+
+def test_a_counterfactual_that_is_its_prompt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="line 1, counterfactual: it is the prompt itself"):
+        open_plan(own_prompts(tmp_path, counterfactual=lambda number, line: line["prompt"]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_that_the_model_does_not_solve_are_left_out_counted_and_named(tmp_path: Path) -> None:
+    study = own_prompts(tmp_path).model_copy(update={"only_solved": True})
+    loaded = load(study.model)
+    above: dict[str, bool] = {}
+    for one in stored(open_plan(own_prompts(tmp_path).model_copy(update={"out": f"{tmp_path}/all"}))):
+        logits = loaded.model(torch.tensor([one.ids])).logits[0, -1]
+        above[one.prompt.id] = bool(logits[one.answer_ids[0]] > logits[one.wrong_ids[0]])
+    n_good = sum(above.values())
+    assert 0 < n_good < 12
+    planned = open_plan(study)
+    assert {one.prompt.id for one in stored(planned)} == {name for name, good in above.items() if good}
+    assert f"prompts: {12 - n_good} of 12 prompts left out, because the model does not solve them: " in planned.notes[0]
+
+
+def test_a_prompt_is_solved_if_its_twin_is(tmp_path: Path) -> None:
+    """A random model prefers one name whatever the prompt, so it is right in one of prompt and twin."""
+    loaded = load(small_study(tmp_path).model)
+    every = encode(tasks.draw("ioi", loaded.tokenizer, 40, 0), loaded.tokenizer)
+    alone = [replace(one, twin_ids=None) for one in every]
+    swapped = [replace(one, answer_ids=one.wrong_ids, wrong_ids=one.answer_ids) for one in alone]
+    assert [not good for good in solved(alone, loaded)] == solved(swapped, loaded)
+    assert any(solved(alone, loaded))
+    assert not any(solved(every, loaded))
+    agreeing = [replace(one, twin_ids=twin.ids) for one, twin in zip(alone, every, strict=True)]
+    assert not any(solved(agreeing, loaded))
+    bare = [replace(one, wrong_ids=(), answer_ids=(int(answer_logits(loaded, [one.ids]).argmax()),)) for one in alone]
+    assert all(solved(bare, loaded))
+
+
+def test_a_model_that_solves_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gbcd.run.draft.solved", lambda encoded, loaded: [False] * len(encoded))
+    with pytest.raises(BadInput, match="ioi: the model solves none of 40 prompts"):
+        open_plan(small_study(tmp_path, only_solved=True))
+
+
+def test_tasks_of_several_models_are_several_studies(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"ioi on .*; tracr_reverse on tracr_reverse\. Give each a study of its own"):
+        open_plan(small_study(tmp_path, tasks=("ioi", "tracr_reverse")))
+    alone = small_study(tmp_path, tasks=("tracr_reverse",), wrong_answers=())
+    with pytest.raises(BadInput, match="is used by no task, since they bring their own: tracr_reverse on tracr_rev"):
+        open_plan(alone)
+    fields = alone.model_dump(exclude={"model"})
+    planned = open_plan(Study.model_validate(fields))
+    assert (planned.plan.study.model, planned.plan.study.wrong_answers) == ("tracr_reverse", ("inverse_logits",))
+
+
+def test_a_full_temporary_folder_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    study = small_study(tmp_path)
+    for target in ("pyarrow.parquet.ParquetWriter.write_table", "tempfile.TemporaryDirectory.__init__"):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, full)
+            patch.setattr(tempfile.TemporaryDirectory, "__del__", lambda self: None, raising=False)
+            with pytest.raises(BadInput, match=r"(?s)temporary file.*No space left on device.*TMPDIR"):
+                open_plan(study)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_study_beside_the_first_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two commands plan at once: who comes second resumes, and leaves no second file of prompts."""
+    study = small_study(tmp_path)
+    first = open_plan(study)
+    monkeypatch.setattr(Store, "exists", lambda store, path: False)
+    second = open_plan(study)
+    assert second.resumed
+    assert second.plan == first.plan
+    assert len(list((tmp_path / "out" / "inputs").iterdir())) == 1
 
 
 def test_a_study_centred_by_template_is_the_engine_so_centred(tmp_path: Path) -> None:
     asked = {"tasks": ("greater_than",), "wrong_answers": ("inverse_logits",), "prompts_per_task": 80}
     study = small_study(tmp_path, centering="template", calibration_prompts=48, **asked)
-    (planned,) = open_plans(study, "cpu")
+    planned = open_plan(study)
     finished(study)
     calibration, _ = read_means(planned.store, planned.plan, "greater_than")
     rows = prompts(study.out).collect()
@@ -85,7 +228,7 @@ def test_a_study_centred_by_template_is_the_engine_so_centred(tmp_path: Path) ->
     assert set(calibration.tasks["greater_than"].groups) == set(rows["template"])
     rare = Counter(rows.filter(rows["status"] == "uncalibrated")["template"])
     assert 0 < rare.total() < len(rows)
-    assert f"{rare.total()} of 80 prompts" in planned.shortfalls[0]
+    assert f"{rare.total()} of 80 prompts" in planned.notes[-1]
     norms = scan(study.out).filter(pl.col("component") == "m1.out").collect()
     assert norms["centered_grad_norm"].null_count() == rare.total()
     by_position = small_study(tmp_path, out=f"{tmp_path}/other", **asked)
@@ -97,14 +240,8 @@ def test_a_study_centred_by_template_is_the_engine_so_centred(tmp_path: Path) ->
 
 def test_prompts_are_centred_by_template_where_nearly_all_of_them_can_be(tmp_path: Path) -> None:
     asked = {"tasks": ("greater_than",), "wrong_answers": ("inverse_logits",)}
-    (few,) = open_plans(small_study(tmp_path, prompts_per_task=40, out=f"{tmp_path}/few", **asked), "cpu")
-    (many,) = open_plans(small_study(tmp_path, prompts_per_task=600, out=f"{tmp_path}/many", **asked), "cpu")
+    few = open_plan(small_study(tmp_path, prompts_per_task=40, out=f"{tmp_path}/few", **asked))
+    many = open_plan(small_study(tmp_path, prompts_per_task=600, out=f"{tmp_path}/many", **asked))
     assert (few.plan.study.centering, many.plan.study.centering) == ("position", "template")
-    resumed, *_ = open_plans(small_study(tmp_path, prompts_per_task=600, out=f"{tmp_path}/many", **asked), "cpu")
+    resumed = open_plan(small_study(tmp_path, prompts_per_task=600, out=f"{tmp_path}/many", **asked))
     assert resumed.resumed
-
-
-@pytest.mark.parametrize(("missed", "centering"), [(0, "template"), (5, "template"), (6, "position")])
-def test_what_a_study_is_centred_by_hangs_on_the_share_of_prompts_that_it_would_miss(missed: int, centering: str):
-    assert settled("auto", {"template": missed, "position": 0}, 100) == centering
-    assert settled("template", {"template": 100, "position": 0}, 100) == "template"

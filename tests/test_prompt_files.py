@@ -78,6 +78,7 @@ def test_a_space_is_added_only_where_the_answer_is_no_token_without(tmp_path: Pa
         (GOOD | {"answer": "Andrew Jane"}, "line 2, answer: answer 'Andrew Jane' is not one token but ['Andrew', "),
         (GOOD | {"wrong_answer": "Andrew"}, "line 2, wrong_answer: it is the answer: 'Andrew'"),
         (GOOD | {"answer": ["Andrew", "Andrew"]}, "line 2, answer: a token is named twice"),
+        (GOOD | {"counterfactual": TEXT}, "line 2, counterfactual: it is the prompt itself"),
         (GOOD | {"prompt": "and" * CONTEXT, "counterfactual": None}, f"more than the model's context of {CONTEXT}"),
         (GOOD | {"twin": " and" * (CONTEXT + 1)}, f"line 2, twin: it has {CONTEXT + 1} tokens"),
         ({"prompt": "other", "answer": "Andrew"}, "line 2, wrong_answer: it is missing, and foil cannot do without"),
@@ -190,7 +191,7 @@ def test_a_file_runs_and_workers_need_it_no_more(tmp_path: Path, model: str) -> 
     found = package.prompts(study.out).collect()
     assert found["task"].unique().to_list() == ["prompts"]
     assert set(found["prompt"]) == {line["prompt"] for line in many(20)}
-    assert run.plan.identity.hashes["prompts:prompts"] == prompt_files.sha256(path)
+    assert run.plan.sources.hashes["prompts:prompts"] == prompt_files.sha256(path)
     order = found.filter(pl.col("wrong_answer") == "inverse_logits")["prompt_id"].to_list()
     assert order != sorted(order)
     before = tables(study.out)

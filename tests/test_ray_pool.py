@@ -27,7 +27,7 @@ from gbcd.run import ray_pool, timeouts
 from gbcd.run.commits import committed_ids
 from gbcd.run.executor import Workers, execute
 from gbcd.run.norms_work import stages
-from gbcd.run.planning import open_plans
+from gbcd.run.planning import open_plan
 from gbcd.run.progress import ProgressDisplay
 from gbcd.run.results import summary
 from gbcd.run.shards import read_plan
@@ -79,7 +79,7 @@ def test_a_worker_that_hangs_is_ended_and_replaced_and_nothing_changes(
     study = small_study(reference, workers=2, out=str(tmp_path / "out"))
     said = io.StringIO()
     marker = tmp_path / "stopped"
-    (run,) = run_study(study, Console(file=said), killed_by("ioi/000011", str(marker), signal.SIGSTOP))
+    run = run_study(study, Console(file=said), killed_by("ioi/000011", str(marker), signal.SIGSTOP))
     wait_for(lambda: not Path("/proc", marker.read_text()).exists())
     assert re.search(r"shard \d: the worker was lost: it made no progress for \d+ s; the limit", said.getvalue())
     assert run.missing == ()
@@ -90,7 +90,7 @@ def test_a_worker_that_hangs_before_it_is_ready_holds_up_nobody(reference: Path,
     study = small_study(reference, workers=2, out=str(tmp_path / "out"))
     marker = tmp_path / "stopped"
     console = Console(file=io.StringIO())
-    (planned,) = open_plans(study, "cpu")
+    planned = open_plan(study)
     build = partial(stopped_once, study.out, str(marker))
     with ProgressDisplay(console) as display:
         assert execute(study.out, stages(planned.plan), build, Workers(2), display) == []
@@ -124,7 +124,7 @@ def test_no_more_workers_are_started_than_there_are_shards(reference: Path, tmp_
 def test_a_driver_that_is_killed_leaves_no_worker_that_goes_on(reference: Path, tmp_path: Path) -> None:
     """Its workers end with it; what they had committed stays, and the next driver does the rest."""
     shared = small_study(reference, out=str(tmp_path / "out"))
-    study = shared.model_copy(update={"compute": shared.compute.model_copy(update={"shard_size": 1})})
+    study = shared.model_copy(update={"compute": shared.compute.model_copy(update={"shard_size": 1, "batch_size": 1})})
     alone = study.model_copy(update={"out": str(tmp_path / "alone")})
     finished(alone)
     file = tmp_path / "study.toml"

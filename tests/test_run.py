@@ -21,7 +21,6 @@ from gbcd import tasks
 from gbcd.commands.closing import closing_summary, unfinished
 from gbcd.commands.status import show
 from gbcd.errors import BadInput, Incomplete
-from gbcd.pipeline import device_of
 from gbcd.report.caveats import warnings
 from gbcd.report.reading import read_data
 from gbcd.run.commits import read_commits
@@ -96,9 +95,9 @@ def test_failed_prompts_are_named_until_they_are_repaired(reference: Path, tmp_p
     poison = {"ioi/000007": "ioi/000007 is poison", "ioi/000011": "ioi/000011 is poison"}
     run = finished(study, failing_on(*poison))
     assert (run.missing, run.failed) == ((), poison)
-    assert unfinished([run]) == f"2 prompts failed; `gbcd verify --repair {study.out}` tries again."
+    assert unfinished(run) == f"2 prompts failed; `gbcd verify --repair {study.out}` tries again."
     console = Console(file=io.StringIO(), record=True, width=200)
-    closing_summary([run], console)
+    closing_summary(run, console)
     show(folder_status(study.out), console)
     said = console.export_text()
     assert said.count("ioi/000007 has no values: ioi/000007 is poison") == 2
@@ -127,14 +126,14 @@ def test_a_shard_that_fails_every_time_is_given_up_and_tried_again_by_the_next_r
     assert run.missing == (first.id,)
     said = f"shard 0 failed 3 times and was left out: ArithmeticError: {ids[0]} is poison"
     assert [record.message for record in run.given_up] == [said]
-    assert unfinished([run]) == f"1 of {N_SHARDS} shards are missing."
+    assert unfinished(run) == f"1 of {N_SHARDS} shards are missing."
     assert said in "".join(warnings(read_data(study.out)))
     assert finished(study).given_up == ()
     assert same(tables(study.out), tables(str(reference / "out")))
 
 
 def test_prompts_whose_gradient_is_no_number_are_kept_and_never_averaged(tmp_path: Path) -> None:
-    """One name's embedding is broken, in a model with an unembedding of its own."""
+    """One name's embedding is so large that norms overflow, in a model with an unembedding of its own."""
     study = small_study(tmp_path)
     model, tokenizer = tiny_gpt2()
     model.config.tie_word_embeddings = False
@@ -168,8 +167,8 @@ def test_another_model_or_version_is_refused(reference: Path, tmp_path: Path) ->
     study = small_study(tmp_path)
     finished(study)
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
-    plan["identity"]["versions"]["torch"] = "1.0"
-    plan["identity"]["hashes"]["model"] = "f" * 64
+    plan["sources"]["versions"]["torch"] = "1.0"
+    plan["sources"]["hashes"]["model"] = "f" * 64
     (tmp_path / "out" / "plan.json").write_text(json.dumps(plan))
     with pytest.raises(BadInput, match=r"(?s)hashes\.model: f{64} -> .*versions\.torch: 1\.0 -> "):
         finished(study)
@@ -211,13 +210,3 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_committed(reference: Path, 
     (tmp_path / "out" / "kept").rename(tmp_path / "out" / "norms")
     assert finished(study).found == 2
     assert same(tables(study.out), tables(str(reference / "out")))
-
-
-def test_auto_is_a_gpu_only_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = small_study(tmp_path)
-    auto = study.model_copy(update={"compute": study.compute.model_copy(update={"device": "auto"})})
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert device_of(auto) == "cpu"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert device_of(auto) == "cuda"
-    assert device_of(study) == "cpu"

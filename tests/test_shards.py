@@ -7,42 +7,57 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbcd.errors import BadInput
-from gbcd.run.shards import FORMAT, Identity, Settings, cut, read_plan
+from gbcd.run.shards import FORMAT, Plan, Shard, Sources, StoredFile, cut, read_plan
 from gbcd.run.store import Store
+from gbcd.study import Compute, Study
 
-SETTINGS = Settings(
-    model="reference",
-    tasks=("ioi",),
-    prompts_per_task=10,
-    wrong_answers=("foil",),
-    seed=0,
-    calibration_prompts=8,
-    centering="position",
-    device="cpu",
-    dtype="float32",
-    shard_size=4,
-    batch_size=2,
-    threads=1,
-)
+STUDY = Study(tasks=("ioi",), out="results", compute=Compute(batch_size=2, shard_size=4))
+SOURCES = Sources(versions={"torch": "2.13.0"}, hashes={"model": "aa"}, definitions={"01": "/one/mine.py"})
+FILE = StoredFile(path="inputs/x.parquet", bytes=1, sha256="", rows=9)
 
 
-@given(st.integers(1, 500), st.integers(1, 100), st.integers(0, 9), st.integers(0, 1000))
-def test_shards_cover_every_row_once(n_prompts: int, shard_size: int, first_id: int, first_row: int) -> None:
-    shards = cut("ioi", n_prompts, shard_size, first_id, first_row)
-    assert [row for shard in shards for row in range(shard.start, shard.stop)] == [
-        *range(first_row, first_row + n_prompts)
-    ]
-    assert [shard.id for shard in shards] == [*range(first_id, first_id + len(shards))]
-    assert all(0 < shard.n_prompts <= shard_size for shard in shards)
+def plan(*shards: Shard) -> Plan:
+    return Plan(study=STUDY, sources=SOURCES, inputs=FILE, prompts_sha256="", shards=shards)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.integers(1, 200), min_size=1), st.integers(1, 9), st.integers(1, 9))
+def test_shards_cover_every_row_once_in_whole_batches(sizes: dict[str, int], batch: int, n_batches: int) -> None:
+    shards = cut(sizes, batch * n_batches)
+    assert [row for shard in shards for row in range(shard.start, shard.stop)] == [*range(sum(sizes.values()))]
+    assert [shard.id for shard in shards] == [*range(len(shards))]
+    for task, size in sizes.items():
+        *full, last = [shard.n_prompts for shard in shards if shard.task == task]
+        assert sum(full) + last == size
+        assert set(full) <= {batch * n_batches}
+
+
+def test_batches_of_a_shard_are_those_of_the_task() -> None:
+    planned = plan(*cut({"ioi": 9}, 4))
+    assert planned.tasks == ("ioi",)
+    assert [planned.batches(shard) for shard in planned.shards] == [
+        [slice(0, 2), slice(2, 4)], [slice(0, 2), slice(2, 4)], [slice(0, 1)],
+    ]  # fmt: skip
 
 
 def test_differences_name_what_changed_and_nothing_else() -> None:
-    old = Identity(study=SETTINGS, versions={"torch": "2.13.0"}, hashes={"model": "aa"})
-    assert old.differences(old) == []
-    new = Identity(
-        study=SETTINGS.model_copy(update={"seed": 1}), versions={"torch": "2.14.0"}, hashes={"model": "aa", "b": "c"}
+    old = plan()
+    assert old.differences(STUDY, SOURCES) == []
+    compute = STUDY.compute.model_copy(update={"threads": 2})
+    study = STUDY.model_copy(update={"seed": 1, "compute": compute})
+    sources = Sources(
+        versions={"torch": "2.14.0"}, hashes={"model": "aa", "b": "c"}, definitions={"02": "/one/mine.py"}
     )
-    assert old.differences(new) == ["hashes.b: None -> c", "study.seed: 0 -> 1", "versions.torch: 2.13.0 -> 2.14.0"]
+    assert old.differences(study, sources) == [
+        "compute.threads: 1 -> 2", "hashes.b: None -> c", "study.seed: 0 -> 1", "versions.torch: 2.13.0 -> 2.14.0",
+        "definitions: mine.py (01) -> mine.py (02)",
+    ]  # fmt: skip
+
+
+def test_where_things_lie_and_how_many_compute_is_no_difference() -> None:
+    compute = STUDY.compute.model_copy(update={"workers": 9, "gpus_per_worker": 0.5})
+    elsewhere = {"model": "/a/model", "out": "other", "definitions": ("b.py",), "compute": compute}
+    moved = SOURCES.model_copy(update={"definitions": {"01": "/two/other.py"}})
+    assert plan().differences(STUDY.model_copy(update=elsewhere), moved) == []
 
 
 def test_a_damaged_or_foreign_plan_is_refused(tmp_path: Path) -> None:

@@ -44,7 +44,11 @@ def test_flags_win_over_the_file_and_leave_the_rest_of_compute(tmp_path: Path) -
         ("[compute]\nworkers = -1", "compute.workers = -1"),
         ('[compute]\ndtype = "float8"', "compute.dtype = 'float8'"),
         ('wrong_answers = ["foil", "foil"]', "named twice: foil"),
-        ("wrong_answers = []", "wrong_answers = []"),
+        ("seed = true", "seed = True"),
+        ("seed = 1.0", "seed = 1.0"),
+        ('[compute]\nworkers = "2"', "compute.workers = '2'"),
+        ('[compute]\ndevice = "gpu"', "compute.device = 'gpu'"),
+        ('reference = "twin"', "reference = 'twin'"),
     ],
 )
 def test_what_a_study_cannot_mean_is_named(tmp_path: Path, line: str, said: str) -> None:

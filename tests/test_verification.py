@@ -10,8 +10,8 @@ import pytest
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
 from gbcd.analysis.reduce import reduce
+from gbcd.commands.verify import again
 from gbcd.errors import BadInput
-from gbcd.run.planning import study_of
 from gbcd.run.results import scan
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
@@ -134,7 +134,7 @@ def test_damage_is_found_and_exactly_that_is_computed_again(
     assert [*found.common] == ([common] if common else [])
     assert found.orphans == 0 or damage is uncommitted
     forget(str(out), found)
-    run = finished(study_of(read_plan(Store(str(out))), str(out), workers=0))
+    run = finished(again(read_plan(Store(str(out))).study, str(out), 0, ()))
     assert run.found == N_SHARDS - len(bad) - (damage is uncommitted)
     assert verify(str(out)).is_sound
     assert same(tables(str(out)), tables(str(reference / "out")))
@@ -152,7 +152,7 @@ def test_a_run_does_not_go_on_with_damaged_means(out: Path) -> None:
     means_flipped(out)
     uncommitted(out)
     with pytest.raises(BadInput, match=rf"means_00.*`gbcd verify --repair {out}`"):
-        finished(study_of(read_plan(Store(str(out))), str(out), workers=0))
+        finished(again(read_plan(Store(str(out))).study, str(out), 0, ()))
 
 
 def test_norms_against_other_means_are_found(out: Path) -> None:

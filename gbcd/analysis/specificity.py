@@ -16,9 +16,7 @@ import polars as pl
 
 from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.errors import BadInput
-from gbcd.run.parts import folders
-from gbcd.run.results import SUMMARY_FILE, summary
-from gbcd.run.store import Store
+from gbcd.run.results import summary
 
 SPECIFICITY = pl.Schema(
     {
@@ -32,20 +30,19 @@ SPECIFICITY = pl.Schema(
 
 
 def specificity(out: str) -> pl.DataFrame:
-    """How particular to each task its components are; table `SPECIFICITY`, tasks of one model against each other.
+    """How particular to each task its components are; table `SPECIFICITY`.
 
     Raises:
-        BadInput: `out` has not been reduced, or no model in it has two tasks.
+        BadInput: `out` has not been reduced, or it has one task.
     """
-    reduced = [folder for folder in folders(out) if Store(folder).exists(SUMMARY_FILE)]
-    found = pl.concat([task_contrast(summary(folder).collect()) for folder in reduced or [out]])
+    found = task_contrast(summary(out).collect())
     if found.is_empty():
-        raise BadInput(f"{out!r} has one task a model; a contrast between tasks needs a study of two or more")
+        raise BadInput(f"{out!r} has one task; a contrast between tasks needs a study of two or more")
     return found
 
 
 def task_contrast(table: pl.DataFrame) -> pl.DataFrame:
-    """The table `SPECIFICITY` from a summary of one model; empty for a single task."""
+    """The table `SPECIFICITY` from a summary; empty for a single task."""
     tasks = pl.col("task").n_unique().over("wrong_answer", "component")
     ranked = table.filter(pl.col("level") == "node", pl.col("rank").is_not_null()).filter(tasks > 1)
     group = ("task", "wrong_answer")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from shlex import quote
 
 import polars as pl
 from rich.console import Console
 
+from gbcd import tasks
 from gbcd.commands.result_table import show_results
 from gbcd.pipeline import Run
 from gbcd.printing import counted, duration, fact, failed_prompts
@@ -20,32 +21,29 @@ from gbcd.study import Study
 SAMPLE = 64
 
 
-def closing_summary(runs: Sequence[Run], console: Console) -> None:
+def closing_summary(run: Run, console: Console) -> None:
     """Print what was found, what is missing, and where it lies."""
-    if summaries := [run.summary for run in runs if run.summary is not None]:
-        show_results(pl.concat(summaries), console)
-    for run in runs:
-        for task in _short_tasks(run):
-            fact(console, "Fewer", task)
-        for reason in run.part.undefined.values():
-            fact(console, "Left out", f"for {', '.join(run.part.tasks)}: {reason}")
-        for record in run.given_up:
-            fact(console, "Given up", record.message)
-        failed_prompts(console, run.failed)
-    fact(console, "Computed", _computed(runs))
-    fact(console, "Results", ", ".join(run.out for run in runs))
+    if run.summary is not None:
+        show_results(run.summary, console)
+    for task in _short_tasks(run):
+        fact(console, "Fewer", task)
+    for record in run.given_up:
+        fact(console, "Given up", record.message)
+    failed_prompts(console, run.failed)
+    fact(console, "Computed", _computed(run))
+    fact(console, "Results", run.out)
     fact(console, "Names", "a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; both count from 0")
 
 
-def next_step(study: Study, runs: Sequence[Run], console: Console) -> None:
+def next_step(study: Study, run: Run, console: Console) -> None:
     """Print the command that comes after a run; nothing where nothing was computed."""
-    if not any(run.summary is not None for run in runs):
+    if run.summary is None:
         return
-    if not any(_can_be_evaluated(run, task) for run in runs for task in run.plan.study.tasks):
+    if not any(_can_be_evaluated(run, task) for task in run.plan.tasks):
         fact(console, "Next", "open the report. Effects cannot be measured: no prompt has a counterfactual")
         return
-    own = "".join(f" --definitions {file}" for file in study.definitions)
-    fact(console, "Next", f"gbcd evaluate {study.out}{own}   (what ablation says of it)")
+    own = "".join(f" --definitions {quote(file)}" for file in study.definitions)
+    fact(console, "Next", f"gbcd evaluate {quote(study.out)}{own}   (what ablation says of it)")
 
 
 def _can_be_evaluated(run: Run, task: str) -> bool:
@@ -56,33 +54,28 @@ def _can_be_evaluated(run: Run, task: str) -> bool:
     return any(one.counterfactual_ids is not None for one in sample) or bool(found.collect().item())
 
 
-def _computed(runs: Sequence[Run]) -> str:
+def _computed(run: Run) -> str:
     """Prompts, shards and time, in a line."""
-    n_prompts, n_shards = sum(run.plan.n_prompts for run in runs), sum(len(run.plan.shards) for run in runs)
-    missing = [run.plan.shards[shard] for run in runs for shard in run.missing]
-    n_done = n_prompts - sum(shard.n_prompts for shard in missing) - sum(len(run.failed) for run in runs)
-    found = sum(run.found for run in runs)
-    before = f", {found:,} of them before" if found else ""
-    shards = f"{n_shards - len(missing):,} of {counted(n_shards, 'shard')}{before}"
-    taken = duration(sum(run.seconds for run in runs))
-    return f"{n_done:,} of {counted(n_prompts, 'prompt')}, in {shards}; this run took {taken}"
+    n_prompts, n_shards = run.plan.n_prompts, len(run.plan.shards)
+    n_done = n_prompts - sum(run.plan.shards[shard].n_prompts for shard in run.missing) - len(run.failed)
+    before = f", {run.found:,} of them before" if run.found else ""
+    shards = f"{n_shards - len(run.missing):,} of {counted(n_shards, 'shard')}{before}"
+    return f"{n_done:,} of {counted(n_prompts, 'prompt')}, in {shards}; this run took {duration(run.seconds)}"
 
 
-def unfinished(runs: Sequence[Run]) -> str | None:
+def unfinished(run: Run) -> str | None:
     """What is missing at the end, in a sentence; None if nothing is."""
-    n_missing, n_shards = sum(len(run.missing) for run in runs), sum(len(run.plan.shards) for run in runs)
-    said = [f"{n_missing:,} of {n_shards:,} shards are missing."] if n_missing else []
-    for run in runs:
-        if run.failed:
-            said.append(f"{counted(len(run.failed), 'prompt')} failed; `gbcd verify --repair {run.out}` tries again.")
+    said = [f"{len(run.missing):,} of {len(run.plan.shards):,} shards are missing."] if run.missing else []
+    if run.failed:
+        again = f"gbcd verify --repair {quote(run.out)}"
+        said.append(f"{counted(len(run.failed), 'prompt')} failed; `{again}` tries again.")
     return " ".join(said) or None
 
 
 def _short_tasks(run: Run) -> Iterator[str]:
-    """Tasks with fewer prompts than were asked for, because there are no more."""
-    planned = Counter[str]()
-    for shard in run.plan.shards:
-        planned[shard.task] += shard.n_prompts
-    for task, count in planned.items():
-        if run.plan.study.prompts_per_task is not None and count < run.plan.study.prompts_per_task:
+    """Finite tasks with fewer prompts than were asked for, because there are no more."""
+    asked = run.plan.study.prompts_per_task
+    for task in run.plan.study.tasks:
+        count = sum(shard.n_prompts for shard in run.plan.shards if shard.task == task)
+        if asked is not None and count < asked and tasks.get(task).is_finite:
             yield f"{counted(count, 'prompt')} of {task}, which are all inputs of its model"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import polars as pl
@@ -15,7 +16,6 @@ from gbcd.commands.report import write as write_report
 from gbcd.commands.terminal import console, exit_status, hush_libraries
 from gbcd.errors import BadInput
 from gbcd.printing import counted, fact, heading, line, table
-from gbcd.run.parts import folders
 
 if TYPE_CHECKING:
     from gbcd.evaluation.evaluate import Evaluation
@@ -63,26 +63,24 @@ def evaluate(
 
         files = read_definitions(definitions or ())
         import_definitions(files)
-        for folder in folders(out):
-            for file in changed_since(files, read_plan(Store(folder))):
-                fact(console, "Warning", f"{file} has changed since the study was planned")
-            if circuit is not None:
-                _judge(folder, circuit, pairs)
-                continue
-            found = measure(
-                folder,
-                pairs,
-                ablations=_ablations(ablations),
-                top=_top(nodes),
-                budget=budget,
-                workers=workers or 0,
-                console=console,
-                definitions=files,
-            )
-            show_evaluation(found, folder, console)
-        if circuit is None:
-            write_report(out)
-            fact(console, "Next", f"gbcd export {out} --mib circuits writes the circuit for other tools")
+        for file in changed_since(files, read_plan(Store(out))):
+            fact(console, "Warning", f"{file} has changed since the study was planned")
+        if circuit is not None:
+            _judge(out, circuit, pairs)
+            return
+        found = measure(
+            out,
+            pairs,
+            ablations=_ablations(ablations),
+            top=_top(nodes),
+            budget=budget,
+            workers=workers or 0,
+            console=console,
+            definitions=files,
+        )
+        show_evaluation(found, out, console)
+        write_report(out)
+        fact(console, "Next", f"gbcd export {quote(out)} --mib circuits writes the circuit for other tools")
 
 
 def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:

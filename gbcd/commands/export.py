@@ -10,7 +10,6 @@ import typer
 from gbcd.commands import options
 from gbcd.commands.terminal import console, exit_status
 from gbcd.printing import fact
-from gbcd.run.parts import folders
 
 Mib = Annotated[
     Path, typer.Option("--mib", metavar="DIR", help="Write TASK_MODEL/importances.pt and .json, as EAP-IG and MIB do.")
@@ -22,6 +21,5 @@ def export(out: options.Results, mib: Mib) -> None:
     with exit_status():
         from gbcd.evaluation.mib import export as write
 
-        for folder in folders(out):
-            for written in write(folder, mib):
-                fact(console, "Circuit", f"{written}/importances.pt, importances.json")
+        for written in write(out, mib):
+            fact(console, "Circuit", f"{written}/importances.pt, importances.json")

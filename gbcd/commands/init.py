@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -25,7 +26,8 @@ prompts_per_task = 2000
 # prompts = "my_prompts.jsonl"
 
 # What the loss pulls towards; `gbcd list wrong-answers` explains them, `gbcd show ioi` shows what each picks.
-wrong_answers = ["inverse_logits", "logit_difference"]
+# Where none is given: "margin" where every prompt has a wrong answer of its own, else "inverse_logits".
+# wrong_answers = ["margin", "logit_difference"]
 
 # Python files with tasks or wrong answers of your own.
 # definitions = ["mine.py"]
@@ -39,6 +41,22 @@ wrong_answers = ["inverse_logits", "logit_difference"]
 # What those means are over: prompts of the same "template" at the same position, all at the same "position", or "auto".
 # centering = "auto"
 
+# What each prompt is compared with: its own "counterfactual", a "partner" (another prompt of its template and
+# length), or "auto": the counterfactual where there is one of equal length, else a partner.
+# reference = "auto"
+
+# Rules of the backward pass: "plain" gradients, "relp" or "gim".
+# rules = "plain"
+
+# Score edges between nodes too.
+# edges = false
+
+# Leave out prompts that the model does not solve.
+# only_solved = false
+
+# A beginning-of-text token before each prompt: "always", "never", or "auto", as the tokenizer has it.
+# bos = "auto"
+
 # Only for the wrong answer "semantic": the model that tells how far apart two answers are in meaning.
 # embedding_model = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -48,12 +66,13 @@ out = "results/first"
 [compute]
 # Ray workers, each with a copy of the model; 0 computes in this process. Never changes a number.
 # workers = 2
-# "cpu", "cuda", or "auto": a GPU where there is one.
+# "cpu", "cuda", or "auto": a GPU where there is one, or the cluster can start one.
 # device = "auto"
 # dtype = "float32"
-# Prompts per shard (what is committed at once), and per forward pass.
-# shard_size = 256
+# Prompts per forward pass, and per shard (what is committed at once; whole batches). "auto": settled in the plan,
+# shards by the time that a batch takes.
 # batch_size = "auto"
+# shard_size = "auto"
 # Processor threads of each worker.
 # threads = 1
 # GPUs that each worker holds, where it computes on one: 0.5 puts two workers on a GPU.
@@ -72,4 +91,4 @@ def init(file: File = Path("study.toml")) -> None:
         except OSError as error:
             raise BadInput(f"{str(file)!r} cannot be written: {error}") from error
         say("Study", str(file))
-        say("Next", f"gbcd run {file}")
+        say("Next", f"gbcd run {quote(str(file))}")

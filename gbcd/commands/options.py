@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from gbcd.errors import BadInput
 from gbcd.study import Compute, Study, make_study, read_study
 
-StudyFile = Annotated[Path | None, typer.Argument(metavar="STUDY.toml", help="A study file; flags win over it.")]
+StudyFiles = Annotated[
+    list[Path] | None, typer.Argument(metavar="STUDY.toml ...", help="Study files; flags win over them.")
+]
 Tasks = Annotated[
     list[str] | None, typer.Option("--task", metavar="NAME", help="Task to draw prompts from; may be repeated.")
 ]
@@ -56,17 +61,29 @@ Results = Annotated[str, typer.Argument(metavar="OUT", help="Where a run keeps i
 _REPEATED = {"task": "tasks", "wrong_answer": "wrong_answers"}
 
 
-def asked_study(flags: Mapping[str, Any]) -> Study:
-    """The study that `study`, a file, the other flags, or both describe. Flags that were not given are None.
+def asked_studies(flags: Mapping[str, Any]) -> list[Study]:
+    """The studies that `study`, a list of files, the other flags, or both describe. Flags that were not given are None.
 
     Raises:
-        BadInput: it cannot be meant.
+        BadInput: one of them cannot be meant, or two have one folder.
     """
     given = {_REPEATED.get(name, name): value for name, value in flags.items() if value is not None}
-    file, prompts = given.pop("study", None), given.pop("prompts", None)
+    files, prompts = given.pop("study", None), given.pop("prompts", None)
     if prompts is not None:
-        is_number = prompts.removeprefix("-").isdigit()
-        given |= {"prompts_per_task": int(prompts)} if is_number else {"prompts": prompts}
+        number = _whole_number(prompts)
+        given |= {"prompts": prompts} if number is None else {"prompts_per_task": number}
     if compute := {name: given.pop(name) for name in Compute.model_fields if name in given}:
         given["compute"] = compute
-    return read_study(file, given) if file else make_study(given)
+    studies = [read_study(file, given) for file in files] if files else [make_study(given)]
+    if repeated := [out for out, count in Counter(study.out for study in studies).items() if count > 1]:
+        raise BadInput(f"several studies have one folder, {repeated[0]!r}: each needs its own `out`")
+    return studies
+
+
+def _whole_number(text: str) -> int | None:
+    """`2000`, `2_000`, `1e6` as a number; None for what is the name of a file."""
+    if not re.fullmatch(r"[-+]?\d[\d_]*(\.\d*)?([eE][-+]?\d+)?", text):
+        return None
+    if not float(text).is_integer():
+        raise BadInput(f"--prompts {text}: a number of prompts is a whole one")
+    return int(float(text))

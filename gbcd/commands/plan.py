@@ -8,7 +8,7 @@ from gbcd.printing import counted, line
 
 
 def plan(
-    study: options.StudyFile = None,
+    study: options.StudyFiles = None,
     task: options.Tasks = None,
     model: options.Model = None,
     prompts: options.Prompts = None,
@@ -22,20 +22,23 @@ def plan(
     shard_size: options.ShardSize = None,
     batch_size: options.BatchSize = None,
 ) -> None:
-    """Draw and check the prompts of a study and store its plan, without computing."""
+    """Draw and check the prompts of studies and store their plans, without computing."""
     flags = locals()
     with exit_status(resumes=True):
-        asked = options.asked_study(flags)
+        asked = options.asked_studies(flags)
         hush_libraries()
-        from gbcd.pipeline import device_of
-        from gbcd.run.planning import open_plans
+        from gbcd.run.planning import open_plan
 
-        for one in open_plans(asked, device_of(asked)):
-            settings = one.plan.study
-            say("Prompts", f"{one.plan.n_prompts:,} for {settings.model}, centred by {settings.centering}")
-            say("Shards", f"{len(one.plan.shards):,} of up to {counted(settings.shard_size, 'prompt')}")
-            say("Compute", f"on {settings.device}, in batches of {settings.batch_size:,}")
-            for shortfall in one.shortfalls:
-                line(console, shortfall)
-            say("Plan", f"{one.store.location}/plan.json")
+        for one in asked:
+            planned = open_plan(one)
+            settled, compute = planned.plan.study, planned.plan.study.compute
+            say("Prompts", f"{planned.plan.n_prompts:,} for {settled.model}, centred by {settled.centering}")
+            say("Wrong answer", ", ".join(settled.wrong_answers))
+            say(
+                "Shards", f"{len(planned.plan.shards):,} of up to {counted(planned.plan.shards[0].n_prompts, 'prompt')}"
+            )
+            say("Compute", f"on {compute.device}, in batches of {compute.batch_size:,}")
+            for note in planned.notes:
+                line(console, note)
+            say("Plan", f"{planned.store.location}/plan.json")
         say("Next", "gbcd run with the same study")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from gbcd.commands import options
 from gbcd.commands.terminal import console, exit_status, say
 from gbcd.printing import counted
-from gbcd.run.parts import folders
 
 
 def reduce(out: options.Results, score: options.Score = None) -> None:
@@ -14,8 +13,7 @@ def reduce(out: options.Results, score: options.Score = None) -> None:
         from gbcd.analysis.reduce import reduce as summarise
         from gbcd.commands.result_table import show_results
 
-        for folder in folders(out):
-            summary = summarise(folder, score)
-            show_results(summary, console)
-            say("Summary", f"{folder}/summary.parquet, {counted(summary.height, 'row')}")
+        summary = summarise(out, score)
+        show_results(summary, console)
+        say("Summary", f"{out}/summary.parquet, {counted(summary.height, 'row')}")
         say("Next", f"gbcd report {out}")

@@ -27,13 +27,11 @@ def write(out: str, png: Path | None = None) -> None:
         BadInput: there is no study, or nothing of it was reduced.
     """
     from gbcd.report.page import write_figures, write_report
-    from gbcd.run.parts import folders
 
-    for folder in folders(out):
-        written = write_report(folder)
-        for warning in written.warnings:
-            say("Warning", warning)
-        say("Report", written.location)
-        if png is not None:
-            figures = write_figures(folder, png)
-            say("Figures", f"{png}, {counted(len(figures), 'file')}")
+    written = write_report(out)
+    for warning in written.warnings:
+        say("Warning", warning)
+    say("Report", written.location)
+    if png is not None:
+        figures = write_figures(out, png)
+        say("Figures", f"{png}, {counted(len(figures), 'file')}")

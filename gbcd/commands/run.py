@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import typer
+
 from gbcd.commands import options
 from gbcd.commands.report import write as write_report
 from gbcd.commands.terminal import console, exit_status, hush_libraries
-from gbcd.errors import Incomplete
+from gbcd.errors import INTERRUPTED, Incomplete
+from gbcd.study import Study
 
 
 def run(
-    study: options.StudyFile = None,
+    study: options.StudyFiles = None,
     task: options.Tasks = None,
     model: options.Model = None,
     prompts: options.Prompts = None,
@@ -25,18 +28,36 @@ def run(
     batch_size: options.BatchSize = None,
     score: options.Score = None,
 ) -> None:
-    """Run a study, or go on with one that was interrupted."""
+    """Run a study, or go on with one that was interrupted; several studies one after the other."""
     flags = {name: value for name, value in locals().items() if name != "score"}
     with exit_status(resumes=True):
-        asked = options.asked_study(flags)
-        hush_libraries()
-        from gbcd.commands.closing import closing_summary, next_step, unfinished
-        from gbcd.pipeline import run_study
+        asked = options.asked_studies(flags)
+    hush_libraries()
+    statuses = [_status(one, score) for one in asked]
+    if worst := max(statuses):
+        raise typer.Exit(worst)
 
-        runs = run_study(asked, console, score=score)
-        closing_summary(runs, console)
-        if any(one.summary is not None for one in runs):
-            write_report(asked.out)
-        next_step(asked, runs, console)
-        if left := unfinished(runs):
-            raise Incomplete(left)
+
+def _status(study: Study, score: str | None) -> int:
+    """The exit status of one study. Whatever becomes of it, the next one is run, unless a person interrupts."""
+    try:
+        with exit_status(resumes=True):
+            _run(study, score)
+    except typer.Exit as ended:
+        if ended.exit_code == INTERRUPTED:
+            raise
+        return ended.exit_code
+    return 0
+
+
+def _run(study: Study, score: str | None) -> None:
+    from gbcd.commands.closing import closing_summary, next_step, unfinished
+    from gbcd.pipeline import run_study
+
+    result = run_study(study, console, score=score)
+    closing_summary(result, console)
+    if result.summary is not None:
+        write_report(study.out)
+    next_step(study, result, console)
+    if left := unfinished(result):
+        raise Incomplete(left)

@@ -10,7 +10,6 @@ from rich.console import Console
 from gbcd.commands import options
 from gbcd.commands.terminal import console, exit_status
 from gbcd.printing import counted, duration, fact, failed_prompts
-from gbcd.run.parts import folders
 
 if TYPE_CHECKING:
     from gbcd.run.status import FolderStatus
@@ -21,8 +20,7 @@ def status(out: options.Results) -> None:
     with exit_status():
         from gbcd.run.status import folder_status
 
-        for folder in folders(out):
-            show(folder_status(folder), console)
+        show(folder_status(out), console)
 
 
 def show(found: FolderStatus, console: Console) -> None:
@@ -30,7 +28,7 @@ def show(found: FolderStatus, console: Console) -> None:
     plan = found.plan
     study = plan.study
     done = found.prompts / plan.n_prompts
-    said = f"{', '.join(study.tasks)} on {study.model}; {', '.join(study.wrong_answers)}; seed {study.seed}"
+    said = f"{', '.join(plan.tasks)} on {study.model}; {', '.join(study.wrong_answers)}; seed {study.seed}"
     fact(console, "Study", said)
     fact(console, "Prompts", f"{found.prompts:,} of {plan.n_prompts:,} ({done:.0%})")
     fact(console, "Shards", f"{found.shards:,} of {len(plan.shards):,}")

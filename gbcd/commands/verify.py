@@ -11,10 +11,10 @@ from gbcd.commands import options
 from gbcd.commands.terminal import console, exit_status, hush_libraries, say
 from gbcd.errors import Incomplete
 from gbcd.printing import counted, failed_prompts
-from gbcd.run.parts import folders
 
 if TYPE_CHECKING:
     from gbcd.run.verification import Verification
+    from gbcd.study import Study
 
 
 def verify(
@@ -27,33 +27,38 @@ def verify(
     with exit_status(resumes=True):
         from gbcd.run import verification
 
-        found = {folder: verification.verify(folder) for folder in folders(out)}
-        for folder, one in found.items():
-            _show(one)
-            if repair and not one.is_sound:
-                _repair(folder, one, workers, definitions or ())
-                found[folder] = verification.verify(folder)
-                _show(found[folder])
-        if not all(one.is_sound for one in found.values()):
+        found = verification.verify(out)
+        _show(found)
+        if repair and not found.is_sound:
+            _repair(out, found, workers, definitions or ())
+            found = verification.verify(out)
+            _show(found)
+        if not found.is_sound:
             raise Incomplete(
                 "the results are not whole; `gbcd verify --repair` computes exactly what is bad or missing."
             )
 
 
-def _repair(folder: str, found: Verification, workers: int | None, definitions: Sequence[str]) -> None:
+def _repair(out: str, found: Verification, workers: int | None, definitions: Sequence[str]) -> None:
     from gbcd.pipeline import run_study
-    from gbcd.run.planning import study_of
     from gbcd.run.verification import forget
 
     hush_libraries()
-    forget(folder, found)
-    run_study(study_of(found.plan, folder, workers, definitions), console)
+    forget(out, found)
+    run_study(again(found.plan.study, out, workers, definitions), console)
+
+
+def again(study: Study, out: str, workers: int | None, definitions: Sequence[str]) -> Study:
+    """A planned study, to be computed in `out` by as many `workers`; its definitions may lie elsewhere now."""
+    compute = study.compute if workers is None else study.compute.model_copy(update={"workers": workers})
+    changed = {"out": out, "compute": compute, "definitions": tuple(definitions) or study.definitions}
+    return study.model_copy(update=changed)
 
 
 def _show(found: Verification) -> None:
     bad = [
         *found.common.items(),
-        *((f"mean activations of {found.plan.study.tasks[task]}", text) for task, text in found.means.bad.items()),
+        *((f"mean activations of {found.plan.tasks[task]}", text) for task, text in found.means.bad.items()),
         *((f"shard {shard}", text) for shard, text in found.norms.bad.items()),
     ]
     for where, problem in bad:

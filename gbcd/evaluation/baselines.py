@@ -25,6 +25,7 @@ from torch import Tensor
 from gbcd.errors import BadInput, own_code
 from gbcd.evaluation.score_context import ScoreContext
 from gbcd.models.rules import RulesName
+from gbcd.names import register_name
 
 INTEGRATION_STEPS = 5
 
@@ -84,10 +85,11 @@ def baseline(
     """Register a score of one's own; it is held against measured effects like every other. Arguments as in `Baseline`.
 
     Raises:
-        ValueError: there is one of that name.
+        BadInput: there is one of that name, or it has characters that file names cannot have.
     """
 
     def register(definition: Definition) -> Definition:
+        register_name("score", name)
         _add(Baseline(name, passes, signed, needs_counterfactual, definition))
         return definition
 
@@ -96,7 +98,7 @@ def baseline(
 
 def _add(record: Baseline) -> None:
     if record.name in _BASELINES:
-        raise ValueError(f"there is a baseline {record.name!r} already")
+        raise BadInput(f"there is a baseline {record.name!r} already: choose another name")
     _BASELINES[record.name] = record
 
 

@@ -124,8 +124,8 @@ def evaluate(
     import_definitions(files)
     plan = read_plan(store)
     _refuse_incomplete(store, plan)
-    gpus = 1.0 if plan.study.device.startswith("cuda") else 0.0
-    team = Workers(workers, plan.study.threads, gpus)
+    gpus = 1.0 if plan.study.compute.device == "cuda" else 0.0
+    team = Workers(workers, plan.study.compute.threads, gpus)
     if not store.exists(SUMMARY_FILE):
         reduce(out)
     folder = evaluation_folder(request, plan, files)

@@ -63,7 +63,7 @@ def judge(out: str, path: Path, n_pairs: int = 128) -> pl.DataFrame:
         )
     given = _given(found)
     inputs, rows = Inputs(store, plan), list[dict[str, Any]]()
-    for task in plan.study.tasks:
+    for task in plan.tasks:
         prompts = pairs_of(loaded, inputs, task, n_pairs)
         if len(prompts) > 1:
             draws = Draws([prompt.prompt.template for prompt in prompts], plan.study.seed)

@@ -34,7 +34,7 @@ def planned_evaluation(store: Store, plan: Plan, loaded: LoadedModel, request: R
         BadInput: no task has two prompts that can be patched, or not two pairs fit into the budget.
     """
     inputs, found, notes = Inputs(store, plan), dict[str, TaskPlan](), list[str]()
-    for task in plan.study.tasks:
+    for task in plan.tasks:
         drawn = inputs.sample(task, request.pairs)
         pairs = pair_up(drawn, not loaded.spec.reads_every_token)
         if pairs.refused:

@@ -213,11 +213,11 @@ def load_model(store: Store, plan: Plan) -> LoadedModel:
     Raises:
         BadInput: it is not available, or has other weights than it had.
     """
-    loaded = _loaded(plan.study.model, plan.study.device, plan.study.dtype)
-    if loaded.sha256 != plan.identity.hashes["model"]:
+    loaded = _loaded(plan.study.model, plan.study.compute.device, plan.study.compute.dtype)
+    if loaded.sha256 != plan.sources.hashes["model"]:
         raise BadInput(
             f"{store.location!r} is of another model: {plan.study.model!r} had weights "
-            f"{plan.identity.hashes['model'][:12]} and has {loaded.sha256[:12]} now"
+            f"{plan.sources.hashes['model'][:12]} and has {loaded.sha256[:12]} now"
         )
     return loaded
 

@@ -178,7 +178,7 @@ def _encoded(prompt: Prompt, reader: _Reader) -> EncodedPrompt:
     if shared := set(right) & set(wrong):
         names = ", ".join(repr(reader.tokenizer.decode([token])) for token in sorted(shared))
         raise BadInput(f"wrong_answer: it is the answer: {names}")
-    return EncodedPrompt(
+    encoded = EncodedPrompt(
         prompt,
         reader.text(prompt.text, "prompt"),
         right,
@@ -187,6 +187,9 @@ def _encoded(prompt: Prompt, reader: _Reader) -> EncodedPrompt:
         reader.optional(prompt.counterfactual, "counterfactual"),
         reader.answers(() if prompt.farthest is None else (prompt.farthest,), "farthest"),
     )
+    if encoded.counterfactual_ids == encoded.ids:
+        raise BadInput("counterfactual: it is the prompt itself; it must call for another answer")
+    return encoded
 
 
 def _encoded_outputs(prompt: Prompt, reader: _Reader, space: OutputSpace) -> EncodedPrompt:

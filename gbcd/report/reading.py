@@ -191,17 +191,17 @@ def _table(store: Store, path: str) -> pl.DataFrame | None:
 
 def _computed(store: Store, plan: Plan, commits: list[Commit]) -> list[tuple[str, str]]:
     """Model, settings, cost, versions: what it takes to do it again."""
-    study = plan.study
+    study, compute = plan.study, plan.study.compute
     done = n_prompts(plan, commits)
     size = sum(file.bytes for commit in commits for file in commit.files.values())
     taken = duration(sum(commit.seconds for commit in commits))
     return [
-        ("model", f"{study.model}, weights {plan.identity.hashes['model'][:12]}"),
+        ("model", f"{study.model}, weights {plan.sources.hashes['model'][:12]}"),
         ("prompts", f"{done:,} of {plan.n_prompts:,}, seed {study.seed}"),
         *([] if study.prompts is None else [("prompt file", study.prompts)]),
-        ("computed with", f"{study.device}, {study.dtype}, batches of {study.batch_size}"),
+        ("computed with", f"{compute.device}, {compute.dtype}, batches of {plan.batch_size}"),
         ("centred by", f"{study.centering}, over up to {study.calibration_prompts:,} prompts of each task"),
         ("cost", f"{taken} of computing, summed over workers; {size / 1e6:,.2f} MB of tables"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in plan.identity.versions.items())),
+        ("versions", ", ".join(f"{name} {version}" for name, version in plan.sources.versions.items())),
         ("results", store.location),
     ]

@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import astuple
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gbcd.errors import BadInput
 from gbcd.prompting.outputs import OutputAnswer
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
@@ -53,25 +54,31 @@ SCHEMA = pa.schema(
         ("partner_id", pa.string()),
         ("right_outputs", _VALUES),
         ("wrong_outputs", _VALUES),
+        ("place", pa.int64()),
     ]
 )
-"""One row per prompt: the fields of `Prompt`, then those of `EncodedPrompt`."""
+"""One row per prompt: the fields of `Prompt`, those of `EncodedPrompt`, and its place in the order of its task."""
 
 _TEXT = SCHEMA.names[: SCHEMA.names.index("ids")]
 _ENCODED = SCHEMA.names[SCHEMA.names.index("ids") : SCHEMA.names.index("right_outputs")]
 
 
 class InputsWriter:
-    """Writes the prompts of a study to a temporary file, shard by shard, then to the store.
+    """Writes prompts to a temporary file, group of rows by group of rows; `publish` takes it to the store.
 
-    A context manager; `publish` inside it makes the file appear in the store.
+    A context manager; the temporary file is gone when the context ends.
     """
 
     def __init__(self) -> None:
-        """Open a temporary file, which is gone when the context ends."""
-        self._folder = tempfile.TemporaryDirectory()
-        self._local = Path(self._folder.name) / "inputs.parquet"
-        self._writer = pq.ParquetWriter(self._local, SCHEMA, compression="zstd", write_page_checksum=True)
+        """Open a temporary file.
+
+        Raises:
+            BadInput: there is no room for it.
+        """
+        with _temporary_space():
+            self._folder = tempfile.TemporaryDirectory()
+            self._local = Path(self._folder.name) / "inputs.parquet"
+            self._writer = pq.ParquetWriter(self._local, SCHEMA, compression="zstd", write_page_checksum=True)
         self._digest = hashlib.sha256()
         self.rows = 0
 
@@ -83,12 +90,18 @@ class InputsWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the temporary file."""
-        self._writer.close()
+        with suppress(OSError):  # what could not be written is not missed
+            self._writer.close()
         self._folder.cleanup()
 
-    def add(self, prompts: Sequence[EncodedPrompt]) -> None:
-        """Append the prompts of one shard."""
-        self._writer.write_table(_table(prompts), row_group_size=len(prompts))
+    def add(self, prompts: Sequence[EncodedPrompt], places: Sequence[int]) -> None:
+        """Append a group of rows: `prompts`, and the place of each in the order of its task.
+
+        Raises:
+            BadInput: there is no room for them.
+        """
+        with _temporary_space():
+            self._writer.write_table(_table(prompts, places), row_group_size=len(prompts))
         _update(self._digest, (one.prompt for one in prompts))
         self.rows += len(prompts)
 
@@ -98,13 +111,30 @@ class InputsWriter:
         return self._digest.hexdigest()
 
     def publish(self, store: Store) -> StoredFile:
-        """Finish the file and upload it under a name of its own."""
-        self._writer.close()
+        """Finish the file and upload it under a name of its own.
+
+        Raises:
+            BadInput: there is no room for the temporary file.
+        """
+        with _temporary_space():
+            self._writer.close()
         path = f"inputs/{uuid4().hex}.parquet"
         with self._local.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         store.write(path, self._local)
         return StoredFile(path=path, bytes=self._local.stat().st_size, sha256=sha256, rows=self.rows)
+
+    def written(self) -> Iterator[list[EncodedPrompt]]:
+        """Finish the file and read it back, group of rows by group of rows.
+
+        Raises:
+            BadInput: there is no room for the temporary file.
+        """
+        with _temporary_space():
+            self._writer.close()
+        with pq.ParquetFile(self._local) as file:
+            for number in range(file.num_row_groups):
+                yield [encoded for _, encoded in _rows(file.read_row_group(number))]
 
 
 class Inputs:
@@ -116,21 +146,21 @@ class Inputs:
         self._file = pq.ParquetFile(store.open(plan.inputs.path), page_checksum_verification=True)
 
     def read(self, shard: Shard) -> list[EncodedPrompt]:
-        """The prompts of a shard, in order."""
-        return [_encoded(row) for row in self._file.read_row_group(shard.id).to_pylist()]
+        """The prompts of a shard, in order; `Plan.batches` says where their batches lie."""
+        return [encoded for _, encoded in _rows(self._file.read_row_group(shard.id))]
 
     def ids(self, shard: Shard) -> list[str]:
         """The identifiers of a shard's prompts, in order."""
         return self._file.read_row_group(shard.id, columns=["id"]).column("id").to_pylist()
 
     def sample(self, task: str, n: int) -> list[EncodedPrompt]:
-        """The first `n` prompts of a task: a random draw, because they are stored shuffled."""
-        return list(islice(self._of_task(task), n))
-
-    def _of_task(self, task: str) -> Iterator[EncodedPrompt]:
-        for shard in self._plan.shards:
-            if shard.task == task:
-                yield from self.read(shard)
+        """The first `n` prompts of a task in the order in which they were shuffled: a random draw."""
+        found: list[tuple[int, EncodedPrompt]] = []
+        for shard in (one for one in self._plan.shards if one.task == task):
+            if sum(place < n for place, _ in found) == n:
+                break
+            found += (row for row in _rows(self._file.read_row_group(shard.id)) if row[0] < n)
+        return [encoded for _, encoded in sorted(found, key=lambda row: row[0])]
 
 
 def fingerprint(prompts: Iterable[Prompt]) -> str:
@@ -145,16 +175,31 @@ def _update(digest: Any, prompts: Iterable[Prompt]) -> None:
         digest.update(json.dumps(astuple(prompt)).encode() + b"\n")
 
 
-def _table(prompts: Sequence[EncodedPrompt]) -> pa.Table:
-    columns: dict[str, list[Any]] = {name: [getattr(one.prompt, name) for one in prompts] for name in _TEXT}
+def _table(prompts: Sequence[EncodedPrompt], places: Sequence[int]) -> pa.Table:
+    columns: dict[str, Sequence[Any]] = {name: [getattr(one.prompt, name) for one in prompts] for name in _TEXT}
     columns |= {name: [getattr(one, name) for one in prompts] for name in _ENCODED}
     columns["right_outputs"] = [one.outputs and one.outputs.right for one in prompts]
     columns["wrong_outputs"] = [one.outputs and one.outputs.wrong for one in prompts]
+    columns["place"] = places
     return pa.table(columns, schema=SCHEMA)
 
 
-def _encoded(row: dict[str, Any]) -> EncodedPrompt:
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-    right, wrong = values.pop("right_outputs"), values.pop("wrong_outputs")
-    prompt = Prompt(**{name: values.pop(name) for name in _TEXT})
-    return EncodedPrompt(prompt, **values, outputs=None if right is None else OutputAnswer(right, wrong))
+def _rows(table: pa.Table) -> Iterator[tuple[int, EncodedPrompt]]:
+    for row in table.to_pylist():
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
+        }
+        right, wrong, place = values.pop("right_outputs"), values.pop("wrong_outputs"), values.pop("place")
+        prompt = Prompt(**{name: values.pop(name) for name in _TEXT})
+        yield place, EncodedPrompt(prompt, **values, outputs=None if right is None else OutputAnswer(right, wrong))
+
+
+@contextmanager
+def _temporary_space() -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"prompts are written to a temporary file first, and that fails: {error.strerror or error}. "
+            "Make room there, or name a folder with room in the variable TMPDIR"
+        ) from error

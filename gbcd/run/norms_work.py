@@ -67,7 +67,7 @@ def build_engine(loaded: LoadedModel, plan: Plan, calibration: Calibration | Non
 
 def stages(plan: Plan) -> tuple[Stage, Stage]:
     """What a plan consists of."""
-    n_prompts = dict.fromkeys(plan.study.tasks, 0)
+    n_prompts = dict.fromkeys(plan.tasks, 0)
     for shard in plan.shards:
         n_prompts[shard.task] += shard.n_prompts
     sample = plan.study.calibration_prompts
@@ -80,8 +80,13 @@ def stages(plan: Plan) -> tuple[Stage, Stage]:
 class NormsWork:
     """The work of one plan, in a worker."""
 
-    def __init__(self, location: str, build: EngineBuilder = build_engine) -> None:
+    def __init__(self, location: str, build: EngineBuilder = build_engine, model: str | None = None) -> None:
         """Read the plan and load the model.
+
+        Args:
+            location: the results folder.
+            build: makes the engine.
+            model: where the model lies now; None where it lies as the plan says.
 
         Raises:
             BadInput: this machine does not see the results folder, or has other versions or weights than the plan.
@@ -94,9 +99,9 @@ class NormsWork:
             )
         self._plan, self._build = read_plan(self._store), build
         study = self._plan.study
-        torch.set_num_threads(study.threads)
+        torch.set_num_threads(study.compute.threads)
         self._inputs = Inputs(self._store, self._plan)
-        self._loaded = models.load(study.model, study.device, study.dtype)
+        self._loaded = models.load(model or study.model, study.compute.device, study.compute.dtype)
         _refuse_other(self._plan, self._loaded)
         self._engine: tuple[str, ShardEngine, bytes] | None = None
 
@@ -111,23 +116,20 @@ class NormsWork:
             check_norms(tables, ids, self._plan.study.wrong_answers, len(self._loaded.components))
 
     def _means(self, task: int, on_progress: OnProgress) -> Tables:
-        study = self._plan.study
-        sample = self._inputs.sample(study.tasks[task], study.calibration_prompts)
-        engine = self._build(self._loaded, self._plan, None)
-        calibration = engine.calibrate(sample, study.centering, study.batch_size, on_progress)
-        return tables_from_means(calibration.tasks[study.tasks[task]])
+        plan, name = self._plan, self._plan.tasks[task]
+        sample = self._inputs.sample(name, plan.study.calibration_prompts)
+        engine = self._build(self._loaded, plan, None)
+        calibration = engine.calibrate(sample, plan.centering, plan.batch_size, on_progress)
+        return tables_from_means(calibration.tasks[name])
 
     def _norms(self, number: int, on_progress: OnProgress) -> Tables:
         shard = self._plan.shards[number]
         engine, means = self._engine_of(shard.task)
         prompts = self._inputs.read(shard)
         batches: list[ShardTables] = []
-        size, done = self._plan.study.batch_size, 0
-        for start in range(0, len(prompts), size):
-            batch = prompts[start : start + size]
-            batches.append(engine.compute(batch))
-            done += len(batch)
-            on_progress(done)
+        for rows in self._plan.batches(shard):
+            batches.append(engine.compute(prompts[rows]))
+            on_progress(rows.stop)
         whole = concatenated(batches)
         tables = {"prompts": whole.prompts, "norms": whole.norms.replace_schema_metadata({MEANS_KEY: means})}
         return tables if whole.edges is None else tables | {"edges": whole.edges}
@@ -149,15 +151,15 @@ def read_means(store: Store, plan: Plan, task: str) -> tuple[Calibration, str]:
         StorageError: they cannot be read now.
     """
     below = store.below(MEANS)
-    commits = read_commits(below, [plan.study.tasks.index(task)])
+    commits = read_commits(below, [plan.tasks.index(task)])
     if not commits:
-        raise damaged(below, f"{commit_path(plan.study.tasks.index(task))} is gone")
+        raise damaged(below, f"{commit_path(plan.tasks.index(task))} is gone")
     tables = {name: read_table(below, file) for name, file in commits[0].files.items()}
-    return Calibration(plan.study.centering, {task: means_from_tables(tables)}), commits[0].sha256
+    return Calibration(plan.centering, {task: means_from_tables(tables)}), commits[0].sha256
 
 
 def _refuse_other(plan: Plan, loaded: LoadedModel) -> None:
-    planned, present = plan.identity, versions()
+    planned, present = plan.sources, versions()
     problems = [
         f"{name} {planned.versions[name]} -> {present[name]}"
         for name in present

@@ -1,71 +1,66 @@
 """From a study to a plan: draw and check all prompts, hash everything that goes in, store it, or resume what is there.
 
+study -> device, model -> drafts of the tasks -> what was left open -> batches and shards -> plan.json
+
 Everything that can be refused is refused here, before any work: unknown names, prompts that the tokenizer cannot take,
-a model that cannot be had, a folder that cannot be written or that holds another study. A study of several models has a
-plan for each; all of them are drawn and checked before the first is stored.
+a device or a model that is not available, a folder that cannot be written or that holds another study.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import islice
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
-from gbcd import wrong_answers
+from gbcd import tasks, wrong_answers
 from gbcd.engine.calibration import Centering
+from gbcd.engine.engine import Engine
+from gbcd.engine.tables import STATISTICS
 from gbcd.errors import BadInput
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
-from gbcd.prompting.prompt_shapes import TASK
-from gbcd.run.batch_size import fitting
-from gbcd.run.calibration_reach import CalibrationReach, settled
+from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.run import shard_sizes
+from gbcd.run.batches import by_length, groups
+from gbcd.run.centring_coverage import settled
+from gbcd.run.devices import settled_device
+from gbcd.run.draft import TaskDraft
 from gbcd.run.inputs import InputsWriter
-from gbcd.run.own_definitions import DefinitionFile, import_definitions, read_definitions, try_definitions
-from gbcd.run.parts import Part, folder_of, record_parts, refuse_other_parts
+from gbcd.run.own_definitions import DefinitionFile, import_definitions, read_definitions
 from gbcd.run.results import COMPONENTS_FILE, encoded_components
-from gbcd.run.shards import PLAN, Identity, Plan, Settings, Shard, cut, read_plan
-from gbcd.run.sources import fingerprints, needs_meaning, refuse_unknown, sources
-from gbcd.run.splitting import split
+from gbcd.run.shards import PLAN, Plan, Sources, cut, read_plan
+from gbcd.run.sources import drawn, fingerprints, n_per_task, needs_meaning, refuse_unknown
 from gbcd.run.store import StorageError, Store
-from gbcd.study import Compute, Study
+from gbcd.study import Study
 from gbcd.versions import versions
-
-#: Prompts that definitions of one's own are tried on.
-TRIED = 2
 
 
 class Planned(NamedTuple):
     """A plan, and whether it was there before.
 
     Attributes:
-        part: of the study, the tasks of one model.
-        store: the results folder of that part.
+        store: the results folder.
         plan: what is planned there.
+        model: where the model lies now; a plan that is resumed may name another place.
         resumed: True if it was there before.
-        shortfalls: of a new plan, which prompts the calibration sample does not reach, one text a task.
-        own: files of definitions, as they were read.
+        notes: of a new plan, what a reader should know of its prompts, in sentences.
     """
 
-    part: Part
     store: Store
     plan: Plan
+    model: str
     resumed: bool
-    shortfalls: tuple[str, ...] = ()
-    own: tuple[DefinitionFile, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def open_plans(study: Study, device: str) -> tuple[Planned, ...]:
-    """The plans of `study`, one for each model: stored ones where there are, else new ones, stored.
-
-    Args:
-        study: what to run.
-        device: `cpu` or `cuda`; what `auto` means for the workers.
+def open_plan(study: Study) -> Planned:
+    """The plan of `study`: the stored one where there is one, else a new one, stored.
 
     Raises:
         BadInput: the study cannot be run, or the folder holds another; nothing was written.
@@ -74,119 +69,105 @@ def open_plans(study: Study, device: str) -> tuple[Planned, ...]:
     own = read_definitions(study.definitions)
     import_definitions(own)
     refuse_unknown(study)
-    parts = split(study)
+    study = _located(_on_its_model(study))
     store = Store(study.out)
     try:
-        _refuse_other_layout(store, parts)
-        with ExitStack() as drafts:
-            ready = [drafts.enter_context(_drafted(study, part, device, own)) for part in parts]
-            planned = tuple(store_plan()._replace(own=own) for store_plan in ready)
-        if len(parts) > 1:
-            record_parts(store, parts)
+        before = read_plan(store) if store.exists(PLAN) else None
+        if before is not None:
+            study = _as_before(study, before.study)
+        study = _with_compute(study, device=settled_device(study.compute))
+        loaded = models.load(study.model, _planning_device(study), study.compute.dtype)
+        sources = _sources(study, loaded, own)
+        if before is None:
+            planned = _created(store, study, loaded, sources)
+        else:
+            planned = Planned(store, _resumed(store, before, study, sources), study.model, resumed=True)
+        store.create(COMPONENTS_FILE, encoded_components(loaded.components, loaded.spec.parallel))
+        return planned
     except StorageError as error:
         if not error.is_lasting:
             raise
         raise BadInput(f"results cannot be kept in {study.out!r}: {error}") from error
-    return planned
 
 
-def study_of(plan: Plan, out: str, workers: int | None = None, definitions: Sequence[str] = ()) -> Study:
-    """The study that would be planned as `plan`; a plan knows the hashes of `definitions` and not where they lie."""
-    settings = plan.study.model_dump()
-    compute = {name: settings.pop(name) for name in ("device", "dtype", "shard_size", "batch_size", "threads")}
-    if workers is not None:
-        compute["workers"] = workers
-    if settings["prompts"] is not None:
-        del settings["tasks"]
-    given = {name: value for name, value in settings.items() if value is not None}
-    return Study(**given, definitions=tuple(definitions), out=out, compute=Compute(**compute))
+def _on_its_model(study: Study) -> Study:
+    """`study` with the model that its tasks bring, where they bring one."""
+    tasks_of: dict[str, list[str]] = {}
+    for task in study.tasks:
+        tasks_of.setdefault(tasks.get(task).model or study.model, []).append(task)
+    if "model" in study.model_fields_set and tasks_of and study.model not in tasks_of:
+        brought = ", ".join(f"{task} on {model}" for model, names in tasks_of.items() for task in names)
+        raise BadInput(f"model {study.model!r} is used by no task, since they bring their own: {brought}")
+    if len(tasks_of) > 1:
+        apart = "; ".join(f"{', '.join(names)} on {model}" for model, names in tasks_of.items())
+        raise BadInput(f"a study has one model, and these tasks have several: {apart}. Give each a study of its own")
+    return study.model_copy(update={"model": next(iter(tasks_of), study.model)})
 
 
-class _Settled(NamedTuple):
-    """What stands in the plan where the study says `auto`."""
+def _located(study: Study) -> Study:
+    """`study` with paths that mean the same in every folder."""
 
-    batch_size: int
-    centering: Centering
+    def absolute(path: str) -> str:
+        return str(Path(path).expanduser().absolute())
+
+    fields: dict[str, Any] = {
+        "definitions": tuple(map(absolute, study.definitions)),
+        "prompts": study.prompts and absolute(study.prompts),
+        "prompts_per_task": None if study.prompts else n_per_task(study),
+    }
+    places = {name: getattr(study, name) for name in ("model", "embedding_model")}
+    fields |= {name: absolute(place) for name, place in places.items() if Path(place).exists()}
+    return study.model_copy(update=fields)
 
 
-def _identity(
-    study: Study, device: str, loaded: LoadedModel, auto: _Settled, own: tuple[DefinitionFile, ...]
-) -> Identity:
-    shared = study.model_dump(exclude={"out", "compute", "definitions"}) | study.compute.model_dump(
-        exclude={"workers", "gpus_per_worker"}
-    )
-    shared |= {name: value for name, value in auto._asdict().items() if shared[name] == "auto"}
-    if study.prompts is not None:
-        shared |= {"tasks": (TASK,), "prompts_per_task": None}
-    if not needs_meaning(study.wrong_answers):
-        shared["embedding_model"] = None
+def _as_before(study: Study, before: Study) -> Study:
+    """`study` with all that it leaves open as it was settled `before`."""
+    open_compute = {name: getattr(before.compute, name) for name, value in study.compute if value == "auto"}
+    fields = {
+        "wrong_answers": study.wrong_answers or before.wrong_answers,
+        "centering": before.centering if study.centering == "auto" else study.centering,
+    }
+    return _with_compute(study.model_copy(update=fields), **open_compute)
+
+
+def _with_compute(study: Study, **fields: Any) -> Study:
+    return study.model_copy(update={"compute": study.compute.model_copy(update=fields)})
+
+
+def _planning_device(study: Study) -> str:
+    """That of the study where this machine has it, so that what is timed is what workers do."""
+    return study.compute.device if study.compute.device == "cpu" or torch.cuda.is_available() else "cpu"
+
+
+def _sources(study: Study, loaded: LoadedModel, own: Sequence[DefinitionFile]) -> Sources:
     tokenizer = cast(PreTrainedTokenizerFast, loaded.tokenizer).backend_tokenizer.to_str()
-    return Identity(
-        study=Settings.model_validate({**shared, "device": device}),
+    hashes = {
+        "model": loaded.sha256,
+        "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
+        **fingerprints(study, loaded.tokenizer),
+    }
+    if needs_meaning(study.wrong_answers):
+        hashes["embedding_model"] = _folder_sha256(study.embedding_model)
+    paths = (str(Path(file.path).expanduser().absolute()) for file in own)
+    return Sources(
         versions=versions(),
-        hashes={
-            "model": loaded.sha256,
-            "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
-            **fingerprints(study, loaded.tokenizer),
-            **{f"definitions:{Path(file.path).name}": file.sha256 for file in own},
-        },
+        hashes=hashes,
+        definitions={file.sha256: path for file, path in zip(own, paths, strict=True)},
+        facts=loaded.facts(study.bos),
     )
 
 
-@contextmanager
-def _drafted(
-    study: Study, part: Part, device: str, own: tuple[DefinitionFile, ...]
-) -> Generator[Callable[[], Planned]]:
-    """The plan of one part, found, or drawn and checked; what is yielded stores it."""
-    store = Store(folder_of(study.out, part))
-    loaded = models.load(part.model, "cpu", study.compute.dtype)
-    fields = {"model": part.model, "tasks": part.tasks, "wrong_answers": part.wrong_answers}
-    study = study.model_copy(update=fields)
-    if store.exists(PLAN):
-        # another machine may have other memory, and what was decided stands
-        before = read_plan(store).study
-        plan = _resumed(store, _identity(study, device, loaded, _Settled(before.batch_size, before.centering), own))
-        yield lambda: _with_components(Planned(part, store, plan, resumed=True), loaded)
-        return
-    with InputsWriter() as writer:
-        settings = _identity(study, device, loaded, _Settled(1, "position"), own).study
-        drawn = _write_prompts(writer, settings, loaded)
-        size = fitting(loaded, drawn.n_tokens, drawn.n_sequences, device, study.compute.shard_size)
-        missed: dict[Centering, int] = {
-            name: sum(map(CalibrationReach.missed, some)) for name, some in drawn.reaches.items()
-        }
-        centering = settled(study.centering, missed, writer.rows)
-        identity = _identity(study, device, loaded, _Settled(size, centering), own)
-        yield lambda: _with_components(_created(part, store, identity, writer, drawn), loaded)
+def _folder_sha256(name: str) -> str:
+    """Hash of a model's weights; the name where it is one on the hub."""
+    digest = hashlib.sha256()
+    weights = sorted(Path(name).glob("*.safetensors"))
+    for path in weights:
+        digest.update(path.read_bytes())
+    return digest.hexdigest() if weights else name
 
 
-def _with_components(planned: Planned, loaded: LoadedModel) -> Planned:
-    planned.store.create(COMPONENTS_FILE, encoded_components(loaded.components, loaded.spec.parallel))
-    return planned
-
-
-def _created(part: Part, store: Store, identity: Identity, writer: InputsWriter, drawn: _Drawn) -> Planned:
-    if not store.is_local:
-        store.refuse_overwriting()
-    inputs = writer.publish(store)
-    plan = Plan(identity=identity, inputs=inputs, prompts_sha256=writer.prompts_sha256, shards=tuple(drawn.shards))
-    if store.create(PLAN, plan.model_dump_json(indent=1).encode()):
-        shortfalls = filter(None, [reach.shortfall() for reach in drawn.reaches[identity.study.centering]])
-        return Planned(part, store, plan, resumed=False, shortfalls=tuple(shortfalls))
-    store.delete(inputs.path)
-    return Planned(part, store, _resumed(store, identity), resumed=True)
-
-
-def _refuse_other_layout(store: Store, parts: tuple[Part, ...]) -> None:
-    """One model's plan lies in the folder itself, those of several in folders of their own; never both."""
-    refuse_other_parts(store, parts)
-    if len(parts) > 1 and store.exists(PLAN):
-        raise BadInput(f"{store.location!r} holds another study, of one model: give another --out")
-
-
-def _resumed(store: Store, identity: Identity) -> Plan:
-    plan = read_plan(store)
-    if differences := plan.identity.differences(identity):
+def _resumed(store: Store, plan: Plan, study: Study, sources: Sources) -> Plan:
+    if differences := plan.differences(study, sources):
         raise BadInput(
             f"{store.location!r} holds another study; what differs (there -> asked for):\n  "
             + "\n  ".join(differences)
@@ -195,34 +176,73 @@ def _resumed(store: Store, identity: Identity) -> Plan:
     return plan
 
 
-class _Drawn(NamedTuple):
-    """Shards; the size of the largest unit, tokens of prompt and twin together, and how many sequences; what the
-    calibration sample of each task reaches, by what it is centred by."""
+def _created(store: Store, study: Study, loaded: LoadedModel, sources: Sources) -> Planned:
+    with ExitStack() as stack:
+        drafts: list[TaskDraft] = []
+        for task, _, prompts in drawn(study, loaded):
+            drafts.append(stack.enter_context(closing(TaskDraft(task, prompts, study, loaded))))
+        study = _settled(study, drafts, loaded)
+        batch, size = cast(int, study.compute.batch_size), cast(int, study.compute.shard_size)
+        writer = stack.enter_context(InputsWriter())
+        for draft in drafts:
+            for shard in groups(by_length(draft.prompts(), batch), size):
+                writer.add([placed.prompt for placed in shard], [placed.place for placed in shard])
+        shards = cut({draft.task: draft.n_prompts for draft in drafts}, size)
+        if not store.is_local:
+            store.refuse_overwriting()
+        inputs = writer.publish(store)
+        plan = Plan(study=study, sources=sources, inputs=inputs, prompts_sha256=writer.prompts_sha256, shards=shards)
+        if not store.create(PLAN, plan.model_dump_json(indent=1).encode()):
+            store.delete(inputs.path)
+            return Planned(store, _resumed(store, read_plan(store), study, sources), study.model, resumed=True)
+    coverage = [draft.coverage[plan.centering].shortfall() for draft in drafts]
+    notes = [note for draft in drafts for note in draft.notes()]
+    return Planned(store, plan, study.model, resumed=False, notes=tuple(filter(None, notes + coverage)))
 
-    shards: list[Shard]
-    n_tokens: int
-    n_sequences: int
-    reaches: dict[Centering, list[CalibrationReach]]
+
+def _settled(study: Study, drafts: Sequence[TaskDraft], loaded: LoadedModel) -> Study:
+    """`study` with nothing left open."""
+    n_prompts = sum(draft.n_prompts for draft in drafts)
+    missed: dict[Centering, int] = {
+        "template": sum(draft.coverage["template"].missed() for draft in drafts),
+        "position": sum(draft.coverage["position"].missed() for draft in drafts),
+    }
+    fields = {
+        "wrong_answers": study.wrong_answers or (_default_wrong_answer(drafts, loaded),),
+        "centering": settled(study.centering, missed, n_prompts),
+    }
+    study = study.model_copy(update=fields)
+    compute = study.compute
+    batch, size = compute.batch_size, compute.shard_size
+    if batch == "auto":
+        batch = shard_sizes.batch_size(compute.device, max(draft.longest for draft in drafts))
+        batch = batch if size == "auto" else min(batch, size)
+    if size == "auto":
+        seconds = _seconds_per_prompt(study, drafts, batch, loaded)
+        row_bytes = 4 * len(STATISTICS) * len(loaded.components) * len(study.wrong_answers)
+        size = shard_sizes.shard_size(n_prompts, batch, compute.workers, seconds, row_bytes)
+    return _with_compute(study, batch_size=batch, shard_size=batch * max(1, size // batch))
 
 
-def _write_prompts(writer: InputsWriter, study: Settings, loaded: LoadedModel) -> _Drawn:
-    shards: list[Shard] = []
-    n_tokens = n_sequences = 1
-    reaches: dict[Centering, list[CalibrationReach]] = {"template": [], "position": []}
-    for task, n_prompts, prompts in sources(study, loaded):
-        for centering, some in reaches.items():
-            some.append(CalibrationReach(task, study.calibration_prompts, centering))
-        for shard in cut(task, n_prompts, study.shard_size, len(shards), writer.rows):
-            rows = list(islice(prompts, shard.n_prompts))
-            encoded = loaded.encode(rows, study.bos)
-            for definition in study.wrong_answers:
-                wrong_answers.refuse_undefined(wrong_answers.get(definition), encoded, space_of(loaded.tokenizer))
-            if not shards:
-                try_definitions(study.wrong_answers, encoded[:TRIED], loaded)
-            n_tokens = max(n_tokens, *(len(one.ids) + len(one.twin_ids or ()) for one in encoded))
-            n_sequences = max(n_sequences, *(1 + (one.twin_ids is not None) for one in encoded))
-            for some in reaches.values():
-                some[-1].add(encoded)
-            shards.append(shard)
-            writer.add(encoded)
-    return _Drawn(shards, n_tokens, n_sequences, reaches)
+def _default_wrong_answer(drafts: Sequence[TaskDraft], loaded: LoadedModel) -> str:
+    margin = wrong_answers.get("margin")
+    is_defined = wrong_answers.why_undefined(margin, space_of(loaded.tokenizer)) is None
+    return "margin" if is_defined and all(draft.has_wrong_answers for draft in drafts) else "inverse_logits"
+
+
+def _seconds_per_prompt(study: Study, drafts: Sequence[TaskDraft], batch: int, loaded: LoadedModel) -> float | None:
+    """Measured on the first batch of each task; None where the workers' device is not on this machine."""
+    if loaded.device.type != study.compute.device:
+        return None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(study.compute.threads)
+    try:
+        return max(_seconds(study, next(groups(draft.prompts(), batch)), loaded) for draft in drafts)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seconds(study: Study, prompts: Sequence[EncodedPrompt], loaded: LoadedModel) -> float:
+    calibration = Engine(loaded, study.wrong_answers).calibrate(prompts)
+    engine = Engine(loaded, study.wrong_answers, calibration, study.rules, study.edges)
+    return shard_sizes.seconds_per_prompt(engine.compute, prompts)

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Literal, cast
 
 import ray
+from ray._private.state import state
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from gbcd.errors import BadInput, Incomplete
@@ -60,9 +61,12 @@ def connected(n_cpus: int) -> Generator[None]:
             ray.shutdown()
 
 
-def cluster_has_gpu() -> bool:
-    """True if a node that is up has a GPU."""
-    return ray.cluster_resources().get("GPU", 0) > 0
+def cluster_offers_gpu() -> bool:
+    """True if a node that is up has a GPU, or one that the cluster's configuration lets it start."""
+    if ray.cluster_resources().get("GPU", 0) > 0:
+        return True
+    offered = state.get_max_resources_from_cluster_config()
+    return bool(offered and offered.get("GPU", 0) > 0)
 
 
 class Actor:

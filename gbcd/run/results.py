@@ -22,7 +22,6 @@ from gbcd.component import Component
 from gbcd.engine.tables import COMPONENTS, FAILED, PROMPTS, STATISTICS, ShardTables
 from gbcd.errors import BadInput
 from gbcd.run.commits import Commit, damaged, read_commits, read_table
-from gbcd.run.parts import folders
 from gbcd.run.shards import StoredFile
 from gbcd.run.store import Store
 
@@ -49,9 +48,7 @@ def scan(out: str) -> pl.LazyFrame:
     Raises:
         BadInput: nothing is committed in `out`.
     """
-    return pl.concat(
-        unfold(norms, _parquet(store, COMPONENTS_FILE).collect()) for store, norms in _committed(out, "norms")
-    )
+    return unfold(_committed(out, "norms"), _parquet(Store(out), COMPONENTS_FILE).collect())
 
 
 def unfold(norms: pl.LazyFrame, parts: pl.DataFrame) -> pl.LazyFrame:
@@ -83,17 +80,15 @@ def prompts(out: str) -> pl.LazyFrame:
     Raises:
         BadInput: nothing is committed in `out`.
     """
-    return pl.concat(table.select(PROMPTS.names) for _, table in _committed(out, "prompts"))
+    return _committed(out, "prompts").select(PROMPTS.names)
 
 
 def components(out: str) -> pl.LazyFrame:
     """Parts of the model in canonical order: `component, node, layer, head, part, n_params`.
 
     Raises:
-        BadInput: `out` holds no results, or those of several models, whose parts are not one table.
+        BadInput: `out` holds no results.
     """
-    if (several := folders(out)) != [out]:
-        raise BadInput(f"{out!r} holds several models; ask for the components of one: {', '.join(several)}")
     return _parquet(Store(out), COMPONENTS_FILE)
 
 
@@ -103,9 +98,7 @@ def summary(out: str) -> pl.LazyFrame:
     Raises:
         BadInput: `out` has not been reduced.
     """
-    stores = [Store(folder) for folder in folders(out)]
-    reduced = [store for store in stores if store.exists(SUMMARY_FILE)]
-    return pl.concat(_parquet(store, SUMMARY_FILE) for store in reduced or stores)
+    return _parquet(Store(out), SUMMARY_FILE)
 
 
 def shard_tables(store: Store) -> Iterator[ShardTables]:
@@ -202,16 +195,14 @@ def encoded(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _committed(out: str, kind: str) -> list[tuple[Store, pl.LazyFrame]]:
-    """The tables of one kind in each results folder where something is committed."""
-    found: list[tuple[Store, pl.LazyFrame]] = []
-    for store in map(Store, folders(out)):
-        if files := [commit.files[kind] for commit in read_commits(store)]:
-            _refuse_missing(store, kind, files)
-            found.append((store, pl.scan_parquet([store.url(file.path) for file in files], glob=False)))
-    if not found:
+def _committed(out: str, kind: str) -> pl.LazyFrame:
+    """The tables of one kind of all committed shards."""
+    store = Store(out)
+    files = [commit.files[kind] for commit in read_commits(store)]
+    if not files:
         raise BadInput(f"nothing is committed in {out!r} yet: `gbcd status` says how far it is")
-    return found
+    _refuse_missing(store, kind, files)
+    return pl.scan_parquet([store.url(file.path) for file in files], glob=False)
 
 
 def _refuse_missing(store: Store, kind: str, files: Sequence[StoredFile]) -> None:

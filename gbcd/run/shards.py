@@ -1,77 +1,35 @@
 """The plan: what a run will compute, fixed before it starts and never changed.
 
-`plan.json` names the study as far as it leaves a mark on the numbers, the versions and hashes of everything that goes
-in, and the shards. A shard is a range of rows of the stored prompts (see `inputs.py`), which were shuffled within
-their task, so that each shard is a random draw from it. How many workers there are, and which of them computes what,
-is not in the plan and cannot change a row.
+`plan.json` holds the study with all that it left open settled, the versions and hashes of everything that goes in, and
+the shards. Batches are cut from the study's order of prompts, and a shard is a range of whole batches, rows `start` to
+`stop` of the stored prompts (see `inputs.py`); so neither shards nor workers change a row.
 
 The plan is created exclusively. Whoever comes later with the same study resumes it; whoever comes with another is
-refused and told what differs.
+refused and told what differs. What a study is, is a matter of content: hashes count, and not where files lie.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gbcd.errors import BadInput
 from gbcd.run.store import Store
+from gbcd.study import Study
 
 PLAN = "plan.json"
 
 #: Raised with every change of the plan or of the tables that older readers would misread.
-FORMAT = 1
+FORMAT: Final = 2
 
+#: Fields of a study that say where things lie; their hashes count instead.
+_PLACES = {"model", "prompts", "definitions", "embedding_model", "out"}
 
-class Settings(BaseModel):
-    """The part of a study that leaves a mark on the numbers, with everything `auto` resolved."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str
-    tasks: tuple[str, ...]
-    prompts: str | None = None
-    """A prompt file; None where prompts are drawn from tasks."""
-    prompts_per_task: int | None
-    """None where there is a prompt file, which is run whole."""
-    wrong_answers: tuple[str, ...]
-    seed: int
-    calibration_prompts: int
-    centering: Literal["position", "template"]
-    reference: Literal["auto", "counterfactual", "partner"] = "auto"
-    rules: Literal["plain", "relp", "gim"] = "plain"
-    edges: bool = False
-    only_solved: bool = False
-    bos: Literal["auto", "always", "never"] = "auto"
-    embedding_model: str | None = None
-    """None where no wrong answer needs it."""
-    device: str
-    dtype: str
-    shard_size: int
-    batch_size: int
-    threads: int
-
-
-class Identity(BaseModel):
-    """What two runs must share for their rows to lie in one table."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: int = FORMAT
-    study: Settings
-    versions: dict[str, str]
-    """Of gbcd and of the libraries that compute."""
-    hashes: dict[str, str]
-    """SHA-256 of `model` (weights), `tokenizer`, the source of each task's prompts (`prompts:ioi`), and files of
-    definitions (`definitions:mine.py`)."""
-
-    def differences(self, other: Identity) -> list[str]:
-        """One line for each value in which `other` differs: `study.seed: 0 -> 1`."""
-        old, new = _flat(self.model_dump()), _flat(other.model_dump())
-        return [
-            f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
-        ]
+#: Fields of `compute` that change no row.
+_CAPACITY = {"workers", "gpus_per_worker"}
 
 
 class Shard(BaseModel):
@@ -101,41 +59,95 @@ class StoredFile(BaseModel):
     rows: int
 
 
-class Plan(BaseModel):
-    """Everything that a worker needs to know."""
+class Sources(BaseModel):
+    """What goes into a study besides its prompts, by content.
+
+    Attributes:
+        versions: of gbcd and of the libraries that compute.
+        hashes: SHA-256 of `model` (weights), `tokenizer`, the source of each task's prompts (`prompts:ioi`), and of the
+            `embedding_model` where one is used.
+        definitions: files of definitions, path by SHA-256.
+        facts: of the model, in words: tokens that are added to each text, a quantisation.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    identity: Identity
+    versions: dict[str, str]
+    hashes: dict[str, str]
+    definitions: dict[str, str] = {}
+    facts: dict[str, str] = {}
+
+
+class Plan(BaseModel):
+    """Everything that a worker needs to know.
+
+    Attributes:
+        format: of this record.
+        study: what is computed, with nothing left open.
+        sources: what it is computed from.
+        inputs: the prompts with their tokens, one row group a shard.
+        prompts_sha256: hash of the prompts themselves, however they are stored.
+        shards: in order of their rows.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[2] = FORMAT
+    study: Study
+    sources: Sources
     inputs: StoredFile
-    """The prompts, shuffled, one row group a shard."""
     prompts_sha256: str
-    """Hash of the prompts themselves, however they are stored."""
     shards: tuple[Shard, ...]
 
     @property
-    def study(self) -> Settings:
-        """What is computed."""
-        return self.identity.study
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, in order; `prompts` where the prompts come from a file."""
+        return tuple(dict.fromkeys(shard.task for shard in self.shards))
 
     @property
     def n_prompts(self) -> int:
         """Number of prompts over all shards."""
         return sum(shard.n_prompts for shard in self.shards)
 
+    @property
+    def batch_size(self) -> int:
+        """Prompts per forward pass."""
+        return cast(int, self.study.compute.batch_size)
 
-def cut(task: str, n_prompts: int, shard_size: int, first_id: int, first_row: int) -> list[Shard]:
-    """Shards of one task, in order; the last may be smaller."""
-    starts = range(0, n_prompts, shard_size)
-    return [
-        Shard(
-            id=first_id + number,
-            task=task,
-            start=first_row + start,
-            stop=first_row + min(start + shard_size, n_prompts),
-        )
-        for number, start in enumerate(starts)
-    ]
+    @property
+    def centering(self) -> Literal["template", "position"]:
+        """What prompts are centred by."""
+        return cast(Any, self.study.centering)
+
+    def batches(self, shard: Shard) -> list[slice]:
+        """Where the batches of `shard` lie among its prompts."""
+        starts = range(0, shard.n_prompts, self.batch_size)
+        return [slice(start, min(start + self.batch_size, shard.n_prompts)) for start in starts]
+
+    def differences(self, study: Study, sources: Sources) -> list[str]:
+        """One line for each value in which another study differs: `study.seed: 0 -> 1`."""
+        old, new = _content(self.study, self.sources), _content(study, sources)
+        found = [
+            f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
+        ]
+        if self.sources.definitions.keys() != sources.definitions.keys():
+            found.append(f"definitions: {_named(self.sources)} -> {_named(sources)}")
+        return found
+
+
+def cut(sizes: Mapping[str, int], shard_size: int) -> tuple[Shard, ...]:
+    """Shards of `shard_size` rows for each task and its number of prompts, in order; the last of a task may be smaller.
+
+    A shard begins with a batch where `shard_size` is a multiple of the batch size.
+    """
+    shards: list[Shard] = []
+    first = 0
+    for task, n_prompts in sizes.items():
+        for start in range(0, n_prompts, shard_size):
+            stop = min(start + shard_size, n_prompts)
+            shards.append(Shard(id=len(shards), task=task, start=first + start, stop=first + stop))
+        first += n_prompts
+    return tuple(shards)
 
 
 def read_plan(store: Store) -> Plan:
@@ -159,8 +171,18 @@ def read_plan(store: Store) -> Plan:
         ) from error
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _content(study: Study, sources: Sources) -> dict[str, Any]:
+    """What two runs must share for their rows to lie in one table."""
+    fields = study.model_dump(exclude=_PLACES | {"compute"})
+    compute = study.compute.model_dump(exclude=_CAPACITY)
+    return {
+        **{f"study.{name}": value for name, value in fields.items()},
+        **{f"compute.{name}": value for name, value in compute.items()},
+        **{f"versions.{name}": version for name, version in sources.versions.items()},
+        **{f"hashes.{name}": sha256 for name, sha256 in sources.hashes.items()},
+    }
+
+
+def _named(sources: Sources) -> str:
+    files = sorted(f"{Path(path).name} ({sha256[:12]})" for sha256, path in sources.definitions.items())
+    return ", ".join(files) or "none"

@@ -19,8 +19,7 @@ from gbcd.prompting import prompt_files
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.prompt_shapes import TASK
 from gbcd.run.inputs import fingerprint
-from gbcd.run.shards import Settings
-from gbcd.study import Study, check_names
+from gbcd.study import PROMPTS_PER_TASK, Study, check_names
 from gbcd.wrong_answers import meaning
 from gbcd.wrong_answers.meaning import Embed
 
@@ -61,8 +60,13 @@ def fingerprints(study: Study, tokenizer: PreTrainedTokenizerBase) -> dict[str, 
     """
     if study.prompts is not None:
         return {f"prompts:{TASK}": prompt_files.sha256(study.prompts)}
-    sample = min(study.prompts_per_task, FINGERPRINT_PROMPTS)
+    sample = min(n_per_task(study), FINGERPRINT_PROMPTS)
     return {f"prompts:{task}": fingerprint(_drawn(task, tokenizer, sample, study.seed)) for task in study.tasks}
+
+
+def n_per_task(study: Study) -> int:
+    """Prompts to draw for each task."""
+    return study.prompts_per_task or PROMPTS_PER_TASK
 
 
 def needs_meaning(definitions: tuple[str, ...]) -> bool:
@@ -70,19 +74,19 @@ def needs_meaning(definitions: tuple[str, ...]) -> bool:
     return any(wrong_answers.get(name).needs_meaning for name in definitions)
 
 
-def sources(study: Settings, loaded: LoadedModel) -> Iterator[Source]:
+def drawn(study: Study, loaded: LoadedModel) -> Iterator[Source]:
     """The prompts of a study, task by task.
 
     Raises:
         BadInput: a task cannot give as many prompts, the prompt file has faults, or the embedding model is not to be
             had.
     """
-    embed = meaning.load_embedder(study.embedding_model) if study.embedding_model is not None else None
+    embed = meaning.load_embedder(study.embedding_model) if needs_meaning(study.wrong_answers) else None
     if study.prompts is not None:
         yield _from_file(study, study.prompts, loaded, embed)
         return
     for task in study.tasks:
-        prompts = _drawn(task, loaded.tokenizer, study.prompts_per_task or 0, study.seed)
+        prompts = _drawn(task, loaded.tokenizer, n_per_task(study), study.seed)
         random.Random(f"{study.seed}/{task}").shuffle(prompts)
         if embed is not None:
             prompts = meaning.with_farthest(prompts, embed)
@@ -95,7 +99,7 @@ def _drawn(task: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> 
     return chosen.draw(tokenizer, min(n, chosen.capacity(tokenizer)) if chosen.is_finite else n, seed)
 
 
-def _from_file(study: Settings, path: str, loaded: LoadedModel, embed: Embed | None) -> Source:
+def _from_file(study: Study, path: str, loaded: LoadedModel, embed: Embed | None) -> Source:
     needs_foil = [name for name in study.wrong_answers if wrong_answers.get(name).needs_foil]
     file = loaded.check(path, needs_foil, study.bos)
     order = list(range(len(file)))

@@ -89,7 +89,7 @@ def verify(out: str) -> Verification:
     store = Store(out)
     plan = read_plan(store)
     common = dict(_common_problems(store, plan))
-    means = verify_stage(store.below(MEANS), len(plan.study.tasks))
+    means = verify_stage(store.below(MEANS), len(plan.tasks))
     hashes = {commit.shard: commit.sha256 for commit in means.commits}
     can_check = plan.inputs.path not in common and COMPONENTS_FILE not in common
     check = _norms_check(store, plan, hashes) if can_check else None
@@ -168,7 +168,7 @@ def _norms_check(store: Store, plan: Plan, means: dict[int, str]) -> Check:
     """Holds norms against the stored prompts and the means of their task."""
     ids = pq.read_table(store.open(plan.inputs.path), columns=["id"])["id"].combine_chunks()
     n_components = len(read_components(store))
-    tasks = {name: number for number, name in enumerate(plan.study.tasks)}
+    tasks = {name: number for number, name in enumerate(plan.tasks)}
 
     def check(number: int, tables: Tables) -> None:
         shard = plan.shards[number]

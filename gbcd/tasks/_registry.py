@@ -29,6 +29,7 @@ from typing import Literal, get_args
 from transformers import PreTrainedTokenizerBase
 
 from gbcd.errors import BadInput, own_code
+from gbcd.names import register_name
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.vocabulary import Vocabulary
 from gbcd.tasks._families import Family
@@ -106,10 +107,11 @@ def task(
         is_finite: the prompts are all inputs of that model.
 
     Raises:
-        BadInput: another task has this name, or there is no such metric.
+        BadInput: another task has this name, it has characters that file names cannot have, or there is no such metric.
     """
 
     def register(families: Families) -> Task:
+        register_name("task", name)
         if name in _tasks:
             raise BadInput(f"There is a task '{name}' already. Choose another name.")
         refuse_unknown_metric(name, metric)

@@ -15,10 +15,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gbcd.errors import BadInput
+from gbcd.names import register_name
 from gbcd.prompting.outputs import OutputSpace
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import output_targets
-from gbcd.wrong_answers.losses import SquaredLogitDifference, Target, TokenSet, TowardsDistribution, TowardsTokens
+from gbcd.wrong_answers.losses import (
+    Margin,
+    SquaredLogitDifference,
+    Target,
+    TokenSet,
+    TowardsDistribution,
+    TowardsTokens,
+)
 
 
 class Scene(NamedTuple):
@@ -71,20 +79,21 @@ def wrong_answer(
     """Register the decorated function as the definition `name`.
 
     Raises:
-        ValueError: the name is taken.
+        BadInput: the name is taken, or has characters that file names cannot have.
     """
 
-    def register(define: Callable[[Scene], Target]) -> Callable[[Scene], Target]:
+    def decorate(define: Callable[[Scene], Target]) -> Callable[[Scene], Target]:
+        register_name("wrong answer", name)
         if name in _REGISTRY:
-            raise ValueError(f"a wrong answer named {name!r} is registered already")
+            raise BadInput(f"a wrong answer named {name!r} is registered already: choose another name")
         _REGISTRY[name] = WrongAnswer(name, define, needs_foil, reads_twin, needs_meaning)
         return define
 
-    return register
+    return decorate
 
 
-def know(definition: WrongAnswer) -> None:
-    """Register `definition` where its name is not known yet: a worker's process, to which it was sent."""
+def register(definition: WrongAnswer) -> None:
+    """Register `definition` where its name is not registered yet: a worker's process, to which it was sent."""
     _REGISTRY.setdefault(definition.name, definition)
 
 
@@ -134,6 +143,15 @@ def refuse_undefined(
                 f"{definition.name} compares with the task's own wrong answer, and {prompt.prompt.id} has none; "
                 "add one, or choose another definition"
             )
+
+
+@wrong_answer("margin", needs_foil=True)
+def margin(scene: Scene) -> Target:
+    """Logit of the answer minus that of the wrong answer.
+
+    `logit_answer - logit_wrong`; for sets of tokens, the log odds of one set against the other.
+    """
+    return Margin(scene.answers, scene.wrong)
 
 
 @wrong_answer("logit_difference", needs_foil=True, reads_twin=True)

@@ -85,6 +85,20 @@ class SquaredLogitDifference:
         return total
 
 
+@dataclass(frozen=True)
+class Margin:
+    """`logit_answer - logit_wrong` at the prompt's own answer position; of sets of tokens, their log odds."""
+
+    answers: Sequence[TokenSet]
+    tokens: Sequence[TokenSet]
+    reads_all: bool = False
+
+    def __call__(self, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:
+        """The margin of each prompt; see `Target`."""
+        own = logits[:, 0]
+        return set_logits(own, self.answers) - set_logits(own, self.tokens)
+
+
 def set_logits(logits: Float[Tensor, "prompt vocab"], sets: Sequence[TokenSet]) -> Float[Tensor, " prompt"]:
     """`log sum_{v in set} exp(logit_v)` for each prompt; of one token, its logit."""
     index, present = padded_sets(sets, logits.device)

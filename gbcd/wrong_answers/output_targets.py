@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gbcd.errors import BadInput
+from gbcd.names import register_name
 from gbcd.prompting.outputs import OutputSpace
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers.losses import Target
@@ -100,11 +101,22 @@ def for_outputs(
     `reason` says why it means nothing for the other kinds.
     """
 
-    def register(define: Callable[[OutputScene], Target]) -> Callable[[OutputScene], Target]:
+    def decorate(define: Callable[[OutputScene], Target]) -> Callable[[OutputScene], Target]:
+        register_name("wrong answer for outputs", name)
         _REGISTRY[name] = OutputDefinition(define, kinds, reason)
         return define
 
-    return register
+    return decorate
+
+
+def register(name: str, definition: OutputDefinition) -> None:
+    """Register `definition` where its name is not registered yet: a worker's process, to which it was sent."""
+    _REGISTRY.setdefault(name, definition)
+
+
+def get(name: str) -> OutputDefinition | None:
+    """What the wrong answer `name` means for outputs; None where that was never said."""
+    return _REGISTRY.get(name)
 
 
 def target_of(name: str, scene: OutputScene) -> Target:

@@ -1,4 +1,4 @@
-"""Which prompts of a study will have no centred norm, and what they are centred by, known when it is planned.
+"""Which prompts the centring statistics of a study cover, and what prompts are centred by, known when it is planned.
 
 A position has a mean input only if enough prompts of the calibration sample reach it (`MIN_PROMPTS`), and with the
 centring `template` only prompts of the same template count. Prompts beyond that are named here, not guessed at later.
@@ -28,7 +28,7 @@ def settled(given: Centering | Literal["auto"], missed: Mapping[Centering, int],
     return "template" if missed["template"] <= MAX_MISSED * n_prompts else "position"
 
 
-class CalibrationReach:
+class CentringCoverage:
     """Counts the prompts of one task by template and length, in the order in which they are stored."""
 
     def __init__(self, task: str, sample_size: int, centering: Centering) -> None:
