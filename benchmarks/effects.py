@@ -3,8 +3,8 @@
     python benchmarks/effects.py > benchmarks/results/effects_cpu.jsonl
 
 A forward pass over all prompts, with logits at the answer alone, is timed before, between and after; its median is the
-unit. `formula` is what `gbcd evaluate` reports as cost, `measured` the time divided by the unit. Times are those of the
-processor, so that other work on the machine does not count.
+unit. `resample ablation` is of all nodes. `formula` is what `gbcd evaluate` reports as cost, `measured` the time
+divided by the unit. Times are those of the processor, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import time
 from collections.abc import Callable
 
 import torch
-from gbcd.evaluation.attribution import attribute
-from gbcd.evaluation.interventions import measure_effects
-from gbcd.evaluation.points import points
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gbcd.engine.engine import Engine
+from gbcd.engine.engine import Engine, packed_for
+from gbcd.evaluation.baselines import every_baseline
 from gbcd.evaluation.metrics import metric_for
-from gbcd.evaluation.pairs import pair_up
+from gbcd.evaluation.patching import PatchedBatch
+from gbcd.evaluation.places import places_of
+from gbcd.evaluation.score_context import ScoreContext
+from gbcd.evaluation.work import circuit_components, circuit_metrics
 from gbcd.models.load import prepared
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
@@ -48,30 +49,39 @@ def seconds(run: Callable[[], object]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--length", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=32)
     asked = parser.parse_args()
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config())
     loaded = prepared("random gpt2", model, build_tokenizer(1024))
-    encoded = random_pairs(asked.prompts, asked.length, model.config.vocab_size)
-    pairs, metric = pair_up(encoded, asked.batch), metric_for("logit_difference", encoded, model.device)
-    places = points(loaded.sites, loaded.components, "node")
-    engine = Engine(loaded, ["inverse_logits"], asked.batch)
+    prompts = random_pairs(asked.prompts, asked.length, model.config.vocab_size)
+    metric = metric_for("logit_difference", prompts, model.device)
+    components, places = circuit_components(loaded, "node"), places_of(loaded.components, "node")
+    engine, packed = Engine(loaded, ["inverse_logits"]), packed_for(loaded, [(prompt.ids,) for prompt in prompts])
+    one_circuit = [list(range(0, 32491, 2))]
 
-    @torch.no_grad()
+    def baselines() -> None:
+        context = ScoreContext(loaded, prompts, components, places, metric, with_edges=True)
+        for one in every_baseline().values():
+            one.values(context)
+            if one.edges is not None:
+                one.edges(context)
+
     def forward() -> None:
-        for batch in pairs.batches:
-            model(batch.ids, use_cache=False, logits_to_keep=1)
+        loaded.decoder.run(packed)
 
-    formula = {"gradient scores": 2.0, "all attributions": 11.0}
+    formula = {
+        "gradient scores": 3.0,
+        "all baselines": 25.0,
+        "resample ablation": 2 + 13 * 6.5,
+        "a circuit of edges": 3.0,
+    }
     runs: dict[str, Callable[[], object]] = {
-        "gradient scores": lambda: engine.compute(encoded),
-        "all attributions": lambda: attribute(loaded, pairs, places, metric, with_direct=True),
-        "resample ablation": lambda: formula.update(
-            {"resample ablation": measure_effects(loaded, pairs, places, metric, ["resample"]).cost["resample"]}
-        ),
+        "gradient scores": lambda: engine.compute(prompts),
+        "all baselines": baselines,
+        "resample ablation": lambda: PatchedBatch(loaded, prompts, places, metric).drops(places, "resample"),
+        "a circuit of edges": lambda: circuit_metrics(loaded, prompts, metric, one_circuit),
     }
     forward()
     units, times = [seconds(forward)], dict[str, float]()
@@ -80,7 +90,7 @@ def main() -> None:
         units.append(seconds(forward))
     unit = statistics.median(units)
     setting = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    shape = {"prompts": asked.prompts, "T": asked.length, "batch": asked.batch, "nodes": len(places)}
+    shape = {"prompts": asked.prompts, "T": asked.length, "nodes": len(places)}
     print(json.dumps({**setting, **shape, "forward_seconds": unit, "forward_spread": [min(units), max(units)]}))
     for name, taken in times.items():
         print(json.dumps({"name": name, "seconds": taken, "measured": taken / unit, "formula": formula[name]}))

@@ -71,7 +71,7 @@ def evaluated(data: ReportData, effects: dict[str, float] | None = None) -> Repo
             bounds = {"ci_low": (share - 0.05) * GAP, "ci_high": (share + 0.05) * GAP}
             for method in ("resample", "mean"):
                 common = {"task": task, "method": method, "component": name, "node": name, "gap": GAP, "n_pairs": 32}
-                rows.append({**common, "value": share * GAP, **bounds, "cost": 3.0, "wrong_answer": None})
+                rows.append({**common, "value": share * GAP, **bounds, "cost": 3.0})
     for group in data.groups:
         for method, value in (("attribution", 0.9), ("writing_norm", 0.5), ("random", 0.0)):
             keys = {"task": group.key.task, "method": method, "cost": 3.0, "n_pairs": 32}
@@ -83,7 +83,8 @@ def evaluated(data: ReportData, effects: dict[str, float] | None = None) -> Repo
             for size in (0.0, 0.1, 0.2, 0.5, 1.0):
                 kept = {"size": size, "n_components": round(size * group.nodes.height), "faithfulness": size**0.5}
                 sizes.append({**keys, **kept, **bounds})
-    tables = (pl.from_dicts(table, infer_schema_length=None) for table in (figures, rows, sizes))
+    edges = [{**row, "ranking": "size", "n_edges": 10 * row["n_components"]} for row in sizes]
+    tables = (pl.from_dicts(table, infer_schema_length=None) for table in (figures, rows, sizes, edges))
     return replace(data, measured=Measured(*tables))
 
 

@@ -39,6 +39,9 @@ LABELS = {
     "direct_effect": "direct effect",
     "attribution_patching": "attribution patching",
     "attribution_patching_ig": "attribution patching, IG",
+    "relp": "RelP",
+    "gim": "GIM",
+    "edges": "attribution of edges",
     "hisp": "head importance",
     "weight_norm": "norm of the weights",
     "layer_index": "index of the layer",
@@ -56,13 +59,16 @@ class Measured(NamedTuple):
     figures: pl.DataFrame
     effects: pl.DataFrame
     faithfulness: pl.DataFrame
+    edge_faithfulness: pl.DataFrame
 
     def of_group(self, key: Key) -> Measured:
         """Rows about the scores of one task and wrong answer, and about what depends on the task alone."""
         is_task = pl.col("task") == key.task
         of_either = (pl.col("wrong_answer") == key.wrong_answer) | pl.col("wrong_answer").is_null()
-        figures, faithfulness = (table.filter(is_task, of_either) for table in (self.figures, self.faithfulness))
-        return Measured(figures, self.effects.filter(is_task), faithfulness)
+        figures, nodes, edges = (
+            table.filter(is_task, of_either) for table in (self.figures, self.faithfulness, self.edge_faithfulness)
+        )
+        return Measured(figures, self.effects.filter(is_task), nodes, edges)
 
 
 class Sample(NamedTuple):

@@ -26,7 +26,15 @@ _REPLACED = {
 }
 
 #: Figures of the table of methods; those with intervals are over templates or prompts, as the evaluation took them.
-FIGURES = {"spearman": "Spearman", "auroc": "AUROC", "auprc": "AUPRC", "cpr": "CPR", "cmd": "CMD"}
+FIGURES = {
+    "spearman": "Spearman",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "cpr": "CPR",
+    "cmd": "CMD",
+    "edge_cpr": "CPR, edges",
+    "edge_cmd": "CMD, edges",
+}
 
 #: Methods of a picture of curves: the score that ranks, then the best by rank correlation.
 CURVES = 6
@@ -52,7 +60,7 @@ def section(data: ReportData) -> Section | None:
         "Scores against measured effects",
         text,
         controls=(Control("against", "Against", against),),
-        charts=(_scatter(groups, list(against)), _curves(groups)),
+        charts=(_scatter(groups, list(against)), _curves(groups), *_edge_curves(groups)),
         grids=(_methods(groups),),
     )
 
@@ -106,12 +114,41 @@ def _curves(groups: list[Group]) -> Chart:
     )
 
 
+def _edge_curves(groups: list[Group]) -> tuple[Chart, ...]:
+    """The same of circuits of edges, where edges have scores."""
+    scored = [group for group in groups if group.measured is not None and group.measured.edge_faithfulness.height]
+    if not scored:
+        return ()
+    columns = [
+        *(Column("method", "method"), Column("size, %", "size"), Column("edges", "n_components")),
+        Column("faithfulness", "faithfulness", "low", "high"),
+    ]
+    chart = Chart(
+        "edge-faithfulness",
+        "The same of circuits of edges, as MIB cuts them: the edges with the largest sizes of scores, no dead ends; "
+        "every other edge carries what it carries in the counterfactual.",
+        layered(_lines(), height=HEIGHT),
+        Rows({group.id: _kept_edges(group) for group in scored}, columns),
+    )
+    return (chart,)
+
+
+def _kept_edges(group: Group) -> pl.DataFrame:
+    assert group.measured is not None
+    rows = group.measured.edge_faithfulness.filter(pl.col("ranking") == "size").rename({"n_edges": "n_components"})
+    best = group.figures.filter(pl.col("figure") == "edge_cmd").sort("value")["method"].to_list()
+    return _shown(rows, [group.score_name, *best], group)
+
+
 def _kept(group: Group) -> pl.DataFrame:
     assert group.measured is not None
     best = group.figures.filter(pl.col("figure") == "spearman").sort("value", descending=True)["method"].to_list()
-    order = {name: place for place, name in enumerate(list(dict.fromkeys([group.score_name, *best]))[:CURVES])}
-    is_shown = pl.col("method").is_in(list(order)) & pl.col("faithfulness").is_finite()
-    rows = group.measured.faithfulness.filter(is_shown)
+    return _shown(group.measured.faithfulness, [group.score_name, *best], group)
+
+
+def _shown(rows: pl.DataFrame, best_first: list[str], group: Group) -> pl.DataFrame:
+    order = {name: place for place, name in enumerate(list(dict.fromkeys(best_first))[:CURVES])}
+    rows = rows.filter(pl.col("method").is_in(list(order)) & pl.col("faithfulness").is_finite())
     return rows.sort(pl.col("method").replace_strict(order, return_dtype=pl.Int64), "size").select(
         *("n_components", "faithfulness"),
         method=pl.col("method").map_elements(label, pl.String),

@@ -18,6 +18,8 @@ from gbcd.analysis.shard_values import Key
 from gbcd.analysis.stored import read_counts, read_extremes, read_sample
 from gbcd.errors import BadInput
 from gbcd.evaluation.tables import (
+    EDGE_FAITHFULNESS,
+    EDGE_FAITHFULNESS_FILE,
     EDGE_SCORES_FILE,
     EFFECTS,
     EFFECTS_FILE,
@@ -130,7 +132,12 @@ def _sample(store: Store, group: Key, statistic: str) -> Sample:
 def _measured(store: Store, problems: list[str]) -> Measured | None:
     if not store.exists(EVALUATION_FILE):
         return None
-    schemas = {EVALUATION_FILE: EVALUATION, EFFECTS_FILE: EFFECTS, FAITHFULNESS_FILE: FAITHFULNESS}
+    schemas = {
+        EVALUATION_FILE: EVALUATION,
+        EFFECTS_FILE: EFFECTS,
+        FAITHFULNESS_FILE: FAITHFULNESS,
+        EDGE_FAITHFULNESS_FILE: EDGE_FAITHFULNESS,
+    }
     tables: list[pl.DataFrame] = []
     for path, schema in schemas.items():
         table = _table(store, path)
@@ -140,13 +147,13 @@ def _measured(store: Store, problems: list[str]) -> Measured | None:
             problems.append(f"The evaluation is left out: {path} {why}. Run `gbcd evaluate {store.location}` again.")
             return None
         tables.append(table)
-    figures, effects, faithfulness = tables
+    figures, effects, faithfulness, edge_faithfulness = tables
     usable = pl.col("gap").is_finite() & (pl.col("gap") != 0) & pl.col("value").is_finite()
     kept = effects.filter(usable)
     for task in effects["task"].unique(maintain_order=True).to_list():
         if task not in kept["task"]:
             problems.append(f"The evaluation of {task} is left out: it measured no effect that is a share of a gap.")
-    return Measured(figures, kept, faithfulness) if kept.height else None
+    return Measured(figures, kept, faithfulness, edge_faithfulness) if kept.height else None
 
 
 def _edges(store: Store, groups: Iterable[Key], problems: list[str]) -> dict[Key, pl.DataFrame]:
