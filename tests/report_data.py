@@ -84,6 +84,7 @@ def evaluated(data: ReportData, effects: dict[str, float] | None = None) -> Repo
                 kept = {"size": size, "n_components": round(size * group.nodes.height), "faithfulness": size**0.5}
                 sizes.append({**keys, **kept, **bounds})
     edges = [{**row, "ranking": "size", "n_edges": 10 * row["n_components"]} for row in sizes]
+    edges = [{name: value for name, value in row.items() if name != "n_components"} for row in edges]
     tables = (pl.from_dicts(table, infer_schema_length=None) for table in (figures, rows, sizes, edges))
     return replace(data, measured=Measured(*tables))
 
