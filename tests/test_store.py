@@ -58,6 +58,12 @@ def test_files_are_read_by_range(store: Store, tmp_path: Path) -> None:
     assert pq.ParquetFile(store.open("table.parquet")).read_row_group(7)["x"].to_pylist() == [*range(70, 80)]
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Store("~/results").write("x", b"")
+    assert (tmp_path / "results" / "x").exists()
+
+
 def test_a_location_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="is a file"):

@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
 from gbcd.analysis.reduce import reduce
 from gbcd.commands.verify import again
 from gbcd.errors import BadInput
+from gbcd.run.commits import committed_ids, publish
 from gbcd.run.results import scan
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
@@ -138,6 +140,22 @@ def test_damage_is_found_and_exactly_that_is_computed_again(
     assert run.found == N_SHARDS - len(bad) - (damage is uncommitted)
     assert verify(str(out)).is_sound
     assert same(tables(str(out)), tables(str(reference / "out")))
+
+
+def test_shards_of_an_evaluation_are_verified_too(out: Path) -> None:
+    """Of any kind of work below `evaluation/`; its plan is not looked at."""
+    store = Store(str(out)).below("evaluation/key/effects")
+    for shard in range(2):
+        publish(store, shard, {"rows": pa.table({"drop": [0.5, shard]})}, 1.0)
+    assert verify(str(out)).is_sound
+    (first,) = (out / "evaluation" / "key" / "effects" / "rows").glob("00000.*")
+    first.unlink()
+    found = verify(str(out))
+    assert not found.is_sound
+    assert set(found.evaluations["evaluation/key/effects"].bad) == {0}
+    forget(str(out), found)
+    assert committed_ids(store) == {1}
+    assert verify(str(out)).is_sound
 
 
 @pytest.mark.parametrize("damage", [truncated, deleted])

@@ -60,6 +60,7 @@ def _show(found: Verification) -> None:
         *found.common.items(),
         *((f"mean activations of {found.plan.tasks[task]}", text) for task, text in found.means.bad.items()),
         *((f"shard {shard}", text) for shard, text in found.norms.bad.items()),
+        *((f"{folder}, shard {n}", text) for folder, one in found.evaluations.items() for n, text in one.bad.items()),
     ]
     for where, problem in bad:
         say("Bad", f"{where}: {problem}")
@@ -67,7 +68,7 @@ def _show(found: Verification) -> None:
     if found.norms.missing:
         say("Missing", f"{len(found.norms.missing):,} of {counted(len(found.plan.shards), 'shard')}")
     if found.is_sound:
-        read = counted(found.means.n_bytes + found.norms.n_bytes, "byte")
+        read = counted(found.n_bytes, "byte")
         say("Sound", f"{counted(found.plan.n_prompts, 'prompt')}, each exactly once; {read} read and compared")
     if found.orphans:
         say("Orphaned", f"{counted(found.orphans, 'file')} of attempts that never committed: harmless")

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from shlex import quote
 from typing import TypeVar
 from uuid import uuid4
 
@@ -134,7 +135,7 @@ def read_table(store: Store, file: StoredFile) -> pa.Table:
 
 def damaged(store: Store, what: str) -> BadInput:
     """Something committed cannot be read any more."""
-    return BadInput(f"{store.location}/{what}; `gbcd verify --repair {store.root}` computes it again")
+    return BadInput(f"{store.location}/{what}; `gbcd verify --repair {quote(store.root)}` computes it again")
 
 
 def commit_path(shard: int) -> str:
@@ -180,9 +181,8 @@ def read_record(store: Store, path: str, kind: type[Record]) -> Record | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise StorageError(
-            f"{store.location}/{path} is damaged or of another version; `gbcd verify --repair {store.root}` repairs it"
-        ) from error
+        repair = f"`gbcd verify --repair {quote(store.root)}` repairs it"
+        raise StorageError(f"{store.location}/{path} is damaged or of another version; {repair}") from error
 
 
 def record_ids(store: Store, folder: str) -> set[int]:

@@ -70,8 +70,9 @@ class Store:
         Raises:
             BadInput: the scheme is not one of file, s3, gs, or the location is a file.
         """
-        self.location = location.rstrip("/") or "/"
         self.is_local = "://" not in location
+        location = os.path.expanduser(location) if self.is_local else location
+        self.location = location.rstrip("/") or "/"
         if self.is_local and Path(location).exists() and not Path(location).is_dir():
             raise BadInput(f"{location!r} is a file; results need a folder: give another --out")
         if not self.is_local and not location.startswith(REMOTE_SCHEMES):

@@ -8,6 +8,7 @@ those again; nothing else ever deletes a commit.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -24,6 +25,9 @@ from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import StorageError, Store
 from gbcd.run.table_files import decode
 from gbcd.run.work import Tables, UnsoundShardError
+
+#: Where evaluations lie.
+EVALUATIONS = "evaluation"
 
 #: Files that are read at a time.
 READERS = 8
@@ -58,6 +62,7 @@ class Verification(NamedTuple):
         common: what is wrong with the files that all shards share; by file.
         means: the mean activations, a shard for each task.
         norms: the shards of prompts.
+        evaluations: the shards of evaluations, by folder; what they lack, the same `gbcd evaluate` computes.
         failed: prompts without values, with the reason.
     """
 
@@ -65,18 +70,24 @@ class Verification(NamedTuple):
     common: dict[str, str]
     means: StageFindings
     norms: StageFindings
+    evaluations: dict[str, StageFindings]
     failed: dict[str, str]
 
     @property
     def is_sound(self) -> bool:
         """True if every prompt is there exactly once, none failed, and nothing is damaged."""
-        norms = self.norms
-        return not (self.common or self.means.bad or self.means.missing or norms.bad or norms.missing or self.failed)
+        bad = [stage.bad for stage in (self.means, self.norms, *self.evaluations.values())]
+        return not (self.common or any(bad) or self.means.missing or self.norms.missing or self.failed)
 
     @property
     def orphans(self) -> int:
         """Files that no record names: of attempts that never committed; harmless."""
-        return self.means.orphans + self.norms.orphans
+        return sum(stage.orphans for stage in (self.means, self.norms, *self.evaluations.values()))
+
+    @property
+    def n_bytes(self) -> int:
+        """Read and compared."""
+        return sum(stage.n_bytes for stage in (self.means, self.norms, *self.evaluations.values()))
 
 
 def verify(out: str) -> Verification:
@@ -94,7 +105,8 @@ def verify(out: str) -> Verification:
     can_check = plan.inputs.path not in common and COMPONENTS_FILE not in common
     check = _norms_check(store, plan, hashes) if can_check else None
     norms = verify_stage(store.below(NORMS), len(plan.shards), check)
-    return Verification(plan, common, means, norms, failed_prompts(store, norms.commits))
+    evaluations = {folder: verify_stage(store.below(folder)) for folder in _stages_below(store, EVALUATIONS)}
+    return Verification(plan, common, means, norms, evaluations, failed_prompts(store, norms.commits))
 
 
 def forget(out: str, verification: Verification) -> None:
@@ -105,16 +117,25 @@ def forget(out: str, verification: Verification) -> None:
     failed = {commit.shard for commit in verification.norms.commits if FAILED in commit.statuses}
     for shard in failed | verification.norms.bad.keys():
         store.delete(commit_path(shard))
+    for folder, found in verification.evaluations.items():
+        for shard in found.bad:
+            store.below(folder).delete(commit_path(shard))
     if COMPONENTS_FILE in verification.common:
         store.delete(COMPONENTS_FILE)
 
 
-def verify_stage(store: Store, n_shards: int, check: Check | None = None) -> StageFindings:
+def _stages_below(store: Store, folder: str) -> list[str]:
+    """Folders with commits, somewhere below `folder`."""
+    found = (re.fullmatch(r"(.+)/commits/\d+\.json", entry.path) for entry in store.list(folder))
+    return sorted({match[1] for match in found if match})
+
+
+def verify_stage(store: Store, n_shards: int | None = None, check: Check | None = None) -> StageFindings:
     """Read back the commits and files of one stage.
 
     Args:
         store: of the stage's folder.
-        n_shards: of the stage.
+        n_shards: of the stage; None where that is not known, and nothing can be missing.
         check: refuses tables that are not those of a shard.
 
     Raises:
@@ -140,13 +161,13 @@ def verify_stage(store: Store, n_shards: int, check: Check | None = None) -> Sta
         for entry in store.list(kind)
         if entry.path not in named and entry.path.split("/")[-1].split(".")[0] not in suspects
     ]
-    missing = tuple(sorted(set(range(n_shards)) - set(shards)))
+    missing = tuple(sorted(set(range(n_shards or 0)) - set(shards)))
     return StageFindings(commits, bad, missing, sum(sizes), len(orphans))
 
 
-def _examined(store: Store, shard: int, n_shards: int, check: Check | None) -> Commit | str:
+def _examined(store: Store, shard: int, n_shards: int | None, check: Check | None) -> Commit | str:
     """The commit of a shard, or what is wrong with it or its files."""
-    if shard >= n_shards:
+    if n_shards is not None and shard >= n_shards:
         return "the plan has no such shard"
     try:
         commit = read_record(store, commit_path(shard), Commit)
