@@ -42,7 +42,7 @@ def test_one_task_has_nothing_to_be_compared_with(tmp_path):
     assert task_contrast(summary({"one": [5.0, 1, 1, 1, 2]})).is_empty()
     study = small_study(tmp_path)
     finished(study)
-    with pytest.raises(BadInput, match="one task a model"):
+    with pytest.raises(BadInput, match="one task; a contrast"):
         specificity(study.out)
 
 
