@@ -18,18 +18,20 @@ TIMEOUT = 5.0
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 
-def folder_of(name: str, weights: bool = True) -> Path:
+def folder_of(name: str, weights: bool = True, nested: bool = False) -> Path:
     """The local folder with the files of the model `name` of the hub.
 
     Args:
         name: `gpt2`, or `owner/name`.
         weights: False where configuration and tokenizer are enough.
+        nested: with the files of inner folders, which a sentence-embedding model has.
 
     Raises:
         OSError, ValueError: the hub is not reachable, knows no such model, or does not give it to this user.
     """
     patterns = [*_SMALL, *(["*.safetensors"] if weights else [])]
-    asked: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": ["*/*", "consolidated*"]}
+    unused = ["onnx/*", "openvino/*"] if nested else ["*/*"]
+    asked: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": [*unused, "consolidated*"]}
     try:
         cached = Path(snapshot_download(name, local_files_only=True, **asked))
         if _is_complete(cached, weights):

@@ -16,11 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gbcd import hub
 from gbcd.errors import BadInput
 from gbcd.prompting.prompt import Prompt
 
@@ -44,18 +46,21 @@ def load_embedder(name: str) -> Embed:
     """The sentence-embedding model `name`: a directory, or a name on the model hub.
 
     Raises:
-        BadInput: the library is not installed, or the model cannot be had.
+        BadInput: the library is not installed, or the model is not available.
     """
     require_library()
     from sentence_transformers import SentenceTransformer
 
     try:
-        model = SentenceTransformer(name, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True})
+        source = name if Path(name).is_dir() else str(hub.folder_of(name, nested=True))
+        model = SentenceTransformer(
+            source, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadInput(
-            f"sentence-embedding model {name!r} is neither a directory with such a model nor to be had from the model "
-            f"hub: {reason}\nGo online, or pass a directory: --embedding-model DIR (embedding_model in a study)."
+            f"sentence-embedding model {name!r} is no directory with such a model, and the model hub does not give it: "
+            f"{reason}\nGo online, or pass a directory: --embedding-model DIR (embedding_model in a study)."
         ) from error
 
     def embed(texts: Sequence[str]) -> Float[Tensor, "text width"]:
