@@ -111,6 +111,13 @@ def test_show_and_plan_say_what_was_read(tmp_path: Path) -> None:
     assert status == 0, refused
     assert "quantisation        F32 19, Q8_0 2" in said
     assert "occur more than once" in " ".join(said.split())
+    status, said, refused = gbcd("plan", *asked, "--device", "cpu", "--out", str(tmp_path / "out"))
+    assert status == 0, refused
+    assert "1 of 2 prompts occur more than once" in " ".join(said.split())
+    facts = json.loads((tmp_path / "out" / "plan.json").read_text())["sources"]["facts"]
+    assert facts["quantisation"] == "F32 19, Q8_0 2"
+    assert facts["special_tokens"] == "none"
+    assert len(facts["gguf_sha256"]) == 64
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from gbcd.engine.calibration import Centering
 from gbcd.errors import BadInput
 from gbcd.models.load import LoadedModel
 from gbcd.printing import counted
+from gbcd.prompting.notes import Notes
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
@@ -78,6 +79,7 @@ class TaskDraft:
         }
         self._study, self._loaded = study, loaded
         self._partners = PartnerPool(study.seed)
+        self._unusual = Notes(loaded.tokenizer)
         self._unsolved, self._unequal, self._without, self._alone = Named(), Named(), Named(), Named()
         self._file = InputsWriter()
         with ExitStack() as undo:
@@ -108,7 +110,8 @@ class TaskDraft:
             (self._unequal, "counterfactuals not used, because their length is not that of their prompt"),
             (self._alone, "prompts have neither counterfactual nor partner, so no attribution"),
         ]
-        return [f"{self.task}: {named.n:,} {text}: {named}" for named, text in said if named.n]
+        counts = [f"{named.n:,} {text}: {named}" for named, text in said if named.n]
+        return [f"{self.task}: {note}" for note in counts + self._unusual.sentences()]
 
     def _add(self, chunk: list[Prompt]) -> None:
         encoded = self._encoded(chunk)
@@ -116,6 +119,7 @@ class TaskDraft:
             good = solved(encoded, self._loaded)
             self._unsolved.add(one for one, is_good in zip(encoded, good, strict=True) if not is_good)
             encoded = [one for one, is_good in zip(encoded, good, strict=True) if is_good]
+        self._unusual.add(encoded)
         if self._study.reference == "partner":
             encoded = [replace(one, counterfactual_ids=None) for one in encoded]
         self._unequal.add(one for one in encoded if one.counterfactual_ids and one.reference == "none")
