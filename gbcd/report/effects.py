@@ -182,9 +182,10 @@ def _lines() -> alt.Chart:
 
 def _methods(groups: list[Group]) -> Grid:
     """Methods by rank correlation with the truth, best first."""
+    measured = {name for group in groups for name in group.figures["figure"].unique()}
     columns = [
         Column("method", "method"),
-        *(Column(title, name, f"{name}_low", f"{name}_high") for name, title in FIGURES.items()),
+        *(Column(FIGURES[name], name, f"{name}_low", f"{name}_high") for name in FIGURES if name in measured),
         Column("passes", "cost"),
     ]
     caption = (

@@ -40,7 +40,7 @@ _WORDS = {
     "faithfulness": "Share of the gap that is left when everything outside a circuit is replaced as for an effect. "
     f"Where one size speaks for all, the circuit is the best {CIRCUIT_SHARE:.0%} of the components.",
     "CPR, CMD": "Area under the curve of faithfulness over the size of the circuit, and area between it and 1: the "
-    "first should be large, the second small.",
+    "first should be large, the second small. Circuits are of components, or of edges.",
 }
 
 
