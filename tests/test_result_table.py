@@ -29,13 +29,15 @@ def values():
 
 def test_norm_and_attribution_stand_side_by_side_with_sign_and_interval(values):
     values["attribution"][:2] = float("nan")
+    values["centered_grad_norm"][:5] = float("nan")
     text = shown(shard(values, [f"t{index % 6}" for index in range(30)]))
     assert "ioi, foil: ranked by attribution, means over 28 of 30 prompts" in text
     first = next(line for line in text.splitlines() if line.split()[:1] == ["1"])
     rank, component, attribution, low, _, high, agreement, *_ = first.split()
     assert (rank, component, agreement) == ("1", "m0", "100")
     assert float(low) < float(attribution) < float(high) < 0
-    assert "norm" in text
+    assert "norm (n = 25)" in text
+    assert "attribution (n" not in text
     assert "Attribution  what a component's output adds to the loss" in text
     assert "it has no sign" in text
     assert "a0.norm" not in text

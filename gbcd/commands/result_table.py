@@ -76,9 +76,9 @@ def _show(title: str, nodes: pl.DataFrame, console: Console) -> list[str]:
     if score not in (attribution, norm):
         headings += [score, "95 % interval"]
     if attribution:
-        headings += ["attribution", "95 % interval", "same sign"]
+        headings += [_heading(nodes, attribution), "95 % interval", "same sign"]
     if norm:
-        headings += ["norm", "95 % interval"]
+        headings += [_heading(nodes, norm), "95 % interval"]
     for row in nodes.filter(pl.col("rank") <= TOP).sort("rank").iter_rows(named=True):
         cell = [str(row["rank"]), row["component"]]
         if score not in (attribution, norm):
@@ -97,6 +97,12 @@ def _attribution(row: dict[str, Any], name: str) -> list[str]:
     if mean is None:
         return ["", "", ""]
     return [f"{mean:+#.3g}", _interval(row, f"{name}_signed_ci", "+#.3g"), f"{100 * agreement:.0f} %"]
+
+
+def _heading(nodes: pl.DataFrame, statistic: str) -> str:
+    """With the number of prompts where it is not that of the score."""
+    n = nodes[f"{statistic}_n"][0]
+    return _label(statistic) + ("" if n == nodes["n"][0] else f" (n = {n:,})")
 
 
 def _label(statistic: str) -> str:
