@@ -165,3 +165,39 @@ def test_bad_input_is_status_2_with_one_clear_sentence(
 def test_lists_describe_what_there_is() -> None:
     assert re.search(r"^ioi +\S", gbcd("list", "tasks")[1], re.MULTILINE)
     assert re.search(r"^inverse_logits +Cross-entropy", gbcd("list", "wrong-answers")[1], re.MULTILINE)
+
+
+def test_several_studies_run_one_after_the_other_and_the_worst_status_counts(folder: Path, tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{name}.toml") for name in ("bad", "good")]
+    for file, task in zip(files, ("ioy", "ioi"), strict=True):
+        Path(file).write_text(
+            f'model = "{folder / "model"}"\ntasks = ["{task}"]\nwrong_answers = ["foil"]\n'
+            f'out = "{tmp_path / task}"\n[compute]\nworkers = 0\ndevice = "cpu"\n'
+        )
+    status, said, refused = gbcd("run", *files, "--prompts", "1.2e1")
+    assert status == 2
+    assert "did you mean ioi" in refused
+    assert "12 of 12 prompts" in said
+    status, _, refused = gbcd("run", *files, "--out", str(tmp_path / "one"))
+    assert status == 2
+    assert "several studies have one folder" in refused
+    assert not (tmp_path / "one").exists()
+
+
+def test_a_folder_with_a_space_is_quoted_and_the_home_is_meant(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    flags = ["--task", "ioi", "--model", str(folder / "model"), "--prompts", "12", "--workers", "0", "--device", "cpu"]
+    status, said, _ = gbcd("run", *flags, "--wrong-answer", "foil", "--out", "~/two words")
+    assert status == 0
+    assert (tmp_path / "two words" / "plan.json").exists()
+    assert f"gbcd evaluate '{tmp_path / 'two words'}'" in said.replace("\n", "")
+
+
+@pytest.mark.parametrize("number", ["1.5", "0", "-3"])
+def test_a_number_of_prompts_is_whole_and_at_least_one(number: str) -> None:
+    status, _, refused = gbcd("plan", "--task", "ioi", "--prompts", number, "--out", "x")
+    assert status == 2
+    assert "prompts" in refused
