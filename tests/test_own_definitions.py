@@ -147,6 +147,9 @@ def test_two_files_of_one_name_are_two_and_a_change_of_either_is_another_study(t
 FAILING = {
     "wrong answer 'mine' (FILE, line 10): AttributeError": "return scene.tokens",
     "wrong answer 'mine' (FILE, line 10): SystemExit": "raise SystemExit(0)",
+    "mine writes into scene.unembedding, the model's own weights": (
+        "scene.unembedding.mul_(2)\n    return TowardsTokens(scene.wrong)"
+    ),
     "wrong answer 'mine' returns the tokens (1000000,); the tokenizer has 0 to 1794": (
         "return TowardsTokens([(10**6,)] * len(scene.answers))"
     ),

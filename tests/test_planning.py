@@ -245,3 +245,21 @@ def test_prompts_are_centred_by_template_where_nearly_all_of_them_can_be(tmp_pat
     assert (few.plan.study.centering, many.plan.study.centering) == ("position", "template")
     resumed = open_plan(small_study(tmp_path, prompts_per_task=600, out=f"{tmp_path}/many", **asked))
     assert resumed.resumed
+
+
+def test_the_models_proof_is_in_the_plan_and_a_model_without_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    planned = open_plan(small_study(tmp_path))
+    proof = json.loads((Path(planned.store.location) / "plan.json").read_text())["self_check"]
+    assert proof["logits"] < 1e-4
+    assert proof["norms"] < 1e-4
+    assert read_plan(planned.store).self_check == planned.plan.self_check
+
+    def differs(loaded: object) -> None:
+        raise BadInput("the decoder of gbcd does not run it as the library does")
+
+    monkeypatch.setattr("gbcd.run.planning.self_check", differs)
+    open_plan(small_study(tmp_path))  # a plan that stands was proven when it was made
+    other = small_study(tmp_path).model_copy(update={"out": str(tmp_path / "other")})
+    with pytest.raises(BadInput, match="does not run it as the library does"):
+        open_plan(other)
+    assert not (tmp_path / "other").exists()

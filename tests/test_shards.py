@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gbcd.engine.self_check import SelfCheck
 from gbcd.errors import BadInput
 from gbcd.run.shards import FORMAT, Plan, Shard, Sources, StoredFile, cut, read_plan
 from gbcd.run.store import Store
@@ -14,10 +15,11 @@ from gbcd.study import Compute, Study
 STUDY = Study(tasks=("ioi",), out="results", compute=Compute(batch_size=2, shard_size=4))
 SOURCES = Sources(versions={"torch": "2.13.0"}, hashes={"model": "aa"}, definitions={"01": "/one/mine.py"})
 FILE = StoredFile(path="inputs/x.parquet", bytes=1, sha256="", rows=9)
+PROOF = SelfCheck(logits=1e-6, norms=1e-6, worst="a0.h0.q", n_blocks=2)
 
 
 def plan(*shards: Shard) -> Plan:
-    return Plan(study=STUDY, sources=SOURCES, inputs=FILE, prompts_sha256="", shards=shards)
+    return Plan(study=STUDY, sources=SOURCES, inputs=FILE, prompts_sha256="", self_check=PROOF, shards=shards)
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.integers(1, 200), min_size=1), st.integers(1, 9), st.integers(1, 9))

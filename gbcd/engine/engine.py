@@ -7,7 +7,8 @@ norm and its attribution against each reference (`scores.py`). Nothing here know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -255,19 +256,29 @@ def target_of(definition: WrongAnswer, scene: Scene | OutputScene) -> Target:
     """What `definition` pulls the prediction towards.
 
     Raises:
-        BadInput: the definition wrote into the unembedding, which is the model's own.
+        BadInput: the definition writes into the model's weights.
     """
     if not isinstance(scene, Scene):
         return output_targets.target_of(definition.name, scene)
+    with unchanged_weights(definition, scene):
+        # a copy each: a definition that writes into it changes nothing for the others
+        return definition.define(scene._replace(logits=scene.logits.clone()))
+
+
+@contextmanager
+def unchanged_weights(definition: WrongAnswer, scene: Scene) -> Generator[None]:
+    """Within this context `definition` looks at `scene`, whose unembedding is the model's own.
+
+    Raises:
+        BadInput: the definition wrote into it.
+    """
     version = scene.unembedding._version  # pyright: ignore[reportPrivateUsage]
-    # a copy each: a definition that writes into it changes nothing for the others
-    target = definition.define(scene._replace(logits=scene.logits.clone()))
+    yield
     if scene.unembedding._version != version:  # pyright: ignore[reportPrivateUsage]
         raise BadInput(
             f"{definition.name} writes into scene.unembedding, the model's own weights: take a copy, "
             "scene.unembedding.clone()"
         )
-    return target
 
 
 def scene_of(batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt vocab"], loaded: LoadedModel) -> Scene:

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from gbcd import tasks, wrong_answers
 from gbcd.engine.calibration import Centering
 from gbcd.engine.engine import Engine
+from gbcd.engine.self_check import self_check
 from gbcd.engine.tables import STATISTICS
 from gbcd.errors import BadInput
 from gbcd.models import load as models
@@ -177,6 +178,7 @@ def _resumed(store: Store, plan: Plan, study: Study, sources: Sources) -> Plan:
 
 
 def _created(store: Store, study: Study, loaded: LoadedModel, sources: Sources) -> Planned:
+    proof = self_check(loaded)
     with ExitStack() as stack:
         drafts: list[TaskDraft] = []
         for task, _, prompts in drawn(study, loaded):
@@ -191,7 +193,10 @@ def _created(store: Store, study: Study, loaded: LoadedModel, sources: Sources) 
         if not store.is_local:
             store.refuse_overwriting()
         inputs = writer.publish(store)
-        plan = Plan(study=study, sources=sources, inputs=inputs, prompts_sha256=writer.prompts_sha256, shards=shards)
+        plan = Plan(
+            study=study, sources=sources, inputs=inputs, prompts_sha256=writer.prompts_sha256, self_check=proof,
+            shards=shards,
+        )  # fmt: skip
         if not store.create(PLAN, plan.model_dump_json(indent=1).encode()):
             store.delete(inputs.path)
             return Planned(store, _resumed(store, read_plan(store), study, sources), study.model, resumed=True)

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from gbcd.engine.self_check import SelfCheck
 from gbcd.errors import BadInput
 from gbcd.run.store import Store
 from gbcd.study import Study
@@ -87,6 +88,7 @@ class Plan(BaseModel):
         sources: what it is computed from.
         inputs: the prompts with their tokens, one row group a shard.
         prompts_sha256: hash of the prompts themselves, however they are stored.
+        self_check: how far the decoder was from the library on this model.
         shards: in order of their rows.
     """
 
@@ -97,6 +99,7 @@ class Plan(BaseModel):
     sources: Sources
     inputs: StoredFile
     prompts_sha256: str
+    self_check: SelfCheck
     shards: tuple[Shard, ...]
 
     @property
