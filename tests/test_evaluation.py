@@ -385,6 +385,7 @@ def test_a_prompt_file_that_cannot_be_patched_is_refused(tmp_path, n_prompts, co
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({k: v for k, v in line.items() if v}) + "\n" for line in lines))
     fields = {"model": saved_tiny_gpt2(tmp_path / "model"), "prompts": str(path), "compute": {"workers": 0}}
+    fields["reference"] = "counterfactual"
     out = tmp_path / "out"
     run_study(make_study({**fields, "out": str(out)}), Console(quiet=True))
     before = sorted(out.rglob("*"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from gbcd.errors import listed
@@ -32,6 +33,9 @@ class Pairs(NamedTuple):
 
 def pair_up(encoded: Sequence[EncodedPrompt], needs_reference: bool = True) -> Pairs:
     """Sort out the prompts that can be patched."""
+    if not needs_reference:
+        # compiled programs are compared with means throughout, whether or not a partner was drawn
+        encoded = [replace(prompt, counterfactual_ids=None, partner_ids=None) for prompt in encoded]
     usable = [prompt for prompt in encoded if prompt.reference_ids is not None or not needs_reference]
     refused = [_refusal(prompt) for prompt in encoded if prompt.reference_ids is None and needs_reference]
     return Pairs(sorted(usable, key=lambda prompt: len(prompt.ids)), refused)
