@@ -1,32 +1,33 @@
-"""What `engine.py` times: the engine, and the ways that there are to have gradients without it."""
+"""What `engine.py` times: this engine, and the other ways to gradients."""
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from gbcd.engine.mean_inputs import MeanInputs
-from gbcd.engine.part_norms import BatchMeans, all_statistics, circuit_norms
-from gbcd.models.gpt2_pass import Gpt2Pass
-from gbcd.models.hooked_pass import HookedPass
-from gbcd.models.taps import ModelPass
 from torch import Tensor, nn
-from transformers import AutoConfig, GPT2LMHeadModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2LMHeadModel, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from gbcd.engine.calibration import Calibration
 from gbcd.engine.engine import Engine, loss_gradient
-from gbcd.models.load import LoadedModel, prepared
+from gbcd.engine.scores import STATISTICS, ScoreTable
+from gbcd.models.captured import Gradient, MapGradient
+from gbcd.models.decoder import Options
+from gbcd.models.load import DTYPES, LoadedModel, load, prepared
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers.losses import SquaredLogitDifference
 from training.tokenizer import build_tokenizer
 
-#: The slow loops are timed on so many prompts and scaled to the batch.
+#: The slow loop is timed on so many prompts and scaled to the batch.
 LOOP_PROMPTS = 4
+
+PLAIN = "plain pass, answer only"
 
 
 @dataclass
@@ -38,100 +39,161 @@ class Contender:
 
 @dataclass
 class Setting:
-    """A model and a batch: `ids [batch, T]`, an answer and a wrong token for each prompt."""
+    """A model and a batch: `ids [batch, T]`, an answer, a wrong token and a counterfactual for each prompt."""
 
-    model: PreTrainedModel
-    trainable: PreTrainedModel
     loaded: LoadedModel
+    trainable: PreTrainedModel
     ids: Tensor
-    answers: list[tuple[int, ...]]
-    wrong: list[tuple[int, ...]]
+    prompts: list[EncodedPrompt]
+
+    @property
+    def looped(self) -> list[EncodedPrompt]:
+        return self.prompts[:LOOP_PROMPTS]
 
     @property
     def target(self) -> SquaredLogitDifference:
-        return SquaredLogitDifference(self.answers, self.wrong, reads_all=False)
+        answers, wrong = [p.answer_ids for p in self.prompts], [p.wrong_ids for p in self.prompts]
+        return SquaredLogitDifference(answers, wrong, reads_all=False)
 
     def loss(self, logits: Tensor) -> Tensor:
         return self.target(logits.unsqueeze(1)).sum()
 
 
-def configuration(architecture: str) -> PreTrainedConfig:
-    """Of the size of GPT-2 small: 12 layers of width 768, 12 heads that share keys in threes where the family can."""
-    if architecture == "gpt2":
-        return AutoConfig.for_model("gpt2", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    gated = architecture not in ("gpt_neox", "opt")
-    shape: dict[str, Any] = {
-        "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 50257,
-        "intermediate_size": 2048 if gated else 3072, "max_position_embeddings": 1024, "pad_token_id": None,
-    }  # fmt: skip
-    if gated:
-        shape |= {"num_key_value_heads": 4, "head_dim": 64, "query_pre_attn_scalar": 64}
-    if architecture == "opt":
-        shape |= {"ffn_dim": 3072, "word_embed_proj_dim": 768, "dropout": 0.0}
-    return AutoConfig.for_model(architecture, **shape)
+def model_of(name: str, device: str, dtype: str) -> LoadedModel:
+    """A folder's model, or random weights of a type of the library: 12 layers of width 768 as GPT-2 small has."""
+    if Path(name).is_dir() or name == "reference":
+        return load(name, device, dtype)
+    shape: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    if name != "gpt2":
+        shape = {
+            "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 50257,
+            "intermediate_size": 2048, "max_position_embeddings": 1024, "pad_token_id": None,
+            "num_key_value_heads": 4, "head_dim": 64, "query_pre_attn_scalar": 64,
+        }  # fmt: skip
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **shape)).to(device, DTYPES[dtype]).eval()
+    tokenizer = build_tokenizer(1024)
+    # rows of the vocabulary that stand for no token are left out of the unembedding
+    tokenizer.add_tokens([f"<{number}>" for number in range(model.config.vocab_size - len(tokenizer))])
+    return prepared(name, model, tokenizer)
 
 
-def setting(model: PreTrainedModel, trainable: PreTrainedModel, length: int, batch: int) -> Setting:
+def setting(loaded: LoadedModel, length: int, batch: int) -> Setting:
     generator = torch.Generator().manual_seed(0)
-    vocab = model.config.vocab_size
-    ids = torch.randint(vocab, (batch, length), generator=generator).to(model.device)
-    answers = [(int(token),) for token in torch.randint(vocab, (batch,), generator=generator)]
-    wrong = [((token + 1) % vocab,) for (token,) in answers]
-    loaded = prepared("random", model, build_tokenizer(model.config.max_position_embeddings))
-    return Setting(model, trainable, loaded, ids, answers, wrong)
+    ids, others = torch.randint(min(loaded.vocabulary_size, 50_000), (2, batch, length), generator=generator)
+    record, n = Prompt("p", "p", "t", "", ("",)), loaded.vocabulary_size
+    prompts = [
+        EncodedPrompt(replace(record, id=str(row)), tuple(own), (own[0],), ((own[0] + 1) % n,), None, tuple(other))
+        for row, (own, other) in enumerate(zip(ids.tolist(), others.tolist(), strict=True))
+    ]
+    trainable = copy.deepcopy(loaded.model).requires_grad_(True)
+    return Setting(loaded, trainable, ids.to(loaded.device), prompts)
 
 
-def deck_loop(s: Setting) -> None:
-    """(a) One forward and backward pass per prompt, then the norm of every slice of every weight gradient."""
-    for index in range(LOOP_PROMPTS):
+def contenders(s: Setting) -> list[Contender]:
+    """All of them; Opacus for GPT-2, where it is installed."""
+    calibration = Engine(s.loaded, []).calibrate(s.prompts, batch_size=len(s.prompts))
+    definition = ["margin"]
+    study = Engine(s.loaded, definition, calibration)
+    with_edges = Engine(s.loaded, definition, calibration, edges=True)
+    found = [
+        Contender("proposal's loop", lambda: proposals_loop(s), len(s.looped) / len(s.prompts)),
+        Contender(PLAIN, lambda: plain_answer_only(s)),
+        Contender("activation-only pass", lambda: activation_only(s)),
+        Contender("one forward pass", lambda: s.loaded.decoder.run(study.pack([(p.ids,) for p in s.prompts]))),
+        Contender("norms only", lambda: norms_only(s, study)),
+        Contender("default study", lambda: study.compute(s.prompts)),
+        Contender("default study with edges", lambda: with_edges.compute(s.prompts)),
+        Contender("bare products", bare_products(s)),
+    ]
+    if isinstance(s.loaded.model, GPT2LMHeadModel):
+        try:
+            found.append(Contender("Opacus ghost norms", opacus_ghost(s)))
+        except ImportError as missing:
+            print(f"left out: opacus ({missing})", file=sys.stderr)
+    return found
+
+
+def proposals_loop(s: Setting) -> None:
+    """One forward and backward pass per prompt, then the norm of every slice of every weight gradient."""
+    for index, prompt in enumerate(s.looped):
         s.trainable.zero_grad(set_to_none=True)
-        logits = s.trainable(input_ids=s.ids[index : index + 1]).logits[:, -1]
-        (logits[0, s.answers[index][0]] - logits[0, s.wrong[index][0]]).square().backward()
-        for site in s.loaded.sites.linear:
-            module = s.trainable.get_submodule(site.module)
-            columns = (site.axis == "out") == isinstance(module, Conv1D)
-            for piece in module.weight.grad.chunk(len(site.components), 1 if columns else 0):
+        logits = s.trainable(input_ids=s.ids[index : index + 1]).logits[0, -1]
+        (logits[prompt.answer_ids[0]] - logits[prompt.wrong_ids[0]]).square().backward()
+        for one in s.loaded.spec.maps:
+            module: Any = s.trainable.get_submodule(one.module)
+            columns = (one.axis == "out") == isinstance(module, Conv1D)
+            for piece in module.weight.grad.chunk(len(one.components), 1 if columns else 0):
                 piece.norm()
 
 
-def plain_full(s: Setting) -> None:
-    """(b) Plain batched forward and backward, logits everywhere."""
-    s.trainable.zero_grad(set_to_none=True)
-    s.loss(s.trainable(input_ids=s.ids).logits[:, -1]).backward()
-
-
 def plain_answer_only(s: Setting) -> None:
-    """(c) The same with logits at the answer alone."""
+    """A batched forward and backward pass to all weights, logits at the answer alone: no norm of a prompt."""
     s.trainable.zero_grad(set_to_none=True)
     s.loss(s.trainable(input_ids=s.ids, logits_to_keep=1).logits[:, -1]).backward()
 
 
-def compiled_answer_only(s: Setting) -> Callable[[], None]:
-    """(c) with the model through `torch.compile`, for shapes that do not change."""
-    model = torch.compile(s.trainable, dynamic=False)
+def activation_only(s: Setting) -> None:
+    """The same to the embeddings' output alone, through frozen weights."""
+    embedded = s.loaded.model.get_input_embeddings()(s.ids).detach().requires_grad_()
+    s.loss(s.loaded.model(inputs_embeds=embedded, logits_to_keep=1).logits[:, -1]).backward()
 
-    def run() -> None:
-        s.trainable.zero_grad(set_to_none=True)
-        s.loss(model(input_ids=s.ids, logits_to_keep=1).logits[:, -1]).backward()
 
-    return run
+def norms_only(s: Setting, engine: Engine) -> None:
+    """Exact norms of every part of every head and MLP, of norms and embeddings, nothing else."""
+    run = s.loaded.decoder.run(engine.pack([(prompt.ids,) for prompt in s.prompts]), Options(graph=True))
+    table = ScoreTable(s.loaded.components, len(s.prompts), {}, STATISTICS[:1])
+    run.backward(loss_gradient(s.target, run.logits)[1], table)
+    table.values()
+
+
+def bare_products(s: Setting) -> Callable[[], None]:
+    """The products of matrices that a forward and an activation-only backward pass cannot do without.
+
+    They are those of a real pass: `X W` and `D W^T` of every map for the tokens that it reads, and of attention as many
+    as it takes.
+    """
+    spec, batch, length = s.loaded.spec, len(s.prompts), s.ids.shape[1]
+    pairs: list[tuple[Tensor, Tensor]] = []
+
+    def receive(gradient: Gradient) -> None:
+        if isinstance(gradient, MapGradient):
+            pairs.append((gradient.input.x.detach().flatten(0, 1), gradient.weight))
+            pairs.append((gradient.d_output.flatten(0, 1), gradient.weight.T))
+
+    run = s.loaded.decoder.run(Engine(s.loaded, []).pack([(p.ids,) for p in s.prompts]), Options(graph=True))
+    d_logits = loss_gradient(s.target, run.logits)[1]
+    run.backward(d_logits, receive)
+    pairs.append((run.hidden().x.flatten(0, 1), s.loaded.decoder.unembedding.T))
+    d_head = s.loaded.model.config.hidden_size // s.loaded.model.config.num_attention_heads
+    heads = batch * s.loaded.model.config.num_attention_heads
+    square = torch.randn(heads, length, length, device=s.ids.device, dtype=s.loaded.dtype)
+    part = torch.randn(heads, length, d_head, device=s.ids.device, dtype=s.loaded.dtype)
+
+    @torch.no_grad()
+    def products() -> None:
+        for x, weight in pairs:
+            _ = x @ weight
+        for _ in range(spec.n_layers - 1):
+            for _ in range(3):
+                _ = torch.bmm(part, part.transpose(1, 2)), torch.bmm(square, part)
+
+    return products
 
 
 def opacus_ghost(s: Setting) -> Callable[[], None]:
-    """(d) Opacus: per-sample norm of every parameter by ghost norms, on the same model with nn.Linear for Conv1D."""
+    """Opacus: per-sample norm of every parameter by ghost norms, on the same model with nn.Linear for Conv1D."""
     from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import GradSampleModuleFastGradientClipping
 
-    model = GPT2LMHeadModel(s.model.config)
+    model: Any = copy.deepcopy(s.trainable)
     for name, module in list(model.named_modules()):
         if isinstance(module, Conv1D):
             linear = nn.Linear(*module.weight.shape)
             linear.weight.data, linear.bias.data = module.weight.data.T.contiguous(), module.bias.data
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, linear)
-    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
-    model.lm_head.requires_grad_(False)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone(), requires_grad=False)
     model.transformer.wpe.requires_grad_(False)  # its input has no batch axis, which Opacus cannot follow
-    wrapped = GradSampleModuleFastGradientClipping(
+    wrapped: Any = GradSampleModuleFastGradientClipping(
         model.train(), use_ghost_clipping=True, max_grad_norm=1.0, strict=False, loss_reduction="sum"
     )
 
@@ -142,82 +204,3 @@ def opacus_ghost(s: Setting) -> Callable[[], None]:
         _ = [parameter._norm_sample for parameter in wrapped.parameters() if hasattr(parameter, "_norm_sample")]
 
     return run
-
-
-def norms_only(s: Setting, model_pass: ModelPass) -> None:
-    """(f) Exact norms of every part of every head and MLP, nothing else."""
-    units = [(tuple(row),) for row in s.ids.tolist()]
-    forward = model_pass.forward(units)
-    _, d_logits = loss_gradient(s.target, forward.logits)
-    circuit_norms(forward.backward(d_logits), s.loaded.components, len(units)).clamp(min=0).sqrt()
-
-
-def everything(s: Setting, model_pass: ModelPass, calibration: Calibration, means: MeanInputs) -> None:
-    """(g) All statistics of all components: raw and centred norms, Taylor, coherence, norms' gains, embeddings."""
-    units = [(tuple(row),) for row in s.ids.tolist()]
-    forward = model_pass.forward(units)
-    _, d_logits = loss_gradient(s.target, forward.logits)
-    batch_means = BatchMeans(means, torch.zeros(len(units), dtype=torch.int64, device=s.ids.device))
-    all_statistics(forward.backward(d_logits), s.loaded.components, len(units), batch_means)
-
-
-def floor(s: Setting) -> Callable[[], None]:
-    """(h) The matrix products of a forward and an activation-only backward pass alone, last block at the answer."""
-    config, (batch, length) = s.model.config, s.ids.shape
-    d, heads, rows = config.n_embd, config.n_head, batch * length
-    blocks = s.model.transformer.h
-    x = {n: torch.randn(n, d, device=s.ids.device, dtype=s.model.dtype) for n in (rows, batch)}
-    wide = {(n, k): torch.randn(n, k * d, device=s.ids.device, dtype=s.model.dtype) for n in x for k in (1, 2, 3, 4)}
-    square = torch.randn(batch * heads, length, length, device=s.ids.device, dtype=s.model.dtype)
-    part = torch.randn(batch * heads, length, d // heads, device=s.ids.device, dtype=s.model.dtype)
-    unembedding = s.model.lm_head.weight
-    d_logits = torch.randn(batch, len(unembedding), device=s.ids.device, dtype=s.model.dtype)
-
-    @torch.no_grad()
-    def run() -> None:
-        for index, block in enumerate(blocks):
-            qkv, out = block.attn.c_attn.weight, block.attn.c_proj.weight
-            mlp_in, mlp_out = block.mlp.c_fc.weight, block.mlp.c_proj.weight
-            n = rows
-            if index < len(blocks) - 1:
-                _ = torch.matmul(x[rows], qkv), torch.matmul(wide[rows, 3], qkv.T)
-                for _ in range(3):
-                    _ = torch.bmm(part, part.transpose(1, 2)), torch.bmm(square, part)
-            else:
-                n = batch
-                _ = torch.matmul(x[n], qkv[:, :d]), torch.matmul(x[rows], qkv[:, d:])
-                _ = torch.matmul(x[n], qkv[:, :d].T), torch.matmul(wide[rows, 2], qkv[:, d:].T)
-            _ = torch.matmul(x[n], out), torch.matmul(x[n], mlp_in), torch.matmul(wide[n, 4], mlp_out)
-            _ = torch.matmul(x[n], out.T), torch.matmul(wide[n, 4], mlp_in.T), torch.matmul(x[n], mlp_out.T)
-        _ = torch.matmul(x[batch], unembedding.T), torch.matmul(d_logits, unembedding)
-
-    return run
-
-
-def contenders(s: Setting) -> list[Contender]:
-    hooked = HookedPass(s.model, s.loaded.sites)
-    record = Prompt("p", "p", "t", "", ("",))
-    prompts = [EncodedPrompt(record, tuple(row), (0,), (1,), None, None) for row in s.ids.tolist()]
-    calibration = Engine(s.loaded, [], len(prompts)).calibrate(prompts)
-    means = MeanInputs(calibration.tasks["p"], s.model.config.vocab_size, s.ids.device, torch.float32)
-    found = [
-        Contender("a deck's loop", lambda: deck_loop(s), LOOP_PROMPTS / len(s.ids)),
-        Contender("b plain, logits everywhere", lambda: plain_full(s)),
-        Contender("c plain, answer only", lambda: plain_answer_only(s)),
-        Contender("c plain, answer only, compiled", compiled_answer_only(s)),
-        Contender("f norms only, hooks", lambda: norms_only(s, hooked)),
-        Contender("g everything, hooks", lambda: everything(s, hooked, calibration, means)),
-    ]
-    if not isinstance(s.model, GPT2LMHeadModel):
-        return found
-    own = Gpt2Pass(s.model)
-    try:
-        found.append(Contender("d opacus ghost norms", opacus_ghost(s)))
-    except ImportError as missing:
-        print(f"left out: opacus ({missing})", file=sys.stderr)
-    return [
-        *found,
-        Contender("f norms only, own pass", lambda: norms_only(s, own)),
-        Contender("g everything, own pass", lambda: everything(s, own, calibration, means)),
-        Contender("h floor", floor(s)),
-    ]

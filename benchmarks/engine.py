@@ -1,12 +1,11 @@
-"""The engine against the alternatives, on full-size GPT-2 or another decoder of that size, with random weights.
+"""The engine against the alternatives: random weights of GPT-2's size, or a model in a folder.
 
-    python benchmarks/engine.py --lengths 20 --batches 64 --json > results.jsonl
-    python benchmarks/engine.py --architecture llama gemma2 --lengths 20 --batches 16 --json
+    python benchmarks/engine.py --model gpt2 llama --lengths 20 --batches 64 --threads 1 --clock cpu
+    python benchmarks/engine.py --model models/smollm2-135m --lengths 17 --batches 32 --json
 
 Every round runs every contender once, in turn, so that a change in the machine's speed meets all of them; medians over
-rounds are compared. `vs_plain_answer_only` is the time relative to a plain batched forward and backward pass with
-logits at the answer alone; `vs_floor` relative to the bare matrix products of a forward and an activation-only backward
-pass.
+rounds are compared. `vs_plain` is the time relative to a plain batched forward and backward pass with logits at the
+answer alone.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ from typing import Any
 
 import torch
 import transformers
-from contenders import Setting, configuration, contenders, setting
-from transformers import AutoModelForCausalLM
+from contenders import PLAIN, Setting, contenders, model_of, setting
 
 from gbcd.models.load import DTYPES
 
@@ -73,7 +71,7 @@ def measure(s: Setting, rounds: int, skip: tuple[str, ...], clock: Clock) -> lis
     batch, length = s.ids.shape
     return [
         {
-            "architecture": s.model.config.model_type,
+            "model": Path(s.loaded.name).name,
             "name": name,
             "T": length,
             "batch": batch,
@@ -81,8 +79,7 @@ def measure(s: Setting, rounds: int, skip: tuple[str, ...], clock: Clock) -> lis
             "spread": [min(seconds[name]), max(seconds[name])],
             "prompts_per_second": batch / medians[name],
             "peak_mb": peaks[name],
-            "vs_plain_answer_only": medians[name] / medians["c plain, answer only"],
-            "vs_floor": medians[name] / medians["h floor"] if "h floor" in medians else None,
+            "vs_plain": medians[name] / medians[PLAIN],
         }
         for name in medians
     ]
@@ -90,14 +87,14 @@ def measure(s: Setting, rounds: int, skip: tuple[str, ...], clock: Clock) -> lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--architecture", nargs="+", default=["gpt2"], help="model types of the library")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[16, 20, 40, 128])
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--model", nargs="+", default=["gpt2"], help="types of the library, or folders")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[20])
+    parser.add_argument("--batches", type=int, nargs="+", default=[64])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--skip", nargs="*", default=[], help="letters or names of contenders to leave out")
+    parser.add_argument("--skip", nargs="*", default=[], help="first words of contenders to leave out")
     parser.add_argument(
         "--clock", choices=list(CLOCKS), default="wall", help="cpu, with --threads 1: on a busy machine"
     )
@@ -106,7 +103,6 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     clock = CLOCKS[arguments.clock]
     torch.manual_seed(0)
-    dtype = DTYPES[arguments.dtype]
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -117,25 +113,20 @@ def main() -> None:
         json.dumps(machine | {"device": arguments.device, "dtype": arguments.dtype, "clock": arguments.clock}),
         file=sys.stderr,
     )
-    for architecture in arguments.architecture:
-        config = configuration(architecture)
-        model, trainable = (
-            AutoModelForCausalLM.from_config(config).to(arguments.device, dtype).eval() for _ in range(2)
-        )
+    for name in arguments.model:
+        loaded = model_of(name, arguments.device, arguments.dtype)
         for length in arguments.lengths:
             for batch in arguments.batches:
-                for row in measure(
-                    setting(model, trainable, length, batch), arguments.rounds, tuple(arguments.skip), clock
-                ):
+                for row in measure(setting(loaded, length, batch), arguments.rounds, tuple(arguments.skip), clock):
                     print(json.dumps(row) if arguments.json else _readable(row), flush=True)
 
 
 def _readable(row: dict[str, Any]) -> str:
     return (
-        f"{row['architecture']:<12} T={row['T']:<4} batch={row['batch']:<4} {row['name']:<28} "
+        f"{row['model']:<14} T={row['T']:<4} batch={row['batch']:<4} {row['name']:<28} "
         f"{row['seconds'] * 1e3:9.1f} ms "
         f"[{row['spread'][0] * 1e3:.0f}, {row['spread'][1] * 1e3:.0f}] {row['prompts_per_second']:8.1f} prompts/s "
-        f"{row['peak_mb']:8.0f} MB  vs plain {row['vs_plain_answer_only']:.3f}"
+        f"{row['peak_mb']:8.0f} MB  vs plain {row['vs_plain']:.3f}"
     )
 
 

@@ -1,11 +1,11 @@
 """How far float32 is from the truth: the engine against the float64 autograd oracle, part by part.
 
-    python benchmarks/numerics.py --model reference --prompts 16
+    python benchmarks/numerics.py --model reference --prompts 8
     python benchmarks/numerics.py --model reference --prompts 4 --dtype bfloat16
     python benchmarks/numerics.py --cancellation
 
-For every kind of part the largest and the median relative error over prompts, layers, heads and wrong answers, of the
-gradient norm, of the centred gradient norm and of the Taylor score (the last relative to `|W| |G|`).
+For every kind of part the largest and the median relative error over prompts, layers, heads and losses: of the gradient
+norm and the contrast norm, and of attributions against zero and the counterfactual (of those relative to `|W| |G|`).
 """
 
 from __future__ import annotations
@@ -13,55 +13,75 @@ from __future__ import annotations
 import argparse
 import json
 
+import numpy as np
 import torch
-from gbcd.engine.mean_inputs import MeanInputs
-from gbcd.engine.part_norms import BatchMeans, all_statistics
+from jaxtyping import Float
 from torch import Tensor
 
 from gbcd import tasks, wrong_answers
 from gbcd.component import Component
 from gbcd.engine import gram
-from gbcd.engine.engine import Engine, loss_gradient, pass_for, scene_of
+from gbcd.engine.engine import Engine, scene_of
 from gbcd.engine.oracle import Oracle
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
-from gbcd.prompting import tokens
 from gbcd.prompting.tokens import EncodedPrompt
 
-DEFINITIONS = ("logit_difference", "foil", "inverse_logits", "right_answer")
+DEFINITIONS = ("margin", "foil", "inverse_logits", "right_answer")
+NORMS, ATTRIBUTIONS = ("grad_norm", "contrast_norm"), ("taylor", "attribution")
 
 
-def engine_values(loaded: LoadedModel, prompts: list[EncodedPrompt], name: str, means: MeanInputs) -> dict[str, Tensor]:
-    definition = wrong_answers.get(name)
-    units = [(p.ids, p.twin_ids) if definition.reads_twin and p.twin_ids else (p.ids,) for p in prompts]
-    forward = pass_for(loaded).forward(units)
-    _, d_logits = loss_gradient(definition.define(scene_of(prompts, forward.logits[:, 0], loaded)), forward.logits)
-    batch_means = BatchMeans(means, torch.zeros(len(prompts), dtype=torch.int64))
-    found = all_statistics(forward.backward(d_logits), loaded.components, len(prompts), batch_means)
-    assert found.centered_squares is not None
-    return {
-        "grad_norm": found.squares.clamp(min=0).sqrt(),
-        "centered_grad_norm": found.centered_squares.clamp(min=0).sqrt(),
-        "taylor": found.taylor,
-    }
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="reference")
+    parser.add_argument("--task", default="ioi")
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--dtype", choices=list(models.DTYPES), default="float32")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cancellation", action="store_true", help="a sweep on made-up inputs instead")
+    arguments = parser.parse_args()
+    if arguments.cancellation:
+        return cancellation()
+    loaded = models.load(arguments.model, "cpu", arguments.dtype)
+    prompts = loaded.encode(tasks.draw(arguments.task, loaded.tokenizer, arguments.prompts, 0))
+    return report(errors_of(loaded, prompts), arguments.json)
 
 
-def oracle_values(
-    oracle: Oracle, loaded: LoadedModel, prompts: list[EncodedPrompt], name: str, means: dict[str, Tensor]
-) -> dict[str, Tensor]:
+def errors_of(loaded: LoadedModel, prompts: list[EncodedPrompt]) -> dict[tuple[str, str], list[float]]:
+    """Relative errors by kind of part and statistic."""
+    oracle, found = Oracle(loaded), Engine(loaded, DEFINITIONS).compute(prompts).norms
+    weights = oracle.weights()
+    weight_norms = torch.stack([weights[component.name].norm() for component in loaded.components])
+    errors: dict[tuple[str, str], list[float]] = {}
+    for name in DEFINITIONS:
+        rows = found.filter(np.array(found["wrong_answer"].to_pylist()) == name)
+        for row, prompt in enumerate(prompts):
+            expected = oracle_values(oracle, loaded, prompt, name)
+            for statistic, truth in expected.items():
+                norm = expected["grad_norm" if statistic == "taylor" else "contrast_norm"]
+                scale = norm * weight_norms if statistic in ATTRIBUTIONS else truth
+                values = torch.tensor(rows[statistic][row].as_py(), dtype=torch.float64)
+                error = (values - truth).abs() / scale.clamp(min=1e-300)
+                for column, component in enumerate(loaded.components):
+                    errors.setdefault((kind_of(component), statistic), []).append(float(error[column]))
+    return errors
+
+
+def oracle_values(oracle: Oracle, loaded: LoadedModel, prompt: EncodedPrompt, name: str) -> dict[str, Tensor]:
     names, weights = [component.name for component in loaded.components], oracle.weights()
-    rows: dict[str, list[Tensor]] = {"grad_norm": [], "centered_grad_norm": [], "taylor": []}
-    definition = wrong_answers.get(name)
-    for prompt in prompts:
-        unit = (prompt.ids, prompt.twin_ids) if definition.reads_twin and prompt.twin_ids else (prompt.ids,)
-        target = definition.define(scene_of([prompt], oracle.logits(prompt.ids)[-1:].detach(), loaded))
-        gradients = oracle.gradients(unit, target)
-        rows["grad_norm"].append(torch.stack([gradients[n].norm() for n in names]))
-        rows["taylor"].append(torch.stack([(gradients[n] * weights[n]).sum() for n in names]))
-        with oracle.centered(means):
-            gradients = oracle.gradients(unit, target)
-        rows["centered_grad_norm"].append(torch.stack([gradients[n].norm() for n in names]))
-    return {key: torch.stack(values) for key, values in rows.items()}
+    target = wrong_answers.get(name).define(scene_of([prompt], oracle.logits(prompt.ids)[-1:].detach(), loaded))
+
+    def both(norm: str, attribution: str) -> dict[str, Float[Tensor, " part"]]:
+        gradients = oracle.gradients((prompt.ids,), target)
+        return {
+            norm: torch.stack([gradients[part].norm() for part in names]),
+            attribution: torch.stack([(gradients[part] * weights[part]).sum() for part in names]),
+        }
+
+    found = both("grad_norm", "taylor")
+    assert prompt.reference_ids is not None
+    with oracle.compared(oracle.inputs(prompt.reference_ids)):
+        return found | both("contrast_norm", "attribution")
 
 
 def cancellation() -> None:
@@ -81,56 +101,16 @@ def cancellation() -> None:
 
 
 def kind_of(component: Component) -> str:
-    if component.head is not None:
+    if component.head is not None or component.is_group:
         return f"a.{component.part}"
     return component.name.replace(str(component.layer), "", 1) if component.layer >= 0 else component.name
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="reference")
-    parser.add_argument("--task", default="ioi")
-    parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--dtype", choices=list(models.DTYPES), default="float32")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--cancellation", action="store_true", help="a sweep on made-up inputs instead")
-    arguments = parser.parse_args()
-    if arguments.cancellation:
-        return cancellation()
-    loaded = models.load(arguments.model, "cpu", arguments.dtype)
-    prompts = tokens.encode(tasks.draw(arguments.task, loaded.tokenizer, 256, 0), loaded.tokenizer, loaded.context)
-    task_means = Engine(loaded, [], 32).calibrate(prompts).tasks[arguments.task]
-    vocab = loaded.unembedding.shape[0]
-    means = MeanInputs(task_means, vocab, loaded.device, torch.float32)
-    tables = {
-        "embed.token": task_means.token_frequencies(vocab)[0],
-        "embed.position": torch.eye(loaded.context),
-    }
-    oracle_means = {name: mean[0] for name, mean in task_means.means.items()} | tables
-    prompts, oracle = prompts[: arguments.prompts], Oracle(loaded)
-    weights = oracle.weights()
-    weight_norms = torch.stack([weights[component.name].norm() for component in loaded.components])
-    errors: dict[tuple[str, str], list[float]] = {}
-    for name in DEFINITIONS:
-        found = engine_values(loaded, prompts, name, means)
-        expected = oracle_values(oracle, loaded, prompts, name, oracle_means)
-        for statistic, values in found.items():
-            truth = expected[statistic]
-            # a Taylor score is signed and may cancel to nothing, so its error is held against |W| |G|
-            scale = expected["grad_norm"] * weight_norms if statistic == "taylor" else truth
-            error = (values.double() - truth).abs() / scale.clamp(min=1e-300)
-            for column, component in enumerate(loaded.components):
-                errors.setdefault((kind_of(component), statistic), []).extend(error[:, column].tolist())
-    return report(errors, arguments.json)
-
-
 def report(errors: dict[tuple[str, str], list[float]], as_json: bool) -> None:
     for (kind, statistic), values in errors.items():
-        table = torch.tensor(values)
-        row = {"part": kind, "statistic": statistic, "median": float(table.median()), "max": float(table.max())}
-        print(
-            json.dumps(row) if as_json else f"{kind:16} {statistic:20} median {row['median']:.1e}  max {row['max']:.1e}"
-        )
+        row = {"part": kind, "statistic": statistic, "median": float(np.median(values)), "max": max(values)}
+        text = f"{kind:16} {statistic:14} median {row['median']:.1e}  max {row['max']:.1e}"
+        print(json.dumps(row) if as_json else text)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 `job` runs a study on two workers of one thread and holds its rate, from the first commit to the last, against two
 processes that only compute. `store` computes 256 prompts once and lets the real driver commit their values, under the
 identifiers of all prompts, through the real writer: what it measures is exact, but the norms repeat, so sizes are
-measured by `layout.py` on computed ones. `resume` commits one shard's files for every shard. Each line of output is one
+not measured. `resume` commits one shard's files for every shard. Each line of output is one
 JSON object; memory is the process's peak, and the times of `store` and `resume` are processor seconds of all threads,
 so that other work on the machine does not count.
 """
@@ -107,7 +107,7 @@ def engine_rate(out: str, number: int, seconds: float = 20.0) -> float:
 def store(study: Study, folder: str) -> dict[str, Any]:
     """Everything around the computation, at the size of `study`."""
     small = study.model_copy(update={"prompts_per_task": 256, "out": f"{folder}/computed"})
-    small = small.model_copy(update={"compute": Compute(workers=0, device="cpu")})
+    small = small.model_copy(update={"compute": Compute(workers=0, device="cpu", shard_size=256)})
     run_study(small, QUIET)
     (computed,) = shard_tables(Store(small.out))
     before = peak_mb()
@@ -132,7 +132,8 @@ def store(study: Study, folder: str) -> dict[str, Any]:
 def resume(study: Study, folder: str) -> dict[str, Any]:
     """A run that finds everything committed, `gbcd status` and `gbcd verify` of it."""
     small = study.model_copy(update={"prompts_per_task": study.compute.shard_size, "out": f"{folder}/computed"})
-    run_study(small.model_copy(update={"compute": Compute(workers=0, device="cpu")}), QUIET)
+    alone = Compute(workers=0, device="cpu", shard_size=study.compute.shard_size)
+    run_study(small.model_copy(update={"compute": alone}), QUIET)
     (computed,) = shard_tables(Store(small.out))
     planned = open_plan(study)
     work = RepeatingWork(study.out, planned.plan, computed)

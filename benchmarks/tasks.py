@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 import gbcd
 from gbcd import tasks
-from gbcd.engine.engine import pass_for
+from gbcd.engine.engine import packed_for
 from gbcd.evaluation.metrics import metric_for
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
@@ -45,7 +45,7 @@ def solved(task: tasks.Task, loaded: LoadedModel, n: int) -> dict[str, object]:
     space, values, correct = space_of(loaded.tokenizer), list[float](), list[bool]()
     for start in range(0, n, BATCH):
         batch = prompts[start : start + BATCH]
-        logits = pass_for(loaded).forward([(prompt.ids,) for prompt in batch]).logits
+        logits = loaded.decoder.run(packed_for(loaded, [(prompt.ids,) for prompt in batch])).logits
         read = logits if space is not None else logits[:, 0]
         metric = metric_for(task.metric, batch, loaded.device, space)
         values += metric(read, list(range(len(batch)))).tolist()

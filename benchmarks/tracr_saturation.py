@@ -12,18 +12,22 @@ Taylor score `<W, G>` in float64, by size.
 
 from __future__ import annotations
 
+import argparse
 import copy
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from gbcd.engine.part_norms import all_statistics
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gbcd import tasks, wrong_answers
-from gbcd.engine.engine import loss_gradient, pass_for, target_of
+from gbcd.engine.engine import loss_gradient, packed_for, target_of
+from gbcd.engine.scores import ScoreTable
+from gbcd.evaluation.agreement import auroc
 from gbcd.models import load as models
+from gbcd.models.decoder import Options
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import OutputSpace, space_of
 from gbcd.prompting.tokens import EncodedPrompt, encode
@@ -32,13 +36,13 @@ from gbcd.wrong_answers.output_targets import CLOSE, OutputScene, output_scene
 PROGRAMS = ("tracr_xproportion", "tracr_reverse")
 
 
-def every_prompt(name: str, loaded: LoadedModel) -> list[EncodedPrompt]:
+def drawn(name: str, loaded: LoadedModel, n: int | None) -> list[EncodedPrompt]:
     task = tasks.get(name)
-    return encode(task.draw(loaded.tokenizer, task.capacity(loaded.tokenizer), seed=0), loaded.tokenizer)
+    return encode(task.draw(loaded.tokenizer, n or task.capacity(loaded.tokenizer), seed=0), loaded.tokenizer)
 
 
 def scene(loaded: LoadedModel, prompts: list[EncodedPrompt], space: OutputSpace) -> OutputScene:
-    logits = pass_for(loaded).forward([(prompt.ids,) for prompt in prompts]).logits
+    logits = loaded.decoder.run(packed_for(loaded, [(prompt.ids,) for prompt in prompts])).logits
     return output_scene(prompts, logits, space)
 
 
@@ -49,16 +53,17 @@ class Scores(NamedTuple):
 
 def scores(loaded: LoadedModel, prompts: list[EncodedPrompt], space: OutputSpace, definition: str) -> Scores:
     """What the engine computes for every part on every prompt, in the type of the model."""
-    forward = pass_for(loaded).forward([(prompt.ids,) for prompt in prompts])
+    forward = loaded.decoder.run(packed_for(loaded, [(prompt.ids,) for prompt in prompts]), Options(graph=True))
     target = target_of(wrong_answers.get(definition), output_scene(prompts, forward.logits, space))
     _, d_logits = loss_gradient(target, forward.logits)
-    found = all_statistics(forward.backward(d_logits), loaded.components, len(prompts), None)
-    return Scores(found.squares.clamp(min=0).sqrt(), found.taylor)
+    table = ScoreTable(loaded.components, len(prompts), {})
+    forward.backward(d_logits, table)
+    return Scores(table.values()["grad_norm"], table.values()["taylor"])
 
 
 def without(loaded: LoadedModel, part: str) -> LoadedModel | None:
     """The model without one part; None where the part's weights are zero to begin with."""
-    site = next(site for site in loaded.sites.linear if part in site.components)
+    site = next(site for site in loaded.spec.maps if part in site.components)
     model = copy.deepcopy(loaded.model)
     weight = model.get_submodule(site.module).weight
     pieces = weight.data.chunk(len(site.components), 0 if site.axis == "out" else 1)
@@ -78,9 +83,9 @@ def changed(whole: OutputScene, ablated: OutputScene) -> Bool[Tensor, " prompt"]
     return (differs & whole.real).any(1)
 
 
-def table(name: str, definition: str) -> None:
+def table(name: str, definition: str, n: int | None) -> None:
     single, double = models.load(name, "cpu", "float32"), models.load(name, "cpu", "float64")
-    prompts, space = every_prompt(name, single), space_of(single.tokenizer)
+    prompts, space = drawn(name, single, n), space_of(single.tokenizer)
     assert space is not None
     circuit = tasks.get(name).circuit
     assert circuit is not None
@@ -115,10 +120,16 @@ def table(name: str, definition: str) -> None:
         row += [f"{float(value.max()):.2g}" for value in (own, wide[:, column], taylor[:, column].abs())]
         print(f"| {' | '.join(row)} |")
     print(f"\nNot used by the program (all weights zero): {', '.join(unused)}.")
+    members = np.array([part.name in circuit.parts for part in single.components if part.is_circuit_part])
+    for score, values in {"norm": found, "norm in float64": wide, "Taylor, mean of sizes": taylor.abs()}.items():
+        print(f"AUROC of the published parts by {score}: {auroc(values[:, is_part].mean(0).numpy(), members):.3f}")
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Parts without a gradient.")
+    parser.add_argument("--prompts", type=int, help="some inputs of each program; all of them otherwise")
     torch.set_num_threads(1)
+    asked = parser.parse_args()
     for program in PROGRAMS:
         for wrong in ("foil", "inverse_logits"):
-            table(program, wrong)
+            table(program, wrong, asked.prompts)

@@ -1,0 +1,93 @@
+"""Benchmarks in a small setting, and how scores are held against effects."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from score_tables import figures, held_out  # noqa: E402
+
+SMALL = {
+    "numerics.py --prompts 1": "a.q",
+    "numerics.py --cancellation": "offset  1000",
+    "tasks.py --prompts 5": "`tracr_reverse`",
+    "tracr_saturation.py --prompts 20": "Not used by the program",
+    "scale.py resume --prompts 20 --shard-size 10": '"resume_s"',
+}
+
+
+def printed(command: str, folder: Path) -> str:
+    program, *arguments = command.split()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, str(ROOT / "benchmarks" / program), *arguments]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", SMALL)
+def test_benchmarks_run(command: str, tmp_path: Path) -> None:
+    assert SMALL[command] in printed(command, tmp_path)
+
+
+RNG = np.random.default_rng(0)
+NODES = np.array([f"a0.h{head}" for head in range(20)] + [f"m{layer}" for layer in range(5)])
+EFFECTS = np.arange(25.0)
+
+
+def tables_of(**scores: np.ndarray) -> dict[str, np.ndarray]:
+    templates = np.repeat([f"t{number}" for number in range(6)], 2)
+    found = {"templates": templates, "nodes": NODES, "gap": np.full(12, 100.0)}
+    found["effects"] = EFFECTS + RNG.normal(0, 0.1, (12, 25))
+    return found | {f"margin/plain/{name}": values for name, values in scores.items()}
+
+
+def row_of(rows: list[dict], statistic: str, group: str = "all") -> dict:
+    (row,) = [row for row in rows if (row["statistic"], row["group"]) == (statistic, group)]
+    return row
+
+
+def test_the_sign_of_a_mean_is_not_its_size() -> None:
+    # large values of both signs cancel in the mean, and sizes do not see it
+    values = np.tile(EFFECTS, (12, 1))
+    values[:, 0] = 50.0 * np.tile([1, -1], 6)
+    rows = figures("counterfactual", tables_of(attribution_signed=-values), seed=0)
+    assert row_of(rows, "attribution_signed")["spearman"] > 0.99
+    assert row_of(rows, "attribution")["top15"] == 14
+    assert row_of(rows, "attribution")["spearman"] < 0.9
+
+
+def test_members_have_a_twentieth_of_the_gap() -> None:
+    row = row_of(figures("counterfactual", tables_of(grad_norm=np.tile(EFFECTS, (12, 1))), 0), "grad_norm")
+    assert row["n_members"] in (20, 21)
+    assert (row["n_prompts"], row["n_templates"]) == (12, 6)
+    assert row["spearman_ci"][0] <= row["spearman"] <= row["spearman_ci"][1] <= 1
+
+
+def test_prompts_without_a_value_are_in_no_mean() -> None:
+    values = np.tile(EFFECTS, (12, 1))
+    values[3] = np.nan
+    row = row_of(figures("counterfactual", tables_of(grad_norm=values), 0), "grad_norm", "mlps")
+    assert row["spearman"] > 0.9
+
+
+def test_a_score_is_chosen_on_half_of_the_templates() -> None:
+    # one score knows the effects on the templates of the first half alone, the other everywhere, with noise
+    first_half = np.repeat(np.arange(6) % 2 == 0, 2)[:, None]
+    lucky = np.where(first_half, EFFECTS, EFFECTS[::-1])
+    steady = EFFECTS + np.array([6.0, -6.0, 0.0, 3.0, 0.0] * 5)
+    tables = tables_of(grad_norm=lucky, taylor=np.tile(np.abs(steady), (12, 1)), attribution=lucky)
+    rows = [row for row in held_out({"counterfactual": tables}) if not row["compares"]]
+    chosen = {row["half"]: row for row in rows}
+    assert chosen[0]["statistic"] == "grad_norm"
+    assert chosen[0]["chosen_spearman"] > 0.99
+    assert chosen[0]["spearman"] < -0.9
+    assert chosen[1]["statistic"] == "taylor"
