@@ -41,7 +41,7 @@ from gbcd.models.rules import RULES, RulesName
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.run.partners import PartnerPool
 from gbcd.versions import versions
-from gbcd.wrong_answers import Scene
+from gbcd.wrong_answers import LossContext
 from gbcd.wrong_answers.losses import Target, TowardsTokens
 
 Truth = Literal["counterfactual", "partner"]
@@ -55,10 +55,10 @@ COMPARED = ("contrast_norm", "attribution_signed")
 KEPT = ("grad_norm", "centered_grad_norm", "writing_norm", "taylor_signed", "mean_attribution_signed", *COMPARED)
 
 
-def random_token(scene: Scene) -> Target:
+def random_token(context: LossContext) -> Target:
     """Cross-entropy towards a token that has nothing to do with the prompt: drawn by a hash of the right answer."""
-    vocabulary = scene.logits.shape[1]
-    return TowardsTokens([(zlib.crc32(str(tokens).encode()) % vocabulary,) for tokens in scene.answers])
+    vocabulary = context.logits.shape[1]
+    return TowardsTokens([(zlib.crc32(str(tokens).encode()) % vocabulary,) for tokens in context.answers])
 
 
 class Job(NamedTuple):

@@ -21,7 +21,7 @@ from torch import Tensor
 from gbcd import tasks, wrong_answers
 from gbcd.component import Component
 from gbcd.engine import gram
-from gbcd.engine.engine import Engine, scene_of
+from gbcd.engine.engine import Engine, loss_context
 from gbcd.engine.oracle import Oracle
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
@@ -69,7 +69,7 @@ def errors_of(loaded: LoadedModel, prompts: list[EncodedPrompt]) -> dict[tuple[s
 
 def oracle_values(oracle: Oracle, loaded: LoadedModel, prompt: EncodedPrompt, name: str) -> dict[str, Tensor]:
     names, weights = [component.name for component in loaded.components], oracle.weights()
-    target = wrong_answers.get(name).define(scene_of([prompt], oracle.logits(prompt.ids)[-1:].detach(), loaded))
+    target = wrong_answers.get(name).define(loss_context([prompt], oracle.logits(prompt.ids)[-1:].detach(), loaded))
 
     def both(norm: str, attribution: str) -> dict[str, Float[Tensor, " part"]]:
         gradients = oracle.gradients((prompt.ids,), target)

@@ -25,7 +25,7 @@ from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt, encode
 from gbcd.prompting.vocabulary import Vocabulary
-from gbcd.wrong_answers.output_targets import output_scene, readings, right_answer
+from gbcd.wrong_answers.output_targets import output_context, readings, right_answer
 
 BATCH = 50
 
@@ -33,8 +33,8 @@ BATCH = 50
 def right(loaded: LoadedModel, batch: list[EncodedPrompt], logits: torch.Tensor) -> list[bool]:
     space = space_of(loaded.tokenizer)
     if space is not None:
-        scene = output_scene(batch, logits, space)
-        return readings(scene, right_answer(scene))["correct"]
+        context = output_context(batch, logits, space)
+        return readings(context, right_answer(context))["correct"]
     chosen = logits.argmax(1).tolist()
     return [token in prompt.answer_ids for token, prompt in zip(chosen, batch, strict=True)]
 

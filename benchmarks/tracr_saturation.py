@@ -31,7 +31,7 @@ from gbcd.models.decoder import Options
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import OutputSpace, space_of
 from gbcd.prompting.tokens import EncodedPrompt, encode
-from gbcd.wrong_answers.output_targets import CLOSE, OutputScene, output_scene
+from gbcd.wrong_answers.output_targets import CLOSE, OutputContext, output_context
 
 PROGRAMS = ("tracr_xproportion", "tracr_reverse")
 
@@ -41,9 +41,9 @@ def drawn(name: str, loaded: LoadedModel, n: int | None) -> list[EncodedPrompt]:
     return encode(task.draw(loaded.tokenizer, n or task.capacity(loaded.tokenizer), seed=0), loaded.tokenizer)
 
 
-def scene(loaded: LoadedModel, prompts: list[EncodedPrompt], space: OutputSpace) -> OutputScene:
+def context(loaded: LoadedModel, prompts: list[EncodedPrompt], space: OutputSpace) -> OutputContext:
     logits = loaded.decoder.run(packed_for(loaded, [(prompt.ids,) for prompt in prompts])).logits
-    return output_scene(prompts, logits, space)
+    return output_context(prompts, logits, space)
 
 
 class Scores(NamedTuple):
@@ -54,7 +54,7 @@ class Scores(NamedTuple):
 def scores(loaded: LoadedModel, prompts: list[EncodedPrompt], space: OutputSpace, definition: str) -> Scores:
     """What the engine computes for every part on every prompt, in the type of the model."""
     forward = loaded.decoder.run(packed_for(loaded, [(prompt.ids,) for prompt in prompts]), Options(graph=True))
-    target = target_of(wrong_answers.get(definition), output_scene(prompts, forward.logits, space))
+    target = target_of(wrong_answers.get(definition), output_context(prompts, forward.logits, space))
     _, d_logits = loss_gradient(target, forward.logits)
     table = ScoreTable(loaded.components, len(prompts), {})
     forward.backward(d_logits, table)
@@ -74,7 +74,7 @@ def without(loaded: LoadedModel, part: str) -> LoadedModel | None:
     return replace(loaded, model=model)
 
 
-def changed(whole: OutputScene, ablated: OutputScene) -> Bool[Tensor, " prompt"]:
+def changed(whole: OutputContext, ablated: OutputContext) -> Bool[Tensor, " prompt"]:
     if whole.space.symbols:
         differs = whole.outputs.argmax(2) != ablated.outputs.argmax(2)
     else:
@@ -93,7 +93,7 @@ def table(name: str, definition: str, n: int | None) -> None:
     wide, taylor = scores(double, prompts, space, definition)
     is_part = torch.tensor([component.is_circuit_part for component in single.components])
     shares = wide / wide[:, is_part].amax(1, keepdim=True)
-    whole, unused = scene(single, prompts, space), []
+    whole, unused = context(single, prompts, space), []
     print(f"\n`{name}`, `{definition}`, {len(prompts):,} inputs\n")
     print(
         "| part | published | output changes | of these, exactly 0 | share of the largest | norm | norm in float64 "
@@ -107,7 +107,7 @@ def table(name: str, definition: str, n: int | None) -> None:
         if ablated is None:
             unused.append(component.name)
             continue
-        matters = changed(whole, scene(ablated, prompts, space))
+        matters = changed(whole, context(ablated, prompts, space))
         own, row = found[:, column], [f"`{component.name}`", "yes" if component.name in circuit.parts else "no"]
         row.append(f"{float(matters.float().mean()):.1%}")
         if bool(matters.any()):

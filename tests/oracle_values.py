@@ -12,7 +12,7 @@ from tiny_models import random_model, small_tokenizer
 
 from gbcd import wrong_answers
 from gbcd.engine.calibration import Calibration, Centering, TaskMeans
-from gbcd.engine.engine import Engine, scene_of, target_of
+from gbcd.engine.engine import Engine, loss_context, target_of
 from gbcd.engine.oracle import Oracle
 from gbcd.engine.tables import ATTRIBUTIONS, NORMS, STATISTICS
 from gbcd.models.load import LoadedModel, prepared
@@ -21,7 +21,7 @@ from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import WrongAnswer
 from gbcd.wrong_answers.losses import Target
-from gbcd.wrong_answers.output_targets import output_scene
+from gbcd.wrong_answers.output_targets import output_context
 
 #: A norm counts as cancelled below this share of the norm that is not compared with anything.
 _CANCELLED = 1e-3
@@ -148,8 +148,8 @@ def oracle_values(
 def _target(oracle: Oracle, loaded: LoadedModel, prompt: EncodedPrompt, definition: WrongAnswer) -> Target:
     logits, space = oracle.logits(prompt.ids), space_of(loaded.tokenizer)
     if space is not None:
-        return target_of(definition, output_scene([prompt], logits.unsqueeze(0), space))
-    return definition.define(scene_of([prompt], logits[-1:], loaded))
+        return target_of(definition, output_context([prompt], logits.unsqueeze(0), space))
+    return definition.define(loss_context([prompt], logits[-1:], loaded))
 
 
 def check(found: Values, expected: Values, loaded: LoadedModel, tolerance: float) -> None:

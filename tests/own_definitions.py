@@ -30,9 +30,9 @@ def things(vocabulary):
 
 
 @wrong_answer("fixed")
-def fixed(scene):
+def fixed(context):
     """Cross-entropy towards one token."""
-    return TowardsTokens([(Chosen().token,)] * len(scene.answers))
+    return TowardsTokens([(Chosen().token,)] * len(context.answers))
 
 
 @baseline("earliness")

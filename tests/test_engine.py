@@ -22,7 +22,7 @@ from gbcd.engine.tables import STATISTICS, ShardTables
 from gbcd.errors import BadInput
 from gbcd.models.load import LoadedModel, prepared
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.wrong_answers import Scene
+from gbcd.wrong_answers import LossContext
 from gbcd.wrong_answers.losses import Target, TowardsTokens
 
 NAMES = ["logit_difference", "foil", "inverse_logits"]
@@ -34,11 +34,11 @@ def loaded() -> LoadedModel:
 
 
 @pytest.fixture
-def define() -> Iterator[Callable[[str, Callable[[Scene], Target]], None]]:
+def define() -> Iterator[Callable[[str, Callable[[LossContext], Target]], None]]:
     """Registers definitions of wrong answers for one test."""
     added: list[str] = []
 
-    def register(name: str, function: Callable[[Scene], Target]) -> None:
+    def register(name: str, function: Callable[[LossContext], Target]) -> None:
         wrong_answers.wrong_answer(name)(function)
         added.append(name)
 
@@ -204,12 +204,12 @@ def test_a_prompt_that_does_not_run_is_in_no_mean(loaded: LoadedModel) -> None:
         torch.testing.assert_close(found.means[name], mean, rtol=1e-5, atol=1e-6)
 
 
-def raises_for(bad: EncodedPrompt, error: Exception) -> Callable[[Scene], Target]:
-    def definition(scene: Scene) -> Target:
+def raises_for(bad: EncodedPrompt, error: Exception) -> Callable[[LossContext], Target]:
+    def definition(context: LossContext) -> Target:
         """Towards the wrong answer; raises where one prompt is among the others."""
-        if bad.answer_ids in scene.answers:
+        if bad.answer_ids in context.answers:
             raise error
-        return TowardsTokens(scene.wrong)
+        return TowardsTokens(context.wrong)
 
     return definition
 
@@ -236,12 +236,12 @@ def test_a_prompt_that_raises_is_alone_with_its_reason_and_the_others_have_their
 def test_out_of_memory_halves_the_batch_and_changes_nothing(loaded, define, error) -> None:
     prompts, sizes = mixed_prompts((6, 9, 4, 9, 5)), []
 
-    def starved(scene: Scene) -> Target:
+    def starved(context: LossContext) -> Target:
         """The wrong answer, of two prompts at once."""
-        sizes.append(len(scene.logits))
+        sizes.append(len(context.logits))
         if sizes[-1] > 2:
             raise error
-        return TowardsTokens(scene.wrong)
+        return TowardsTokens(context.wrong)
 
     define("starved", starved)
     found, expected = (Engine(loaded, [name]).compute(prompts) for name in ("starved", "foil"))
@@ -260,7 +260,7 @@ def test_out_of_memory_at_one_prompt_says_so(loaded: LoadedModel, define) -> Non
 
 
 def test_an_interruption_is_not_a_failed_prompt(loaded: LoadedModel, define) -> None:
-    def interrupted(scene: Scene) -> Target:
+    def interrupted(context: LossContext) -> Target:
         """Never comes back."""
         raise KeyboardInterrupt
 
@@ -270,10 +270,10 @@ def test_an_interruption_is_not_a_failed_prompt(loaded: LoadedModel, define) -> 
 
 
 def test_a_definition_that_changes_the_logits_changes_nothing_for_others(loaded: LoadedModel, define) -> None:
-    def careless(scene: Scene) -> Target:
+    def careless(context: LossContext) -> Target:
         """Writes into what it was given."""
-        scene.logits.mul_(-3).add_(torch.arange(VOCAB))
-        return TowardsTokens(scene.wrong)
+        context.logits.mul_(-3).add_(torch.arange(VOCAB))
+        return TowardsTokens(context.wrong)
 
     define("careless", careless)
     prompts = mixed_prompts((6, 9))
@@ -287,16 +287,16 @@ def test_a_definition_that_changes_the_logits_changes_nothing_for_others(loaded:
 
 
 def test_a_definition_that_changes_the_model_is_refused(define) -> None:
-    def careless(scene: Scene) -> Target:
+    def careless(context: LossContext) -> Target:
         """Normalises the model's own rows."""
-        scene.unembedding.div_(scene.unembedding.norm(dim=1, keepdim=True))
-        return TowardsTokens(scene.wrong)
+        context.unembedding.div_(context.unembedding.norm(dim=1, keepdim=True))
+        return TowardsTokens(context.wrong)
 
     define("careless", careless)
     own = prepared("tiny", *random_gpt2(2, 2, 8, VOCAB, 0))
     found = Engine(own, ["careless"]).compute(mixed_prompts((6, 9))).prompts
     assert found["status"].to_pylist() == ["failed"] * 2
-    assert "careless writes into scene.unembedding, the model's own weights" in found["reason"][0].as_py()
+    assert "careless writes into context.unembedding, the model's own weights" in found["reason"][0].as_py()
 
 
 def test_an_unknown_wrong_answer_is_refused(loaded: LoadedModel) -> None:

@@ -28,9 +28,9 @@ def toys() -> Iterator[None]:
         )
 
     @wrong_answers.wrong_answer("second_choice")
-    def second_choice(scene):  # pyright: ignore
+    def second_choice(context):  # pyright: ignore
         """Cross-entropy towards the model's second choice."""
-        return TowardsTokens([(int(token),) for token in torch.topk(scene.logits, 2).indices[:, 1]])
+        return TowardsTokens([(int(token),) for token in torch.topk(context.logits, 2).indices[:, 1]])
 
     yield
     del task_registry._tasks["colours"], wrong_answers._REGISTRY["second_choice"]

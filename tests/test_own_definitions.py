@@ -21,7 +21,7 @@ from gbcd.run.planning import open_plan
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
 from gbcd.tasks._registry import refuse_unknown_metric
-from gbcd.wrong_answers import Scene, wrong_answer
+from gbcd.wrong_answers import LossContext, wrong_answer
 from gbcd.wrong_answers.losses import TowardsTokens
 
 FILE = Path(__file__).parent / "own_definitions.py"
@@ -38,9 +38,9 @@ def own(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, file.module)
 
 
-def first_token(scene: Scene) -> TowardsTokens:
+def first_token(context: LossContext) -> TowardsTokens:
     """Cross-entropy towards the first token of the vocabulary."""
-    return TowardsTokens([(0,)] * len(scene.answers))
+    return TowardsTokens([(0,)] * len(context.answers))
 
 
 def test_a_definition_of_ones_own_is_known_where_the_engine_is_built() -> None:
@@ -125,8 +125,8 @@ def test_two_files_of_one_name_are_two_and_a_change_of_either_is_another_study(t
         files.append(tmp_path / name / "mine.py")
         files[-1].write_text(
             "from gbcd.wrong_answers import wrong_answer\nfrom gbcd.wrong_answers.losses import TowardsTokens\n\n\n"
-            f'@wrong_answer("{name}")\ndef define(scene):\n    """Token 1."""\n'
-            "    return TowardsTokens([(1,)] * len(scene.answers))\n"
+            f'@wrong_answer("{name}")\ndef define(context):\n    """Token 1."""\n'
+            "    return TowardsTokens([(1,)] * len(context.answers))\n"
         )
     asked = {"wrong_answers": ("one", "two"), "definitions": tuple(map(str, files))}
     planned = open_plan(small_study(tmp_path, **asked))
@@ -145,22 +145,22 @@ def test_two_files_of_one_name_are_two_and_a_change_of_either_is_another_study(t
 
 
 FAILING = {
-    "wrong answer 'mine' (FILE, line 10): AttributeError": "return scene.tokens",
+    "wrong answer 'mine' (FILE, line 10): AttributeError": "return context.tokens",
     "wrong answer 'mine' (FILE, line 10): SystemExit": "raise SystemExit(0)",
-    "mine writes into scene.unembedding, the model's own weights": (
-        "scene.unembedding.mul_(2)\n    return TowardsTokens(scene.wrong)"
+    "mine writes into context.unembedding, the model's own weights": (
+        "context.unembedding.mul_(2)\n    return TowardsTokens(context.wrong)"
     ),
     "wrong answer 'mine' returns the tokens (1000000,); the tokenizer has 0 to 1794": (
-        "return TowardsTokens([(10**6,)] * len(scene.answers))"
+        "return TowardsTokens([(10**6,)] * len(context.answers))"
     ),
     "wrong answer 'mine' returns 1 sets of tokens for 2 prompts": "return TowardsTokens([(1,)])",
-    "wrong answer 'mine' returns the tokens (); the": "return TowardsTokens([()] * len(scene.answers))",
+    "wrong answer 'mine' returns the tokens (); the": "return TowardsTokens([()] * len(context.answers))",
     "wrong answer 'mine' returns NoneType; wanted is a target": "return None",
     "wrong answer 'mine' returns a distribution with negative values, or whose sum is not 1: [1.99999": (
-        "return TowardsDistribution(2 * scene.logits.softmax(1))"
+        "return TowardsDistribution(2 * context.logits.softmax(1))"
     ),
     "wrong answer 'mine' returns a distribution of shape (2, 5)": (
-        "return TowardsDistribution(scene.logits[:, :5].softmax(1))"
+        "return TowardsDistribution(context.logits[:, :5].softmax(1))"
     ),
     "wrong answer 'mine': its loss has 1 values for 2 prompts": (
         "return type('T', (), {'tokens': None, 'reads_all': False, '__call__': lambda s, x: x.sum()[None]})()"
@@ -178,7 +178,7 @@ def test_a_wrong_answer_that_fails_is_named_before_work_starts(tmp_path: Path, s
     file.write_text(
         "from gbcd.wrong_answers import wrong_answer\n"
         "from gbcd.wrong_answers.losses import TowardsDistribution, TowardsTokens\n\n\n"
-        f'@wrong_answer("mine")\ndef mine(scene):\n    """Fails."""\n\n\n    {body}\n'
+        f'@wrong_answer("mine")\ndef mine(context):\n    """Fails."""\n\n\n    {body}\n'
     )
     study = small_study(tmp_path, wrong_answers=("mine",), definitions=(str(file),))
     with pytest.raises(BadInput, match=re.escape(said.replace("FILE", str(file)))):

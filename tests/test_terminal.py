@@ -96,7 +96,7 @@ def test_a_terminal_that_is_not_utf_8_shows_question_marks(tmp_path: Path) -> No
     file = tmp_path / "mine.py"
     file.write_text(
         "from gbcd.wrong_answers import wrong_answer\n\n\n"
-        '@wrong_answer("einheit")\ndef unit(scene):\n    """Größe."""\n'
+        '@wrong_answer("einheit")\ndef unit(context):\n    """Größe."""\n'
     )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "gbcd", "list", "wrong-answers", "--definitions", str(file)]

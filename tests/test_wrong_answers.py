@@ -9,7 +9,7 @@ import torch
 
 from gbcd import wrong_answers
 from gbcd.engine.engine import loss_gradient
-from gbcd.wrong_answers import Scene
+from gbcd.wrong_answers import LossContext
 from gbcd.wrong_answers.losses import TokenSet
 
 #: Rows of very different length: what counts is their direction.
@@ -17,14 +17,14 @@ UNEMBEDDING = torch.tensor([[10.0, 0.0], [0.0, 1.0], [-3.0, -3.0], [-0.1, 0.0]])
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
 
 
-def scene(answers: TokenSet, wrong: TokenSet = (3,)) -> Scene:
-    return Scene(LOGITS, [answers], [wrong], UNEMBEDDING, [(2,)])
+def context(answers: TokenSet, wrong: TokenSet = (3,)) -> LossContext:
+    return LossContext(LOGITS, [answers], [wrong], UNEMBEDDING, [(2,)])
 
 
 @pytest.mark.parametrize(("answers", "farthest"), [((0,), 3), ((1,), 2), ((0, 1), 2)])
 def test_most_dissimilar_of_a_set_is_farthest_from_its_mean_direction(answers: TokenSet, farthest: int) -> None:
     """Of {0, 1} it is (1/2, 1/2), with cosine -1 to row 2 and -0.71 to row 3; the mean of the rows would say 3."""
-    target = wrong_answers.get("most_dissimilar").define(scene(answers))
+    target = wrong_answers.get("most_dissimilar").define(context(answers))
     assert target.tokens == [(farthest,)]
 
 
@@ -43,6 +43,6 @@ def test_losses_of_sets_are_of_their_total_probability() -> None:
     }  # fmt: skip
     assert list(expected) == wrong_answers.names()
     for name, value in expected.items():
-        target = wrong_answers.get(name).define(scene((0, 1), (2, 3)))
+        target = wrong_answers.get(name).define(context((0, 1), (2, 3)))
         losses, _ = loss_gradient(target, LOGITS.unsqueeze(1))
         assert losses.item() == pytest.approx(value), name

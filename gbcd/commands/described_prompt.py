@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gbcd import tasks, wrong_answers
-from gbcd.engine.engine import packed_for, scene_of
+from gbcd.engine.engine import loss_context, packed_for
 from gbcd.engine.gram import widened
 from gbcd.errors import BadInput, own_code
 from gbcd.evaluation.metrics import metric_for
@@ -28,9 +28,9 @@ from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.prompt_shapes import TASK
 from gbcd.prompting.special_tokens import Bos
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.wrong_answers import Scene, meaning, output_targets
+from gbcd.wrong_answers import LossContext, meaning, output_targets
 from gbcd.wrong_answers.losses import Target, TokenSet, set_logits
-from gbcd.wrong_answers.output_targets import OutputScene, TowardsOutputs, output_scene
+from gbcd.wrong_answers.output_targets import OutputContext, TowardsOutputs, output_context
 
 #: The model's own predictions that are listed.
 TOP = 5
@@ -139,7 +139,7 @@ def _metric_name(encoded: EncodedPrompt) -> str:
 
 def _lines(encoded: EncodedPrompt, logits: Float[Tensor, "1 vocab"], loaded: LoadedModel) -> Iterator[Line]:
     tokenizer = loaded.tokenizer
-    scene = scene_of([encoded], logits, loaded)
+    context = loss_context([encoded], logits, loaded)
     probabilities = torch.softmax(logits[0], 0)
     yield _title(encoded)
     yield Line("prompt", _bars(encoded.ids, tokenizer))
@@ -152,14 +152,14 @@ def _lines(encoded: EncodedPrompt, logits: Float[Tensor, "1 vocab"], loaded: Loa
         yield Line("wrong answer", _shares(encoded.wrong_ids, probabilities, tokenizer))
     yield Line("model predicts", _top(probabilities, tokenizer))
     for name in wrong_answers.names():
-        yield Line(f"  {name}", _pull(name, encoded, scene, tokenizer))
+        yield Line(f"  {name}", _pull(name, encoded, context, tokenizer))
 
 
 def _output_lines(
     encoded: EncodedPrompt, outputs: Float[Tensor, "1 pos value"], loaded: LoadedModel, space: OutputSpace
 ) -> Iterator[Line]:
     prompt = encoded.prompt
-    scene = output_scene([encoded], outputs, space)
+    context = output_context([encoded], outputs, space)
     yield _title(encoded)
     yield Line("prompt", _bars(encoded.ids, loaded.tokenizer))
     yield Line("answer", _words(prompt.answers[0]))
@@ -167,7 +167,7 @@ def _output_lines(
         yield Line("wrong answer", _words(prompt.wrong_answers[0]))
     yield Line("model outputs", _outputs(outputs[0, 1:], space))
     for name in wrong_answers.names():
-        yield Line(f"  {name}", _output_pull(name, encoded, scene))
+        yield Line(f"  {name}", _output_pull(name, encoded, context))
 
 
 def _title(encoded: EncodedPrompt) -> Line:
@@ -175,14 +175,14 @@ def _title(encoded: EncodedPrompt) -> Line:
     return Line(encoded.prompt.id, _words(f"template {encoded.prompt.template}, {tokens}"))
 
 
-def _output_pull(name: str, encoded: EncodedPrompt, scene: OutputScene) -> list[str]:
+def _output_pull(name: str, encoded: EncodedPrompt, context: OutputContext) -> list[str]:
     try:
-        wrong_answers.refuse_undefined(wrong_answers.get(name), [encoded], scene.space)
+        wrong_answers.refuse_undefined(wrong_answers.get(name), [encoded], context.space)
     except BadInput as error:
         return _words(f"undefined: {error}")
-    target = output_targets.target_of(name, scene)
+    target = output_targets.target_of(name, context)
     if isinstance(target, TowardsOutputs):
-        return _outputs(target.values[0, 1:], scene.space)
+        return _outputs(target.values[0, 1:], context.space)
     return _words("the squared difference between the outputs of answer and wrong answer")
 
 
@@ -197,7 +197,7 @@ def _outputs(values: Float[Tensor, "pos value"], space: OutputSpace) -> list[str
     return _joined(written, " | ")
 
 
-def _pull(name: str, encoded: EncodedPrompt, scene: Scene, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _pull(name: str, encoded: EncodedPrompt, context: LossContext, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What the definition `name` asks of the model."""
     definition = wrong_answers.get(name)
     try:
@@ -205,11 +205,11 @@ def _pull(name: str, encoded: EncodedPrompt, scene: Scene, tokenizer: PreTrained
     except BadInput as error:
         return _words("shown with --embedding-model" if definition.needs_meaning else f"undefined: {error}")
     with own_code(f"wrong answer {name!r}", definition.define):
-        target: Target = definition.define(scene)
-    predicted = torch.softmax(scene.logits[0], 0)
+        target: Target = definition.define(context)
+    predicted = torch.softmax(context.logits[0], 0)
     if target.tokens is not None:
         return _shares(target.tokens[0], predicted, tokenizer)
-    leaf = scene.logits.unsqueeze(1).clone().requires_grad_()
+    leaf = context.logits.unsqueeze(1).clone().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(target(leaf).sum(), leaf)
     # of a cross-entropy the gradient is prediction minus target

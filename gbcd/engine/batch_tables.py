@@ -17,9 +17,9 @@ from gbcd.engine import tables
 from gbcd.engine.edges import EdgeMoments
 from gbcd.engine.tables import FAILED, NON_FINITE, OK, STATISTICS, UNCALIBRATED, ShardTables
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.wrong_answers import Scene, WrongAnswer
+from gbcd.wrong_answers import LossContext, WrongAnswer
 from gbcd.wrong_answers.losses import Target, set_logits
-from gbcd.wrong_answers.output_targets import OutputScene
+from gbcd.wrong_answers.output_targets import OutputContext
 from gbcd.wrong_answers.output_targets import readings as output_readings
 
 #: Statistics that compare with the mean, and with the counterfactual or partner.
@@ -49,14 +49,14 @@ class BatchRows(NamedTuple):
 
     Attributes:
         prompts: one row each.
-        scene: what the model predicted; None of a prompt that failed.
+        context: what the model predicted; None of a prompt that failed.
         losses: one for each wrong answer.
         is_calibrated, has_other: of which prompts there is a mean, and a counterfactual or partner.
         reason: why it failed.
     """
 
     prompts: Sequence[EncodedPrompt]
-    scene: Scene | OutputScene | None
+    context: LossContext | OutputContext | None
     losses: tuple[LossRows, ...]
     is_calibrated: Sequence[bool]
     has_other: Sequence[bool]
@@ -136,24 +136,24 @@ def _statuses(group: BatchRows, loss: LossRows) -> list[str]:
 
 def _readings(group: BatchRows, loss: LossRows, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
     """Columns of the table of prompts that depend on the kind of answer."""
-    scene, target = group.scene, loss.target
-    if scene is None or target is None:
+    context, target = group.context, loss.target
+    if context is None or target is None:
         return {"loss": [None] * len(group.prompts)}
-    if not isinstance(scene, Scene):
-        return output_readings(scene, target)
+    if not isinstance(context, LossContext):
+        return output_readings(context, target)
     found: dict[str, list[Any]] = {}
     if target.tokens is not None:
         found["wrong_token"] = [
             "|".join(str(tokenizer.decode([token])) for token in tokens) for tokens in target.tokens
         ]
-        found["wrong_logit"] = set_logits(scene.logits, target.tokens).tolist()
-    answers = set_logits(scene.logits, scene.answers)
-    first_choice = scene.logits.argmax(1).tolist()
-    correct = [choice in tokens for choice, tokens in zip(first_choice, scene.answers, strict=True)]
-    above: list[bool | None] = [None] * len(scene.answers)
-    having = [row for row, tokens in enumerate(scene.wrong) if tokens]
+        found["wrong_logit"] = set_logits(context.logits, target.tokens).tolist()
+    answers = set_logits(context.logits, context.answers)
+    first_choice = context.logits.argmax(1).tolist()
+    correct = [choice in tokens for choice, tokens in zip(first_choice, context.answers, strict=True)]
+    above: list[bool | None] = [None] * len(context.answers)
+    having = [row for row, tokens in enumerate(context.wrong) if tokens]
     if having:
-        wrong = set_logits(scene.logits[having], [scene.wrong[row] for row in having])
+        wrong = set_logits(context.logits[having], [context.wrong[row] for row in having])
         for row, is_above in zip(having, (answers[having] > wrong).tolist(), strict=True):
             above[row] = is_above
     return found | {"answer_logit": answers.tolist(), "correct": correct, "above_wrong": above}

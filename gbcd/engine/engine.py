@@ -33,9 +33,9 @@ from gbcd.models.packing import Example, Packed, pack
 from gbcd.models.rules import RULES, RulesName
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.wrong_answers import Scene, WrongAnswer, output_targets
+from gbcd.wrong_answers import LossContext, WrongAnswer, output_targets
 from gbcd.wrong_answers.losses import Target
-from gbcd.wrong_answers.output_targets import OutputScene, output_scene
+from gbcd.wrong_answers.output_targets import OutputContext, output_context
 
 
 class _References(NamedTuple):
@@ -179,15 +179,20 @@ class Engine:
 
     def _computed(self, batch: Sequence[EncodedPrompt], examples: Sequence[Example]) -> BatchRows:
         run = self._loaded.decoder.run(self.pack(examples), self._options)
-        scene = self._scene(batch, run.logits)
+        context = self._loss_context(batch, run.logits)
         references = self._references(batch, examples)
-        losses = [self._loss(definition, scene, run, references, len(batch)) for definition in self._definitions]
-        return BatchRows(batch, scene, tuple(losses), references.is_calibrated, references.has_other)
+        losses = [self._loss(definition, context, run, references, len(batch)) for definition in self._definitions]
+        return BatchRows(batch, context, tuple(losses), references.is_calibrated, references.has_other)
 
     def _loss(
-        self, definition: WrongAnswer, scene: Scene | OutputScene, run: Run, references: _References, n_prompts: int
+        self,
+        definition: WrongAnswer,
+        context: LossContext | OutputContext,
+        run: Run,
+        references: _References,
+        n_prompts: int,
     ) -> LossRows:
-        target = target_of(definition, scene)
+        target = target_of(definition, context)
         losses, d_logits = loss_gradient(target, run.logits)
         table = ScoreTable(self.components, n_prompts, references.by_name)
         if not self._options.edges or references.other is None:
@@ -202,10 +207,12 @@ class Engine:
         run.backward(d_logits, receive)
         return LossRows(definition.name, target, losses, table.values(), edges.values())
 
-    def _scene(self, batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt seq vocab"]) -> Scene | OutputScene:
+    def _loss_context(
+        self, batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt seq vocab"]
+    ) -> LossContext | OutputContext:
         if self._space is None:
-            return scene_of(batch, logits[:, 0], self._loaded)
-        return output_scene(batch, widened(logits), self._space)
+            return loss_context(batch, logits[:, 0], self._loaded)
+        return output_context(batch, widened(logits), self._space)
 
     def _references(self, batch: Sequence[EncodedPrompt], examples: Sequence[Example]) -> _References:
         by_name: dict[str, Reference] = {}
@@ -252,40 +259,42 @@ def packed_for(loaded: LoadedModel, examples: Sequence[Example]) -> Packed:
     return pack(examples, loaded.device, causal=spec.causal, every_token=spec.reads_every_token)
 
 
-def target_of(definition: WrongAnswer, scene: Scene | OutputScene) -> Target:
+def target_of(definition: WrongAnswer, context: LossContext | OutputContext) -> Target:
     """What `definition` pulls the prediction towards.
 
     Raises:
         BadInput: the definition writes into the model's weights.
     """
-    if not isinstance(scene, Scene):
-        return output_targets.target_of(definition.name, scene)
-    with unchanged_weights(definition, scene):
+    if not isinstance(context, LossContext):
+        return output_targets.target_of(definition.name, context)
+    with unchanged_weights(definition, context):
         # a copy each: a definition that writes into it changes nothing for the others
-        return definition.define(scene._replace(logits=scene.logits.clone()))
+        return definition.define(context._replace(logits=context.logits.clone()))
 
 
 @contextmanager
-def unchanged_weights(definition: WrongAnswer, scene: Scene) -> Generator[None]:
-    """Within this context `definition` looks at `scene`, whose unembedding is the model's own.
+def unchanged_weights(definition: WrongAnswer, context: LossContext) -> Generator[None]:
+    """Within this context `definition` looks at `context`, whose unembedding is the model's own.
 
     Raises:
         BadInput: the definition wrote into it.
     """
-    version = scene.unembedding._version  # pyright: ignore[reportPrivateUsage]
+    version = context.unembedding._version  # pyright: ignore[reportPrivateUsage]
     yield
-    if scene.unembedding._version != version:  # pyright: ignore[reportPrivateUsage]
+    if context.unembedding._version != version:  # pyright: ignore[reportPrivateUsage]
         raise BadInput(
-            f"{definition.name} writes into scene.unembedding, the model's own weights: take a copy, "
-            "scene.unembedding.clone()"
+            f"{definition.name} writes into context.unembedding, the model's own weights: take a copy, "
+            "context.unembedding.clone()"
         )
 
 
-def scene_of(batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt vocab"], loaded: LoadedModel) -> Scene:
+def loss_context(
+    batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt vocab"], loaded: LoadedModel
+) -> LossContext:
     """What definitions of wrong answers may look at; `logits` are those of the prompts themselves, without twins."""
     answers, wrong = [prompt.answer_ids for prompt in batch], [prompt.wrong_ids for prompt in batch]
     farthest = [prompt.farthest_ids for prompt in batch]
-    return Scene(widened(logits.detach()), answers, wrong, loaded.unembedding, farthest)
+    return LossContext(widened(logits.detach()), answers, wrong, loaded.unembedding, farthest)
 
 
 def loss_gradient(

@@ -24,7 +24,7 @@ from gbcd.errors import BadInput
 from gbcd.models.decoder import Run
 from gbcd.prompting.outputs import OutputSpace
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.wrong_answers.output_targets import mean_squared_error, output_scene
+from gbcd.wrong_answers.output_targets import mean_squared_error, output_context
 
 MEAN_SQUARED_ERROR = "mean_squared_error"
 
@@ -74,8 +74,8 @@ def read_answers(logits: Float[Tensor, "example seq vocab"]) -> Float[Tensor, "e
 
 def _mean_squared_error(encoded: Sequence[EncodedPrompt], space: OutputSpace) -> Metric:
     def metric(outputs: Tensor, rows: list[int]) -> Tensor:
-        scene = output_scene([encoded[row] for row in rows], widened(outputs), space)
-        return -mean_squared_error(widened(outputs), scene.right, scene.real)
+        context = output_context([encoded[row] for row in rows], widened(outputs), space)
+        return -mean_squared_error(widened(outputs), context.right, context.real)
 
     return metric
 

@@ -22,7 +22,8 @@ class Prompt:
         answers: right continuations, as text; each is one token of the model's tokenizer.
         wrong_answers: the task's own wrong continuations (the foil), as text; may be empty.
         twin: the same prompt with the subjects swapped, so that answer and wrong answer trade places; its gradient is
-            added to the prompt's own under the `logit_difference` loss (the deck's pair). None where the task has none.
+            added to the prompt's own under the `logit_difference` loss, the original proposal's. None where the
+            task has none.
         counterfactual: a prompt of the same length that calls for another answer; patching takes activations from it.
         farthest: of all answers in the study's prompts of this task, the one farthest in meaning from the right ones;
             set by `gbcd.wrong_answers.meaning` where a study asks for it.

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gbcd import wrong_answers
-from gbcd.engine.engine import loss_gradient, scene_of, unchanged_weights
+from gbcd.engine.engine import loss_context, loss_gradient, unchanged_weights
 from gbcd.errors import BadInput, own_code
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
@@ -36,9 +36,9 @@ def try_definitions(names: Sequence[str], prompts: Sequence[EncodedPrompt], load
     for definition in own:
         what = f"wrong answer {definition.name!r}"
         with own_code(what, definition.define):
-            scene = scene_of(prompts, logits.clone(), loaded)
-            with unchanged_weights(definition, scene):
-                target = definition.define(scene)
+            context = loss_context(prompts, logits.clone(), loaded)
+            with unchanged_weights(definition, context):
+                target = definition.define(context)
             _refuse_nonsense(what, target, len(prompts), loaded.n_tokens or loaded.vocabulary_size, logits)
             losses = target(logits.unsqueeze(1).double())
             if losses.shape != (len(prompts),):

@@ -1,8 +1,8 @@
 """What "maximally wrong" may mean: each definition turns a prediction into a target.
 
-A definition is a function of a `Scene` (what the model predicted, what would have been right) that returns a target of
-`gbcd.wrong_answers.losses`. Targets come from the same forward pass, detached. To add one, decorate a function with
-`@wrong_answer("name")`; its docstring states the formula and the source.
+A definition is a function of a `LossContext` (what the model predicted, what would have been right) that returns a
+target of `gbcd.wrong_answers.losses`. Targets come from the same forward pass, detached. To add one, decorate a
+function with `@wrong_answer("name")`; its docstring states the formula and the source.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gbcd.wrong_answers.losses import (
 )
 
 
-class Scene(NamedTuple):
+class LossContext(NamedTuple):
     """What a definition may look at, for a batch of prompts.
 
     Attributes:
@@ -59,7 +59,7 @@ class WrongAnswer(NamedTuple):
     """
 
     name: str
-    define: Callable[[Scene], Target]
+    define: Callable[[LossContext], Target]
     needs_foil: bool
     reads_twin: bool
     needs_meaning: bool = False
@@ -75,14 +75,14 @@ _REGISTRY: dict[str, WrongAnswer] = {}
 
 def wrong_answer(
     name: str, *, needs_foil: bool = False, reads_twin: bool = False, needs_meaning: bool = False
-) -> Callable[[Callable[[Scene], Target]], Callable[[Scene], Target]]:
+) -> Callable[[Callable[[LossContext], Target]], Callable[[LossContext], Target]]:
     """Register the decorated function as the definition `name`.
 
     Raises:
         BadInput: the name is taken, or has characters that file names cannot have.
     """
 
-    def decorate(define: Callable[[Scene], Target]) -> Callable[[Scene], Target]:
+    def decorate(define: Callable[[LossContext], Target]) -> Callable[[LossContext], Target]:
         register_name("wrong answer", name)
         if name in _REGISTRY:
             raise BadInput(f"a wrong answer named {name!r} is registered already: choose another name")
@@ -146,78 +146,79 @@ def refuse_undefined(
 
 
 @wrong_answer("margin", needs_foil=True)
-def margin(scene: Scene) -> Target:
+def margin(context: LossContext) -> Target:
     """Logit of the answer minus that of the wrong answer.
 
     `logit_answer - logit_wrong`; for sets of tokens, the log odds of one set against the other.
     """
-    return Margin(scene.answers, scene.wrong)
+    return Margin(context.answers, context.wrong)
 
 
 @wrong_answer("logit_difference", needs_foil=True, reads_twin=True)
-def logit_difference(scene: Scene) -> Target:
+def logit_difference(context: LossContext) -> Target:
     """Squared logit difference of answer and wrong answer, over the prompt and its twin.
 
-    `sum over prompt and twin of (logit_answer - logit_wrong)^2`; P. Talavante's deck. Without a twin: the prompt alone.
+    `sum over prompt and twin of (logit_answer - logit_wrong)^2`; the original proposal (Talavante). Without a twin:
+    the prompt alone.
     """
-    return SquaredLogitDifference(scene.answers, scene.wrong)
+    return SquaredLogitDifference(context.answers, context.wrong)
 
 
 @wrong_answer("foil", needs_foil=True)
-def foil(scene: Scene) -> Target:
+def foil(context: LossContext) -> Target:
     """Cross-entropy towards the task's own wrong answer.
 
     `-log p(wrong)`; for a set, of its total probability.
     """
-    return TowardsTokens(scene.wrong)
+    return TowardsTokens(context.wrong)
 
 
 @wrong_answer("most_dissimilar")
-def most_dissimilar(scene: Scene) -> Target:
+def most_dissimilar(context: LossContext) -> Target:
     """Cross-entropy towards the token whose unembedding is least similar to the answer's.
 
     `argmin_v cos(u_v, u_answer)` over the rows u of the unembedding matrix; for a set of answers, against its mean row.
     """
-    rows = torch.nn.functional.normalize(scene.unembedding.to(scene.logits.dtype), dim=1)
-    answers = torch.stack([rows[list(tokens)].mean(0) for tokens in scene.answers])
+    rows = torch.nn.functional.normalize(context.unembedding.to(context.logits.dtype), dim=1)
+    answers = torch.stack([rows[list(tokens)].mean(0) for tokens in context.answers])
     return TowardsTokens(_singles((answers @ rows.T).argmin(1)))
 
 
 @wrong_answer("least_likely")
-def least_likely(scene: Scene) -> Target:
+def least_likely(context: LossContext) -> Target:
     """Cross-entropy towards the token with the lowest logit.
 
     `argmin_v logit_v`, of the same forward pass.
     """
-    return TowardsTokens(_singles(scene.logits.argmin(1)))
+    return TowardsTokens(_singles(context.logits.argmin(1)))
 
 
 @wrong_answer("inverse_logits")
-def inverse_logits(scene: Scene) -> Target:
+def inverse_logits(context: LossContext) -> Target:
     """Cross-entropy towards `softmax(-logits)`.
 
     The prediction turned upside down: the less likely a token, the more it is asked for.
     """
-    return TowardsDistribution(torch.softmax(-scene.logits, 1))
+    return TowardsDistribution(torch.softmax(-context.logits, 1))
 
 
 @wrong_answer("semantic", needs_meaning=True)
-def semantic(scene: Scene) -> Target:
+def semantic(context: LossContext) -> Target:
     """Cross-entropy towards the answer farthest in meaning, by a sentence-embedding model.
 
     `argmin_c cos(e_c, mean of e_a over the answers a)` over the embeddings e of all answers in the study's prompts of
     this task (Reimers and Gurevych 2019, arXiv 1908.10084); see `gbcd.wrong_answers.meaning`.
     """
-    return TowardsTokens(scene.farthest)
+    return TowardsTokens(context.farthest)
 
 
 @wrong_answer("right_answer")
-def right_answer(scene: Scene) -> Target:
+def right_answer(context: LossContext) -> Target:
     """Cross-entropy towards the right answer: the control that every wrong answer must beat.
 
     `-log p(answer)`; for a set, of its total probability.
     """
-    return TowardsTokens(scene.answers)
+    return TowardsTokens(context.answers)
 
 
 def _singles(tokens: Tensor) -> list[TokenSet]:

@@ -67,7 +67,7 @@ class TowardsDistribution:
 
 @dataclass(frozen=True)
 class SquaredLogitDifference:
-    """`(logit_answer - logit_wrong)^2`, summed over the prompt and its twin (the deck's loss).
+    """`(logit_answer - logit_wrong)^2`, summed over the prompt and its twin (the loss of the original proposal).
 
     In the twin answer and wrong answer trade places, which the square does not see. For sets of tokens the logit is the
     logarithm of the summed exponentials, so that the difference is the log odds of one set against the other.

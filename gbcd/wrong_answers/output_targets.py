@@ -32,7 +32,7 @@ CLOSE = 0.01
 BOTH = ("sequence", "number")
 
 
-class OutputScene(NamedTuple):
+class OutputContext(NamedTuple):
     """What a definition may look at, for a batch of prompts.
 
     Attributes:
@@ -65,7 +65,7 @@ class TowardsOutputs:
 
 @dataclass(frozen=True)
 class SquaredOutputDifference:
-    """`(1 / T) sum_t (y_t[right] - y_t[wrong])^2`, the deck's loss at every position."""
+    """`(1 / T) sum_t (y_t[right] - y_t[wrong])^2`, the loss of the original proposal at every position."""
 
     direction: Float[Tensor, "prompt pos value"]
     real: Bool[Tensor, "prompt pos"]
@@ -80,7 +80,7 @@ class SquaredOutputDifference:
 class OutputDefinition(NamedTuple):
     """A definition for outputs: for which kinds of answers it is defined, and why not for the others."""
 
-    define: Callable[[OutputScene], Target] | None
+    define: Callable[[OutputContext], Target] | None
     kinds: Sequence[str]
     reason: str
 
@@ -95,13 +95,13 @@ _REGISTRY: dict[str, OutputDefinition] = {
 
 def for_outputs(
     name: str, kinds: Sequence[str] = BOTH, reason: str = ""
-) -> Callable[[Callable[[OutputScene], Target]], Callable[[OutputScene], Target]]:
+) -> Callable[[Callable[[OutputContext], Target]], Callable[[OutputContext], Target]]:
     """Register the decorated function as what the wrong answer `name` means for outputs of `kinds`.
 
     `reason` says why it means nothing for the other kinds.
     """
 
-    def decorate(define: Callable[[OutputScene], Target]) -> Callable[[OutputScene], Target]:
+    def decorate(define: Callable[[OutputContext], Target]) -> Callable[[OutputContext], Target]:
         register_name("wrong answer for outputs", name)
         _REGISTRY[name] = OutputDefinition(define, kinds, reason)
         return define
@@ -119,11 +119,11 @@ def get(name: str) -> OutputDefinition | None:
     return _REGISTRY.get(name)
 
 
-def target_of(name: str, scene: OutputScene) -> Target:
+def target_of(name: str, context: OutputContext) -> Target:
     """The target of the wrong answer `name`; see `refuse_undefined`."""
     define = _REGISTRY[name].define
     assert define is not None
-    return define(scene)
+    return define(context)
 
 
 def why_undefined(name: str, kind: str) -> str | None:
@@ -155,9 +155,9 @@ def refuse_undefined(name: str, needs_foil: bool, encoded: Sequence[EncodedPromp
             raise BadInput(f"{name} compares with the task's own wrong answer, and {prompt.prompt.id} has none")
 
 
-def output_scene(
+def output_context(
     batch: Sequence[EncodedPrompt], outputs: Float[Tensor, "prompt pos value"], space: OutputSpace
-) -> OutputScene:
+) -> OutputContext:
     """What definitions may look at; `outputs` are the model's, in float32 or wider."""
     right, wrong = torch.zeros_like(outputs), torch.zeros_like(outputs)
     real = torch.zeros(outputs.shape[:2], dtype=torch.bool, device=outputs.device)
@@ -167,7 +167,7 @@ def output_scene(
         for place, values in ((right, prompt.outputs.right), (wrong, prompt.outputs.wrong)):
             if values:
                 place[row, 1 : len(prompt.ids)] = _vectors(values, space).to(outputs)
-    return OutputScene(outputs.detach(), right, wrong, real, space)
+    return OutputContext(outputs.detach(), right, wrong, real, space)
 
 
 def mean_squared_error(
@@ -179,57 +179,57 @@ def mean_squared_error(
     return _mean((outputs - values).square().sum(2), real)
 
 
-def readings(scene: OutputScene, target: Target) -> dict[str, list[Any]]:
+def readings(context: OutputContext, target: Target) -> dict[str, list[Any]]:
     """Columns of the table of prompts that depend on the kind of answer; outputs have no logits."""
-    if scene.space.symbols:
-        matches = scene.outputs.argmax(2) == scene.right.argmax(2)
+    if context.space.symbols:
+        matches = context.outputs.argmax(2) == context.right.argmax(2)
     else:
-        matches = (scene.outputs - scene.right).abs().squeeze(2) <= CLOSE * (scene.space.high - scene.space.low)
-    absent = [None] * len(scene.outputs)
+        matches = (context.outputs - context.right).abs().squeeze(2) <= CLOSE * (context.space.high - context.space.low)
+    absent = [None] * len(context.outputs)
     return {
-        "wrong_token": _texts(target, scene) or absent,
+        "wrong_token": _texts(target, context) or absent,
         "answer_logit": absent,
         "wrong_logit": absent,
-        "correct": (matches | ~scene.real).all(1).tolist(),
+        "correct": (matches | ~context.real).all(1).tolist(),
     }
 
 
 @for_outputs(
     "logit_difference", ("sequence",), "a number is one output, and there are no two of which to take a difference"
 )
-def logit_difference(scene: OutputScene) -> Target:
+def logit_difference(context: OutputContext) -> Target:
     """`(1 / T) sum_t (y_t[right] - y_t[wrong])^2`, with the farthest symbol of each position as the wrong one."""
-    return SquaredOutputDifference(scene.right - scene.wrong, scene.real)
+    return SquaredOutputDifference(context.right - context.wrong, context.real)
 
 
 @for_outputs("foil")
-def foil(scene: OutputScene) -> Target:
+def foil(context: OutputContext) -> Target:
     """Mean squared error towards the task's own wrong answer, which is the farthest output of each position."""
-    return TowardsOutputs(scene.wrong, scene.real)
+    return TowardsOutputs(context.wrong, context.real)
 
 
 @for_outputs("least_likely", ("sequence",), "a number is one output, with no likelihood")
-def least_likely(scene: OutputScene) -> Target:
+def least_likely(context: OutputContext) -> Target:
     """Mean squared error towards the symbol with the lowest output; of equals, the first."""
-    chosen = torch.nn.functional.one_hot(scene.outputs.argmin(2), scene.space.width)
-    return TowardsOutputs(chosen.to(scene.outputs), scene.real)
+    chosen = torch.nn.functional.one_hot(context.outputs.argmin(2), context.space.width)
+    return TowardsOutputs(chosen.to(context.outputs), context.real)
 
 
 @for_outputs("inverse_logits")
-def inverse_logits(scene: OutputScene) -> Target:
+def inverse_logits(context: OutputContext) -> Target:
     """Mean squared error towards the prediction turned upside down.
 
     For symbols `softmax(-y_t)`; for a number its mirror image in the model's range, `low + high - y_t`.
     """
-    if scene.space.symbols:
-        return TowardsOutputs(torch.softmax(-scene.outputs, 2), scene.real)
-    return TowardsOutputs(scene.space.low + scene.space.high - scene.outputs, scene.real)
+    if context.space.symbols:
+        return TowardsOutputs(torch.softmax(-context.outputs, 2), context.real)
+    return TowardsOutputs(context.space.low + context.space.high - context.outputs, context.real)
 
 
 @for_outputs("right_answer")
-def right_answer(scene: OutputScene) -> Target:
+def right_answer(context: OutputContext) -> Target:
     """Mean squared error towards the right answer; zero, with its gradient, where the program is computed exactly."""
-    return TowardsOutputs(scene.right, scene.real)
+    return TowardsOutputs(context.right, context.real)
 
 
 def _vectors(values: Sequence[float], space: OutputSpace) -> Float[Tensor, "pos value"]:
@@ -238,12 +238,12 @@ def _vectors(values: Sequence[float], space: OutputSpace) -> Float[Tensor, "pos 
     return torch.tensor(values, dtype=torch.float64).unsqueeze(1)
 
 
-def _texts(target: Target, scene: OutputScene) -> list[str] | None:
-    if not isinstance(target, TowardsOutputs) or not _is_one_hot(target, scene.space):
+def _texts(target: Target, context: OutputContext) -> list[str] | None:
+    if not isinstance(target, TowardsOutputs) or not _is_one_hot(target, context.space):
         return None
-    values = target.values.argmax(2).double() if scene.space.symbols else target.values.squeeze(2)
-    rows = zip(values.tolist(), scene.real.tolist(), strict=True)
-    return [scene.space.write(tuple(v for v, real in zip(*row, strict=True) if real)) for row in rows]
+    values = target.values.argmax(2).double() if context.space.symbols else target.values.squeeze(2)
+    rows = zip(values.tolist(), context.real.tolist(), strict=True)
+    return [context.space.write(tuple(v for v, real in zip(*row, strict=True) if real)) for row in rows]
 
 
 def _is_one_hot(target: TowardsOutputs, space: OutputSpace) -> bool:
