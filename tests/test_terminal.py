@@ -14,9 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from gbcd import cli
-from gbcd.commands import evaluate, reduce, status, verify
 from gbcd.printing import SafeConsole, counted, duration, fact, heading, table
-from gbcd.run import parts
 from gbcd.run.progress import Progress, ProgressDisplay
 
 COLUMNS = ["score", "AUROC", "Spearman", "passes"]
@@ -147,11 +145,10 @@ def test_colour_is_for_a_terminal_that_wants_it() -> None:
 def test_control_c_is_status_130_and_says_how_to_go_on(
     command: str, again: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(out: str) -> NoReturn:
+    def interrupted(store: object, out: str) -> NoReturn:
         raise KeyboardInterrupt
 
-    for module in (evaluate, reduce, status, verify, parts):
-        monkeypatch.setattr(module, "folders", interrupted)
+    monkeypatch.setattr("gbcd.run.store.Store.__init__", interrupted)
     result = CliRunner().invoke(cli.app, [command, "results"])
     assert result.exit_code == 130
     assert f"The same command {again}" in result.stderr

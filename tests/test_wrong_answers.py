@@ -31,6 +31,7 @@ def test_most_dissimilar_of_a_set_is_farthest_from_its_mean_direction(answers: T
 def test_losses_of_sets_are_of_their_total_probability() -> None:
     p = [math.exp(logit) for logit in LOGITS[0].tolist()]
     expected = {
+        "margin": math.log((p[0] + p[1]) / (p[2] + p[3])),
         "logit_difference": math.log((p[0] + p[1]) / (p[2] + p[3])) ** 2,
         "foil": -math.log((p[2] + p[3]) / sum(p)),
         "most_dissimilar": -math.log(p[2] / sum(p)),
