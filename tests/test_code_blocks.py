@@ -75,7 +75,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(console, "width", 92)  # as wide as a block of the site
     monkeypatch.setattr(_registry, "_tasks", {name: tasks.get(name) for name in tasks.names()})
     monkeypatch.setattr(wrong_answers, "_REGISTRY", dict(wrong_answers._REGISTRY))
-    monkeypatch.setattr(baselines, "_BASELINES", dict(baselines.BASELINES))
+    monkeypatch.setattr(baselines, "_BASELINES", dict(baselines._BASELINES))
     monkeypatch.setattr("gbcd.commands.doctor.ray_works", lambda: "not started in this test")
     return where
 
