@@ -85,6 +85,8 @@ def evaluated(data: ReportData, effects: dict[str, float] | None = None) -> Repo
                 sizes.append({**keys, **kept, **bounds})
     edges = [{**row, "ranking": "size", "n_edges": 10 * row["n_components"]} for row in sizes]
     edges = [{name: value for name, value in row.items() if name != "n_components"} for row in edges]
+    place = {task: number for number, task in enumerate(dict.fromkeys(group.key.task for group in data.groups), 1)}
+    edges = [{**row, "faithfulness": row["faithfulness"] ** place[row["task"]]} for row in edges]  # other in each task
     tables = (pl.from_dicts(table, infer_schema_length=None) for table in (figures, rows, sizes, edges))
     return replace(data, measured=Measured(*tables))
 

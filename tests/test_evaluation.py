@@ -378,14 +378,13 @@ def test_what_cannot_be_evaluated_is_refused(study, tmp_path):
 )
 def test_a_prompt_file_that_cannot_be_patched_is_refused(tmp_path, n_prompts, counterfactual, problem):
     names = ["Aaron", "Alan", "Adam"]
-    lines = [
-        {"prompt": f"{name} gave a drink to", "answer": "Andrew", "counterfactual": counterfactual}
+    lines = [  # each of a template of its own, so that none is the partner of another
+        {"prompt": f"{name} gave a drink to", "answer": "Andrew", "counterfactual": counterfactual, "template": name}
         for name in names[:n_prompts]
     ]
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({k: v for k, v in line.items() if v}) + "\n" for line in lines))
     fields = {"model": saved_tiny_gpt2(tmp_path / "model"), "prompts": str(path), "compute": {"workers": 0}}
-    fields["reference"] = "counterfactual"
     out = tmp_path / "out"
     run_study(make_study({**fields, "out": str(out)}), Console(quiet=True))
     before = sorted(out.rglob("*"))
