@@ -117,6 +117,7 @@ def head() -> Generator[str]:
         stderr=subprocess.DEVNULL,
     )
     wait_for(lambda: listens(port))
+    wait_for(lambda: takes_jobs(f"http://127.0.0.1:{port}"))
     yield f"http://127.0.0.1:{port}"
     process.terminate()
     try:
@@ -130,6 +131,14 @@ def head() -> Generator[str]:
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def takes_jobs(head: str) -> bool:
+    """Whether a job can be submitted: the server listens some time before the agent that starts jobs is there."""
+    try:
+        return bool(asked(head, "", json.dumps({"entrypoint": "true"}).encode())["submission_id"])
+    except OSError:
+        return False
 
 
 def submitted(head: str, *arguments: str, options: tuple[str, ...] = ()) -> tuple[int, str]:
