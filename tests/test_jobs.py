@@ -32,6 +32,13 @@ ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "jobs" / "studies").glob("*.toml"))
 
 
+def test_weights_results_and_whatever_git_ignores_stay_at_home() -> None:
+    excluded = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())["excludes"]
+    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("/")]
+    assert ignored
+    assert set(ignored) <= {path.strip("/") for path in excluded}
+
+
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_every_study_can_be_planned(file: Path, tmp_path: Path) -> None:
     study = read_study(file)
