@@ -118,7 +118,9 @@ def test_no_more_workers_are_started_than_there_are_shards(reference: Path, tmp_
     study = small_study(reference, workers=7, out=str(tmp_path / "out"), prompts_per_task=16)
     said = io.StringIO()
     run_study(study, Console(file=said, width=200))
-    assert "2/2 workers" in said.getvalue()
+    # how many are ready by the end of so short a run is chance; how many are asked for is not
+    assert "/2 workers" in said.getvalue()
+    assert "/7 workers" not in said.getvalue()
 
 
 def test_a_driver_that_is_killed_leaves_no_worker_that_goes_on(reference: Path, tmp_path: Path) -> None:
