@@ -152,7 +152,7 @@ def _target(oracle: Oracle, loaded: LoadedModel, prompt: EncodedPrompt, definiti
     return definition.define(loss_context([prompt], logits[-1:], loaded))
 
 
-def check(found: Values, expected: Values, loaded: LoadedModel, tolerance: float) -> None:
+def check(found: Values, expected: Values, loaded: LoadedModel, tolerance: float, floor: float = 1e-6) -> None:
     """Every value relative to itself; what cancels, relative to what it is a difference or a sum of.
 
     A norm that is compared with a reference is a difference of inputs, and its measure is at least a thousandth of the
@@ -168,9 +168,8 @@ def check(found: Values, expected: Values, loaded: LoadedModel, tolerance: float
         is_norm = statistic in NORMS
         norm = wanted if is_norm else expected.statistics[NORMS[ATTRIBUTIONS.index(statistic)]]
         scale = torch.maximum(norm, _CANCELLED * plain) * (1 if is_norm else sizes)
-        # the square of a norm is rounded as the largest are, so a norm a thousandth as large has six digits fewer
-        floor = 1e-3 * float(scale.max())
-        error = (found.statistics[statistic] - wanted).abs() / scale.clamp(min=floor)
+        least = floor * float(scale.max())
+        error = (found.statistics[statistic] - wanted).abs() / scale.clamp(min=least)
         worst = int(error.flatten().argmax())
         assert float(error.max()) <= tolerance, (statistic, names[worst % len(names)], float(error.max()))
 
