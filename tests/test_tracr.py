@@ -178,8 +178,8 @@ def test_every_statistic_equals_the_oracle(
     encoded = encode(prompts, loaded.tokenizer, loaded.context)
     sample = [replace(one, prompt=replace(one.prompt, id=f"sample/{one.prompt.id}")) for one in encoded] + encoded
     engine = Engine(loaded, [definition], exact_calibration(Oracle(loaded), sample, "position"))
-    # A squared norm is rounded by 2e-16 of the largest term: of a key that nearly cancels, 5e-7 of the largest norm, six
-    # digits are left after the root. From 1e-4 on, nine are.
+    # A squared norm is rounded by 2e-16 of its terms: a key that nearly cancels, 5e-7 of the largest norm, keeps eight
+    # digits after the root. From 1e-4 on it keeps ten.
     check(engine_values(engine, encoded), oracle_values(loaded, encoded, definition, sample), loaded, 1e-9, floor=1e-4)
 
 
