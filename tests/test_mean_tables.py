@@ -21,9 +21,20 @@ def test_means_come_back_from_files_of_any_size(part_bytes: int, monkeypatch: py
     )
     tables = tables_from_means(means)
     assert len(tables) == {1: 7, 100: 5, 1 << 20: 2}[part_bytes]
-    found = means_from_tables({name: decode(encode(table)) for name, table in tables.items()})
+    found = means_from_tables([{name: decode(encode(table)) for name, table in tables.items()}])
     assert found.groups == means.groups
     assert found.means.keys() == means.means.keys()
     assert all(torch.equal(found.means[name], means.means[name]) for name in means.means)
     assert torch.equal(found.tokens, means.tokens)
     assert torch.equal(found.token_groups, means.token_groups)
+
+
+def test_shards_of_a_sample_are_joined_and_short_groups_end_in_zeros() -> None:
+    long = TaskMeans(("b",), {"x": torch.ones(1, 3, 2)}, torch.tensor([[7, 8, 9]]), torch.tensor([0]), ("p/1",))
+    short = TaskMeans(("a",), {"x": torch.full((1, 2, 2), 5.0)}, torch.tensor([[5, 6]]), torch.tensor([0]), ("p/0",))
+    found = means_from_tables([tables_from_means(one) for one in (long, short)])
+    assert found.groups == ("a", "b")
+    assert found.means["x"].tolist() == [[[5, 5], [5, 5], [0, 0]], [[1, 1], [1, 1], [1, 1]]]
+    assert found.tokens.tolist() == [[7, 8, 9], [5, 6, -1]]
+    assert (found.token_groups.tolist(), found.members) == ([1, 0], ("p/1", "p/0"))
+    assert found.counts().tolist() == [[1, 1, 0], [1, 1, 1]]

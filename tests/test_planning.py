@@ -19,6 +19,7 @@ from small_runs import finished, small_study
 from tiny_models import small_tokenizer
 
 from gbcd import tasks
+from gbcd.engine.engine import Engine
 from gbcd.errors import BadInput
 from gbcd.models.load import load
 from gbcd.prompting.tokens import EncodedPrompt, encode
@@ -215,6 +216,26 @@ def test_another_study_beside_the_first_is_not_written(tmp_path: Path, monkeypat
     assert second.resumed
     assert second.plan == first.plan
     assert len(list((tmp_path / "out" / "inputs").iterdir())) == 1
+
+
+def test_shards_of_the_sample_together_give_the_means_of_the_whole(tmp_path: Path) -> None:
+    asked = {"tasks": ("greater_than",), "wrong_answers": ("inverse_logits",), "prompts_per_task": 160}
+    study = small_study(tmp_path, centering="template", **asked)
+    planned = open_plan(study)
+    in_shards = [group for shard in planned.plan.means for group in shard.groups]
+    assert len(planned.plan.means) > 1
+    assert len(in_shards) == len(set(in_shards))
+    finished(study)
+    found, _ = read_means(planned.store, planned.plan, "greater_than")
+    loaded = load(study.model, device="cpu")
+    sample = Inputs(planned.store, planned.plan).sample("greater_than", 160)
+    (whole,) = Engine(loaded, []).calibrate(sample, "template").tasks.values()
+    means = found.tasks["greater_than"]
+    assert means.groups == whole.groups
+    assert means.counts().tolist() == whole.counts().tolist()
+    assert set(means.means) == set(whole.means)
+    for name, mean in whole.means.items():
+        torch.testing.assert_close(means.means[name], mean, atol=1e-5, rtol=1e-5)
 
 
 def test_a_study_centred_by_template_is_the_engine_so_centred(tmp_path: Path) -> None:

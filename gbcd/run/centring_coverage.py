@@ -47,6 +47,10 @@ class CentringCoverage:
             self._seen[group, max(len(one.ids), len(one.twin_ids or ()))] += 1
             self._n_seen += 1
 
+    def sample_sizes(self) -> dict[str, int]:
+        """How many prompts of the calibration sample each group has."""
+        return {group: len(lengths) for group, lengths in self._sample.items()}
+
     def missed(self) -> int:
         """How many prompts will have no centred norm."""
         return sum(self._missed(self._reach()).values())

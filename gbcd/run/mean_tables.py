@@ -1,14 +1,18 @@
 """The mean inputs of a task as tables, and back.
 
-`sample` holds the tokens of the sample's prompts. The means lie in `means_00`, `means_01` ..., one row for each input
-and group, none of them much larger than `PART_BYTES`: a model of 8 billion parameters has 3 GB of them a task.
+The sample of a task is cut by group (template) into shards, so that all workers measure means and no sum is merged.
+In each shard `sample` holds the tokens of its prompts. The means lie in `means_00`, `means_01` ..., one row for each
+input and group, none of them much larger than `PART_BYTES`: a model of 8 billion parameters has 3 GB of them a task.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from gbcd.engine.calibration import TaskMeans
@@ -43,28 +47,37 @@ def tables_from_means(means: TaskMeans) -> Tables:
     return {"sample": pa.table(sample, schema=_SAMPLE), **tables}
 
 
-def means_from_tables(tables: Tables) -> TaskMeans:
-    """Read what `tables_from_means` wrote."""
-    sample = tables["sample"]
-    group_of = sample["group"].to_pylist()
+def means_from_tables(shards: Sequence[Tables]) -> TaskMeans:
+    """The means of a task from all of its shards, each as `tables_from_means` wrote it."""
+    sample = pa.concat_tables(shard["sample"] for shard in shards)
+    group_of, tokens_of = sample["group"].to_pylist(), sample["tokens"].to_pylist()
     groups = tuple(sorted(set(group_of)))
-    by_name: dict[str, dict[str, Tensor]] = {}
-    for table_name in sorted(tables.keys() - {"sample"}):
-        for row in tables[table_name].to_batches(max_chunksize=1):
-            name, group, n_positions = (row[column][0].as_py() for column in ("name", "group", "n_positions"))
-            values = row["means"].flatten().to_numpy()
-            by_name.setdefault(name, {})[group] = torch.tensor(values).view(n_positions, -1)
-    lengths = [len(tokens) for tokens in sample["tokens"].to_pylist()]
-    tokens = torch.full((len(lengths), max(lengths)), -1)
-    for number, row in enumerate(sample["tokens"].to_pylist()):
-        tokens[number, : len(row)] = torch.tensor(row)
+    length = max(map(len, tokens_of))
+    tokens = torch.full((len(tokens_of), length), -1)
+    for row, found in zip(tokens, tokens_of, strict=True):
+        row[: len(found)] = torch.tensor(found)
     return TaskMeans(
         groups=groups,
-        means={name: torch.stack([means[group] for group in groups]) for name, means in by_name.items()},
+        means=_means(shards, groups, length),
         tokens=tokens,
         token_groups=torch.tensor([groups.index(group) for group in group_of]),
         members=tuple(sample["prompt_id"].to_pylist()),
     )
+
+
+def _means(
+    shards: Sequence[Tables], groups: Sequence[str], length: int
+) -> dict[str, Float[Tensor, "group {length} d_in"]]:
+    """By name of the input; groups of shorter prompts end in zeros, which no prompt of theirs reaches."""
+    found: dict[str, Tensor] = {}
+    for table in (shard[name] for shard in shards for name in sorted(shard.keys() - {"sample"})):
+        for row in table.to_batches(max_chunksize=1):
+            name, group, n_positions = (row[column][0].as_py() for column in ("name", "group", "n_positions"))
+            mean = torch.tensor(row["means"].flatten().to_numpy()).view(n_positions, -1)
+            if name not in found:
+                found[name] = mean.new_zeros(len(groups), length, mean.shape[1])
+            found[name][groups.index(group), :n_positions] = mean
+    return found
 
 
 def _row(name: str, group: str, mean: Tensor) -> pa.Table:

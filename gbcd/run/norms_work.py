@@ -1,12 +1,13 @@
 """The work of a study: first the mean inputs of every task, then the norms of every shard of prompts.
 
-Centred norms subtract mean inputs, which are measured on a sample of each task (`calibration/`, one shard a task) and
-from then on frozen for the study: the norms of a shard name the means that they were taken against. Workers read the
-means from the results folder, one task at a time, and never through the driver.
+Centred norms subtract mean inputs, which are measured on a sample of each task (`calibration/`, a shard for some of its
+templates) and from then on frozen for the study: the norms of a shard name the means that they were taken against.
+Workers read the means from the results folder, one task at a time, and never through the driver.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -20,7 +21,7 @@ from gbcd.errors import BadInput
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.run.commits import commit_path, damaged, read_commits, read_table
+from gbcd.run.commits import Commit, commit_path, damaged, read_commits, read_table
 from gbcd.run.inputs import Inputs
 from gbcd.run.mean_tables import means_from_tables, tables_from_means
 from gbcd.run.norm_checks import check_norms
@@ -67,12 +68,8 @@ def build_engine(loaded: LoadedModel, plan: Plan, calibration: Calibration | Non
 
 def stages(plan: Plan) -> tuple[Stage, Stage]:
     """What a plan consists of."""
-    n_prompts = dict.fromkeys(plan.tasks, 0)
-    for shard in plan.shards:
-        n_prompts[shard.task] += shard.n_prompts
-    sample = plan.study.calibration_prompts
     return (
-        Stage(MEANS, tuple(min(n, sample) for n in n_prompts.values()), title="Mean activations"),
+        Stage(MEANS, tuple(shard.n_prompts for shard in plan.means), title="Mean activations"),
         Stage(NORMS, tuple(shard.n_prompts for shard in plan.shards), title="Gradient norms"),
     )
 
@@ -106,7 +103,7 @@ class NormsWork:
         self._engine: tuple[str, ShardEngine, bytes] | None = None
 
     def compute(self, stage: str, shard: int, on_progress: OnProgress) -> Tables:
-        """The means of a task, or the norms of a shard."""
+        """The means of a shard of a sample, or the norms of a shard."""
         return self._means(shard, on_progress) if stage == MEANS else self._norms(shard, on_progress)
 
     def check(self, stage: str, shard: int, tables: Tables) -> None:
@@ -115,12 +112,14 @@ class NormsWork:
             ids = self._inputs.ids(self._plan.shards[shard])
             check_norms(tables, ids, self._plan.study.wrong_answers, len(self._loaded.components))
 
-    def _means(self, task: int, on_progress: OnProgress) -> Tables:
-        plan, name = self._plan, self._plan.tasks[task]
-        sample = self._inputs.sample(name, plan.study.calibration_prompts)
+    def _means(self, number: int, on_progress: OnProgress) -> Tables:
+        plan, shard = self._plan, self._plan.means[number]
+        sample = self._inputs.sample(shard.task, plan.study.calibration_prompts)
         engine = self._build(self._loaded, plan, None)
+        if plan.centering == "template":
+            sample = [one for one in sample if one.prompt.template in shard.groups]
         calibration = engine.calibrate(sample, plan.centering, plan.batch_size, on_progress)
-        return tables_from_means(calibration.tasks[name])
+        return tables_from_means(calibration.tasks[shard.task])
 
     def _norms(self, number: int, on_progress: OnProgress) -> Tables:
         shard = self._plan.shards[number]
@@ -151,11 +150,17 @@ def read_means(store: Store, plan: Plan, task: str) -> tuple[Calibration, str]:
         StorageError: they cannot be read now.
     """
     below = store.below(MEANS)
-    commits = read_commits(below, [plan.tasks.index(task)])
-    if not commits:
-        raise damaged(below, f"{commit_path(plan.tasks.index(task))} is gone")
-    tables = {name: read_table(below, file) for name, file in commits[0].files.items()}
-    return Calibration(plan.centering, {task: means_from_tables(tables)}), commits[0].sha256
+    wanted = [number for number, shard in enumerate(plan.means) if shard.task == task]
+    commits = read_commits(below, wanted)
+    if missing := set(wanted) - {commit.shard for commit in commits}:
+        raise damaged(below, f"{commit_path(min(missing))} is gone")
+    shards = [{name: read_table(below, file) for name, file in commit.files.items()} for commit in commits]
+    return Calibration(plan.centering, {task: means_from_tables(shards)}), means_sha256(commits)
+
+
+def means_sha256(commits: Sequence[Commit]) -> str:
+    """Hash of the means of a task, from the commits of all their shards in order."""
+    return hashlib.sha256("".join(commit.sha256 for commit in commits).encode()).hexdigest()
 
 
 def _refuse_other(plan: Plan, loaded: LoadedModel) -> None:

@@ -35,7 +35,7 @@ from gbcd.run.draft import TaskDraft
 from gbcd.run.inputs import InputsWriter
 from gbcd.run.own_definitions import DefinitionFile, import_definitions, read_definitions
 from gbcd.run.results import COMPONENTS_FILE, encoded_components
-from gbcd.run.shards import PLAN, Plan, Sources, cut, read_plan
+from gbcd.run.shards import PLAN, Plan, Sources, cut, cut_means, read_plan
 from gbcd.run.sources import drawn, fingerprints, n_per_task, needs_meaning, refuse_unknown
 from gbcd.run.store import StorageError, Store
 from gbcd.study import Study
@@ -190,12 +190,17 @@ def _created(store: Store, study: Study, loaded: LoadedModel, sources: Sources) 
             for shard in groups(by_length(draft.prompts(), batch), size):
                 writer.add([placed.prompt for placed in shard], [placed.place for placed in shard])
         shards = cut({draft.task: draft.n_prompts for draft in drafts}, size)
+        means = tuple(
+            shard
+            for draft in drafts
+            for shard in cut_means(draft.task, draft.coverage[cast(Centering, study.centering)].sample_sizes())
+        )
         if not store.is_local:
             store.refuse_overwriting()
         inputs = writer.publish(store)
         plan = Plan(
             study=study, sources=sources, inputs=inputs, prompts_sha256=writer.prompts_sha256, self_check=proof,
-            shards=shards,
+            means=means, shards=shards,
         )  # fmt: skip
         if not store.create(PLAN, plan.model_dump_json(indent=1).encode()):
             store.delete(inputs.path)

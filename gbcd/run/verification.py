@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from gbcd.engine.tables import FAILED
 from gbcd.run.commits import Commit, commit_path, committed_ids, read_record, read_verified
 from gbcd.run.norm_checks import check_norms
-from gbcd.run.norms_work import MEANS, MEANS_KEY, NORMS
+from gbcd.run.norms_work import MEANS, MEANS_KEY, NORMS, means_sha256
 from gbcd.run.results import COMPONENTS_FILE, failed_prompts, read_components
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import StorageError, Store
@@ -60,7 +60,7 @@ class Verification(NamedTuple):
     Attributes:
         plan: what should be there.
         common: what is wrong with the files that all shards share; by file.
-        means: the mean activations, a shard for each task.
+        means: the mean activations.
         norms: the shards of prompts.
         evaluations: the shards of evaluations, by folder; what they lack, the same `gbcd evaluate` computes.
         failed: prompts without values, with the reason.
@@ -100,8 +100,8 @@ def verify(out: str) -> Verification:
     store = Store(out)
     plan = read_plan(store)
     common = dict(_common_problems(store, plan))
-    means = verify_stage(store.below(MEANS), len(plan.tasks))
-    hashes = {commit.shard: commit.sha256 for commit in means.commits}
+    means = verify_stage(store.below(MEANS), len(plan.means))
+    hashes = _means_hashes(plan, means.commits)
     can_check = plan.inputs.path not in common and COMPONENTS_FILE not in common
     check = _norms_check(store, plan, hashes) if can_check else None
     norms = verify_stage(store.below(NORMS), len(plan.shards), check)
@@ -185,17 +185,26 @@ def _examined(store: Store, shard: int, n_shards: int | None, check: Check | Non
     return commit
 
 
-def _norms_check(store: Store, plan: Plan, means: dict[int, str]) -> Check:
+def _means_hashes(plan: Plan, commits: Sequence[Commit]) -> dict[str, str]:
+    """By task, the hash of its means, where all of their shards are sound."""
+    found: dict[str, str] = {}
+    for task in plan.tasks:
+        of_task = [commit for commit in commits if plan.means[commit.shard].task == task]
+        if len(of_task) == sum(shard.task == task for shard in plan.means):
+            found[task] = means_sha256(of_task)
+    return found
+
+
+def _norms_check(store: Store, plan: Plan, means: dict[str, str]) -> Check:
     """Holds norms against the stored prompts and the means of their task."""
     ids = pq.read_table(store.open(plan.inputs.path), columns=["id"])["id"].combine_chunks()
     n_components = len(read_components(store))
-    tasks = {name: number for number, name in enumerate(plan.tasks)}
 
     def check(number: int, tables: Tables) -> None:
         shard = plan.shards[number]
         wanted = ids.slice(shard.start, shard.n_prompts).to_pylist()
         check_norms(tables, wanted, plan.study.wrong_answers, n_components)
-        sha256 = means.get(tasks[shard.task])
+        sha256 = means.get(shard.task)
         if sha256 is not None and (tables["norms"].schema.metadata or {}).get(MEANS_KEY) != sha256.encode():
             raise UnsoundShardError("computed against other mean activations than those that are stored")
 
