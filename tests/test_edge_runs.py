@@ -11,7 +11,7 @@ from tiny_models import FAMILIES, random_gpt2, random_model, small_tokenizer
 from gbcd.analysis.circuits import Config, edge_names
 from gbcd.engine.edges import EdgeScores, recorded
 from gbcd.engine.engine import packed_for
-from gbcd.models.edge_runs import circuit_logits
+from gbcd.models.edge_runs import CircuitRuns
 from gbcd.models.forward import Options
 from gbcd.models.load import LoadedModel, prepared
 
@@ -23,6 +23,12 @@ def drawn(seed: int) -> list[tuple[int, ...]]:
     return [tuple(int(token) for token in rng.integers(0, VOCAB, length)) for length in LENGTHS]
 
 
+def sharing(prompts: list[tuple[int, ...]], shared: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Counterfactuals with so many first tokens in common with the prompts, and none after."""
+    drawn_anew = ([(token + 1) % VOCAB for token in ids] for ids in prompts)
+    return [(*ids[:n], *other[n:]) for ids, other, n in zip(prompts, drawn_anew, shared, strict=True)]
+
+
 def config_of(loaded: LoadedModel) -> Config:
     cfg = Config.of(loaded.components, loaded.spec.parallel)
     assert cfg is not None
@@ -31,13 +37,15 @@ def config_of(loaded: LoadedModel) -> Config:
 
 def logits(loaded: LoadedModel, prompts, others, circuits):
     packed = [packed_for(loaded, [(ids,) for ids in some]) for some in (prompts, others)]
-    return circuit_logits(loaded.decoder, *packed, torch.tensor(circuits))[:, 0].unflatten(0, (len(prompts), -1))
+    runs = CircuitRuns(loaded.decoder, *packed)
+    return torch.stack([runs.logits(torch.tensor(circuit))[:, 0] for circuit in circuits], 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_edges_are_the_model_and_none_the_counterfactual(family: str) -> None:
     loaded = prepared(family, random_model(family, VOCAB, 3), small_tokenizer())
-    prompts, others = drawn(0), drawn(1)
+    prompts = drawn(0)
+    others = sharing(prompts, (2, 0, 4))
     n_edges = len(list(edge_names(config_of(loaded))))
     found = logits(loaded, prompts, others, [[True] * n_edges, [False] * n_edges])
     for row, (ids, other) in enumerate(zip(prompts, others, strict=True)):
@@ -82,15 +90,34 @@ def written_out(loaded: LoadedModel, ids, other, inside: set[str]):
     return run(ids, theirs)[0]
 
 
-def test_circuits_drawn_at_random_are_those_written_out() -> None:
+@pytest.mark.parametrize("shared", [(0, 0, 0), (2, 0, 3), (3, 3, 5), (6, 4, 6)])
+def test_circuits_drawn_at_random_are_those_written_out(shared: tuple[int, ...]) -> None:
     loaded = prepared("random", *random_gpt2(3, 2, 4, VOCAB, seed=0, dtype=torch.float64))
-    names, prompts, others = list(edge_names(config_of(loaded))), drawn(0), drawn(1)
+    names, prompts = list(edge_names(config_of(loaded))), drawn(0)
+    others = sharing(prompts, shared)
     circuits = np.random.default_rng(2).random((4, len(names))) < np.array([[0.2], [0.5], [0.8], [0.95]])
     found = logits(loaded, prompts, others, circuits)
     for row, (ids, other) in enumerate(zip(prompts, others, strict=True)):
         for column, chosen in enumerate(circuits):
             inside = {name for name, is_inside in zip(names, chosen, strict=True) if is_inside}
             torch.testing.assert_close(found[row, column], written_out(loaded, ids, other, inside))
+
+
+def test_only_what_can_differ_from_the_counterfactual_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = prepared("random", *random_gpt2(3, 2, 4, VOCAB, seed=0))
+    cfg, prompts = config_of(loaded), drawn(0)
+    names, ran = list(edge_names(cfg)), list[tuple[str, int]]()
+    packed = [packed_for(loaded, [(ids,) for ids in some]) for some in (prompts, sharing(prompts, (4, 1, 5)))]
+    runs = CircuitRuns(loaded.decoder, *packed)
+    attention, mlp = runs.mixed, runs.mlp
+    monkeypatch.setattr(runs, "mixed", lambda layer, block, q, *rest: (
+        ran.append((f"a{layer}", q.shape[1])), attention(layer, block, q, *rest))[1])  # fmt: skip
+    monkeypatch.setattr(runs, "mlp", lambda layer, block, x, rows: (
+        ran.append((f"m{layer}", x.shape[1])), mlp(layer, block, x, rows))[1])  # fmt: skip
+    inside = {"input->a0.h1<v>", "a0.h1->m1", "m1->logits", "input->logits"}
+    runs.logits(torch.tensor([name in inside for name in names]))
+    # of six, four and six tokens, two, three and one are behind the first difference
+    assert ran == [("a0", 3), ("m1", 3)]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt_neox", "opt"])
@@ -109,8 +136,8 @@ def test_where_the_counterfactual_is_near_one_edge_does_what_its_attribution_say
     direction[..., 3], direction[..., 5] = 1.0, -1.0
     run.backward(direction, scores)
     wanted = scores.values()
-    circuits = ~torch.eye(wanted.shape[1], dtype=torch.bool)
-    found = circuit_logits(loaded.decoder, packed, others, circuits)[:, 0].unflatten(0, (len(prompts), -1))
+    runs = CircuitRuns(loaded.decoder, packed, others)
+    found = torch.stack([runs.logits(circuit)[:, 0] for circuit in ~torch.eye(wanted.shape[1], dtype=torch.bool)], 1)
     drops = (run.logits - found)[..., 3] - (run.logits - found)[..., 5]
     assert drops.abs().max() > 1e-5
     # the second order is about 1e-4 of the first

@@ -26,7 +26,7 @@ from gbcd.evaluation.patching import Means, PatchedBatch, position_means
 from gbcd.evaluation.places import Level, places_of
 from gbcd.evaluation.score_context import ScoreContext
 from gbcd.models import load as models
-from gbcd.models.edge_runs import circuit_logits
+from gbcd.models.edge_runs import CircuitRuns
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
@@ -174,26 +174,27 @@ def circuit_metrics(
     cfg = Config.of(loaded.components, loaded.spec.parallel)
     if not circuits or cfg is None:
         return found
-    inside = torch.zeros(len(circuits), n_edges(cfg), dtype=torch.bool, device=loaded.device)
-    for row, members in enumerate(circuits):
-        inside[row, list(members)] = True
-    sources = 1 + cfg.n_layers * (cfg.n_heads + 1)
-    example = sources * max(len(prompt.ids) for prompt in prompts) * cfg.d_model * loaded.dtype.itemsize
-    n_examples = max(1, EDGE_RUN_BYTES // example)
-    n_rows = min(len(prompts), n_examples)
-    n_circuits = max(1, n_examples // n_rows)
+    n_rows = max(1, EDGE_RUN_BYTES // _edge_run_bytes(loaded, max(len(prompt.ids) for prompt in prompts)))
     for start in range(0, len(prompts), n_rows):
         some = prompts[start : start + n_rows]
         packed = packed_for(loaded, [(prompt.ids,) for prompt in some])
-        others = packed_for(loaded, [(prompt.reference_ids or (),) for prompt in some])
-        for first in range(0, len(circuits), n_circuits):
-            chosen = inside[first : first + n_circuits]
-            logits = circuit_logits(loaded.decoder, packed, others, chosen)
-            rows = [start + row for row in range(len(some)) for _ in chosen]
-            values = metric(read_answers(logits), rows).double().cpu().numpy()
-            found[start : start + n_rows, first : first + n_circuits] = values.reshape(len(some), len(chosen))
-            progressed(2 * len(some) * len(chosen))
+        runs = CircuitRuns(
+            loaded.decoder, packed, packed_for(loaded, [(prompt.reference_ids or (),) for prompt in some])
+        )
+        rows = list(range(start, start + len(some)))
+        for column, members in enumerate(circuits):
+            inside = torch.zeros(n_edges(cfg), dtype=torch.bool, device=loaded.device)
+            inside[list(members)] = True
+            found[rows, column] = metric(read_answers(runs.logits(inside)), rows).double().cpu().numpy()
+            progressed(2 * len(some))
     return found
+
+
+def _edge_run_bytes(loaded: LoadedModel, n_tokens: int) -> int:
+    """What a pair takes while circuits of edges run: what nodes write on it, on its counterfactual, and the change."""
+    n_sources = 1 + loaded.spec.n_layers * (loaded.spec.n_heads + 1)
+    table = loaded.decoder.token_table
+    return 3 * n_sources * n_tokens * table.shape[1] * table.element_size()
 
 
 def circuit_components(loaded: LoadedModel, level: Level) -> list[Component]:

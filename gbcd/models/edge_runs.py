@@ -3,130 +3,197 @@
 A reader (the queries, keys or values of a head, an MLP, the logits) reads the sum of what nodes before it write. In a
 circuit, each of its edges inside carries what the writer writes in this run, and each outside what the writer writes in
 the counterfactual (Hanna et al. 2024, arXiv 2403.17806; Mueller et al. 2025, arXiv 2504.13151): with a_u and a'_u the
-two, x the residual stream of this run and C the circuit,
+two, x' the counterfactual's residual stream and C the circuit,
 
-    input of v = x + sum over u -> v outside C of (a'_u - a_u)
+    input of v = x' + sum over u -> v in C of (a_u - a'_u)
 
 A circuit of all edges is the model on the prompt, one of none the model on the counterfactual. Edges are in the order
 of `gbcd.engine.edges`. Under grouped keys and values every head of queries has its own edges into them.
+
+Only what can differ from the counterfactual is computed:
+
+- tokens before the first that a pair does not share are the same in every circuit, so a run is over the rest, the tail,
+  and reads keys and values of the others from the counterfactual;
+- a reader without an edge inside reads x', so it need not run.
+
+What all readers of a block read is one matrix product, of the edges inside and the changes of what nodes write.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gbcd.models.blocks import Attention
 from gbcd.models.decoder import Decoder
-from gbcd.models.forward import Forward, Options
+from gbcd.models.forward import Forward, Options, Rows
 from gbcd.models.packing import Packed
 from gbcd.models.pieces import LinearMap
 
 
-def circuit_logits(
-    decoder: Decoder, packed: Packed, counterfactuals: Packed, circuits: Bool[Tensor, "circuit edge"]
-) -> Float[Tensor, "example seq vocab"]:
-    """Logits at the answers of every circuit on every prompt; the circuits of one prompt stand one after another.
+@dataclass(frozen=True)
+class _Block:
+    """A block in the counterfactuals.
 
-    Args:
-        decoder: the model.
-        packed: prompts of one sequence each.
-        counterfactuals: of as many tokens each.
-        circuits: which edges are inside.
+    Attributes:
+        stream: the residual stream that its attention reads.
+        middle: the one that its MLP reads.
+        parts: queries of the tail, keys and values of all tokens, by part; each head of queries has its own.
+        heads: what its heads write.
+        mlp: what its MLP writes.
     """
-    names = [f"a{layer}.z" for layer in range(decoder.spec.n_layers)]
-    names += [f"m{layer}.out" for layer, mlp in enumerate(decoder.mlps) if mlp is not None]
-    other = decoder.run(counterfactuals, Options(record=["x0", *names], every_token=True)).values
-    written = [other["x0"].unsqueeze(2)]
-    for layer, mlp in enumerate(decoder.mlps):
-        written.append(decoder.written_by_heads(layer, other[f"a{layer}.z"]))
-        if mlp is not None:
-            written.append(other[f"m{layer}.out"])
-    repeated = packed.repeated(len(circuits))
-    forward = _CircuitForward(decoder, repeated, torch.cat(written, 2).transpose(1, 2), circuits)
-    with torch.no_grad():
-        return decoder.logits(forward.blocks(0, decoder.embed(repeated)))
+
+    stream: Float[Tensor, "pair row d_model"]
+    middle: Float[Tensor, "pair row d_model"]
+    parts: dict[str, Float[Tensor, "pair pos head d_head"]]
+    heads: Float[Tensor, "pair row head d_model"]
+    mlp: Float[Tensor, "pair row d_model"]
 
 
-class _CircuitForward(Forward):
-    """A forward pass of several circuits for each prompt, over all tokens."""
+class CircuitRuns(Forward):
+    """Runs of circuits of edges on some pairs of a causal model; what circuits share is computed once."""
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        packed: Packed,
-        written: Float[Tensor, "prompt source pos d_model"],
-        circuits: Bool[Tensor, "circuit edge"],
-    ) -> None:
-        """`written` is what nodes write in the counterfactuals."""
-        super().__init__(decoder, packed, Options(every_token=True))
-        self._outside = (~circuits).to(written)
-        # of nodes that have run, what the counterfactual's differ by
-        self._change = written.repeat_interleave(len(circuits), 0)
-        self._n_known = self._n_edges = 0
+    def __init__(self, decoder: Decoder, packed: Packed, counterfactuals: Packed) -> None:
+        """Run the counterfactuals.
 
-    def blocks(self, first: int, x: Float[Tensor, "example pos d"]) -> Float[Tensor, "example row d"]:
-        """Every block, and the final norm of what the logits read."""
-        self._writes(x.unsqueeze(2))
-        for layer in range(first, self.decoder.spec.n_layers):
-            x = self._circuit_block(layer, x)
-        x = self.packed.at_answers(x + self._missing(1).squeeze(1))
-        return x if self.decoder.final_norm is None else self.decoder.final_norm(x)[0]
+        Args:
+            decoder: the model, with an MLP in every block.
+            packed: prompts of one sequence each.
+            counterfactuals: of as many tokens each.
+        """
+        super().__init__(decoder, packed, Options())
+        self._tail = _tail(packed, counterfactuals)
+        layers = range(decoder.spec.n_layers)
+        names = [f"a{layer}.{value}" for layer in layers for value in "qkvz"] + [f"m{layer}.out" for layer in layers]
+        other = decoder.run(counterfactuals, Options(record=["x0", *names], every_token=True)).values
+        with torch.no_grad():
+            stream = self._tail.of(other["x0"])
+            self._embedded = self._tail.of(decoder.embed(packed)) - stream
+            self._blocks: list[_Block] = []
+            for layer in layers:
+                stream = self._add_block(layer, stream, other)
+            self._last = stream[:, -1:]
 
-    def _circuit_block(self, layer: int, x: Float[Tensor, "example pos d"]) -> Float[Tensor, "example pos d"]:
-        attention, mlp = self.decoder.attentions[layer], self.decoder.mlps[layer]
-        z = self._heads(layer, attention, x)
-        sources_before = self._n_known
-        self._writes(self.decoder.written_by_heads(layer, z))
-        written = attention.out(z.flatten(2))
-        after = x + (written if attention.post_norm is None else attention.post_norm(written)[0])
-        if mlp is None:
-            return after
-        reads, known = (x, sources_before) if self.decoder.spec.parallel else (after, self._n_known)
-        out = self.mlp(layer, mlp, reads + self._missing(1, known).squeeze(1), self._everything)
-        self._writes(out.unsqueeze(2))
-        return after + out
+    @torch.no_grad()
+    def logits(self, inside: Bool[Tensor, " edge"]) -> Float[Tensor, "pair 1 vocab"]:
+        """Logits at the answers of the circuit of some edges."""
+        spec = self.decoder.spec
+        n_heads, n_sources = spec.n_heads, 1 + spec.n_layers * (spec.n_heads + 1)
+        change = self._embedded.new_zeros(n_sources, *self._embedded.shape)
+        change[0] = self._embedded
+        known, edge = 1, 0
+        for layer, block in enumerate(self._blocks):
+            into_heads = inside[edge : edge + 3 * n_heads * known].view(n_heads, 3, known)
+            edge += into_heads.numel()
+            if into_heads.any():
+                change[known : known + n_heads] = self._heads(layer, block, into_heads, change[:known])
+            into_mlp = inside[edge : edge + known + (0 if spec.parallel else n_heads)]
+            edge += len(into_mlp)
+            if into_mlp.any():
+                change[known + n_heads] = self._mlp(layer, block, into_mlp, change[: len(into_mlp)])
+            known += n_heads + 1
+        last = self._last + _summed(inside[None, edge:], change[:, :, -1:])[0]
+        norm = self.decoder.final_norm
+        return self.decoder.logits(last if norm is None else norm(last)[0])
+
+    def _add_block(
+        self, layer: int, stream: Float[Tensor, "pair row d_model"], other: Mapping[str, Tensor]
+    ) -> Float[Tensor, "pair row d_model"]:
+        """Keep a block of the counterfactuals; returns the stream behind it."""
+        attention, n_heads, of = self.decoder.attentions[layer], self.decoder.spec.n_heads, self._tail.of
+        q, k, v, z = (other[f"a{layer}.{name}"] for name in "qkvz")
+        q, z = (of(one.flatten(2)).unflatten(2, one.shape[2:]) for one in (q, z))
+        k, v = (one.repeat_interleave(n_heads // one.shape[2], 2) for one in (k, v))
+        written, mlp = attention.out(z.flatten(2)), of(other[f"m{layer}.out"].flatten(2))
+        after = stream + (written if attention.post_norm is None else attention.post_norm(written)[0])
+        middle = stream if self.decoder.spec.parallel else after
+        heads = self.decoder.written_by_heads(layer, z)
+        self._blocks.append(_Block(stream, middle, {"q": q, "k": k, "v": v}, heads, mlp))
+        return after + mlp
 
     def _heads(
-        self, layer: int, attention: Attention, x: Float[Tensor, "example pos d"]
-    ) -> Float[Tensor, "example pos head d_head"]:
-        """What heads hand to the attention output, each of whose reads has an input of its own."""
-        n_heads = self.decoder.spec.n_heads
-        read = x.unsqueeze(1) + self._missing(3 * n_heads)
+        self,
+        layer: int,
+        block: _Block,
+        inside: Bool[Tensor, "head 3 source"],
+        change: Float[Tensor, "source pair row d_model"],
+    ) -> Float[Tensor, "head pair row d_model"]:
+        """By how much what heads write differs from the counterfactual, of a block in which one has an edge inside."""
+        attention = self.decoder.attentions[layer]
+        # part by part, so that the readers of each are a slice
+        inside = inside.transpose(0, 1)
+        running = inside.any(2)
+        read = block.stream + _summed(inside[running], change)
         normal = read if attention.norm is None else attention.norm(read)[0]
-        by_part = normal.unflatten(1, (n_heads, 3)).unbind(2)
-        parts: dict[str, Tensor] = {}
+        by_part = dict(zip("qkv", normal.split(running.sum(1).tolist()), strict=True))
+        parts = dict(block.parts)
         for linear in attention.maps:
             for part in linear.parts:
-                parts[part] = _by_reader(linear, part, by_part["qkv".index(part)])
-        return self.mixed(layer, attention, parts["q"], parts["k"], parts["v"], self._everything)
+                heads = running["qkv".index(part)].nonzero().squeeze(1)
+                if len(heads):
+                    values = _by_reader(linear, part, heads, running.shape[1], by_part[part])
+                    self._put(parts, part, heads, values)
+        z = self.mixed(layer, attention, parts["q"], parts["k"], parts["v"], self._tail)
+        return (self.decoder.written_by_heads(layer, z) - block.heads).movedim(2, 0)
 
-    def _writes(self, written: Float[Tensor, "example pos node d"]) -> None:
-        end = self._n_known + written.shape[2]
-        self._change[:, self._n_known : end] -= written.transpose(1, 2)
-        self._n_known = end
+    def _mlp(
+        self,
+        layer: int,
+        block: _Block,
+        inside: Bool[Tensor, " source"],
+        change: Float[Tensor, "source pair row d_model"],
+    ) -> Float[Tensor, "pair row d_model"]:
+        """The same of an MLP."""
+        mlp = self.decoder.mlps[layer]
+        assert mlp is not None
+        return self.mlp(layer, mlp, block.middle + _summed(inside[None], change)[0], self._tail) - block.mlp
 
-    def _missing(self, n_readers: int, n_sources: int | None = None) -> Float[Tensor, "example reader pos d"]:
-        """What the edges outside change for the next readers, each of which reads the first `n_sources`."""
-        n_sources = n_sources or self._n_known
-        end = self._n_edges + n_readers * n_sources
-        outside = self._outside[:, self._n_edges : end].unflatten(1, (n_readers, n_sources))
-        self._n_edges = end
-        change = self._change[:, :n_sources]
-        outside = outside.repeat(len(change) // len(outside), 1, 1)
-        return torch.bmm(outside, change.flatten(2)).unflatten(2, change.shape[2:])
+    def _put(
+        self,
+        parts: dict[str, Float[Tensor, "pair pos head d_head"]],
+        part: str,
+        heads: Int[Tensor, " reader"],
+        values: Float[Tensor, "reader pair row d_head"],
+    ) -> None:
+        """Replace what some heads have in the tail; queries are of the tail alone."""
+        parts[part] = parts[part].clone()
+        rows = values.permute(1, 2, 0, 3)
+        if part == "q":
+            parts[part][:, :, heads] = rows
+        else:
+            pairs = torch.arange(len(rows), device=rows.device)
+            parts[part][pairs[:, None, None], self._tail.packed.answers[:, :, None], heads] = rows
+
+
+def _tail(packed: Packed, counterfactuals: Packed) -> Rows:
+    """The last tokens of every pair, as many of each as the pair with most has from its first difference on."""
+    lengths = packed.answers + 1
+    differs = (packed.ids != counterfactuals.ids).to(torch.int64)
+    # of a pair without a difference, the answer alone
+    first = torch.where(differs.any(1, keepdim=True), differs.argmax(1, keepdim=True), packed.answers)
+    n_rows = int((lengths - first).max())
+    index = lengths - n_rows + torch.arange(n_rows, device=lengths.device)
+    # where a pair has fewer, its first token stands in for the missing ones: it is computed again and again
+    return Rows(replace(packed, answers=index.clamp(min=0)), True)
+
+
+def _summed(
+    inside: Bool[Tensor, "reader source"], change: Float[Tensor, "source pair row d_model"]
+) -> Float[Tensor, "reader pair row d_model"]:
+    return (inside.to(change.dtype) @ change.flatten(1)).unflatten(1, change.shape[1:])
 
 
 def _by_reader(
-    linear: LinearMap, part: str, x: Float[Tensor, "example head pos d"]
-) -> Float[Tensor, "example pos head d_head"]:
-    """One part of every head, from the head's own input; heads of a group have the group's weights."""
-    n_heads, n_slices = x.shape[1], len(linear.components)
-    which = linear.parts[part]
-    weight = linear.weight.unflatten(1, (n_slices, -1))[:, which]
-    repeats = n_heads // weight.shape[1]
-    found = torch.einsum("ehpd,dhk->ephk", x, weight.repeat_interleave(repeats, 1))
+    linear: LinearMap, part: str, heads: Int[Tensor, " reader"], n_heads: int, x: Float[Tensor, "reader pair row d"]
+) -> Float[Tensor, "reader pair row d_head"]:
+    """One part of some heads, from the input of each; heads of a group have the group's weights."""
+    n_slices, which = len(linear.components), linear.parts[part]
+    weight = linear.weight.unflatten(1, (n_slices, -1))[:, which].transpose(0, 1)
+    groups = heads // (n_heads // len(weight))
+    found = torch.bmm(x.flatten(1, 2), weight[groups]).unflatten(1, x.shape[1:3])
     if linear.bias is None:
         return found
-    return found + linear.bias.unflatten(0, (n_slices, -1))[which].repeat_interleave(repeats, 0)
+    return found + linear.bias.unflatten(0, (n_slices, -1))[which][groups][:, None, None]
