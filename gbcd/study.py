@@ -84,6 +84,9 @@ class Study(BaseModel):
     task, template and length), or `auto`: the counterfactual where there is one of equal length, else a partner."""
     rules: Literal["plain", "relp", "gim"] = "plain"
     """Rules of the backward pass: `plain` gradients, `relp` (arXiv 2508.21258) or `gim` (arXiv 2505.17630)."""
+    ig_steps: PositiveInt = 1
+    """At how many points between the embeddings of the reference and those of the prompt the gradient of attributions
+    against it is taken and averaged (integrated gradients, arXiv 2403.17806); 1: on the prompt alone."""
     edges: bool = False
     """Whether edges between nodes are scored too."""
     only_solved: bool = False

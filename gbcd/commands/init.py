@@ -48,6 +48,9 @@ prompts_per_task = 2000
 # Rules of the backward pass: "plain" gradients, "relp" or "gim".
 # rules = "plain"
 
+# At how many points between reference and prompt the gradient of attributions is averaged (integrated gradients).
+# ig_steps = 1
+
 # Score edges between nodes too.
 # edges = false
 

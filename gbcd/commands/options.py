@@ -39,6 +39,11 @@ Definitions = Annotated[
     typer.Option("--definitions", metavar="FILE.py", help="Your own tasks, wrong answers, scores; may be repeated."),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Fixes which prompts are drawn.")]
+Edges = Annotated[bool | None, typer.Option("--edges", help="Score edges between nodes too.")]
+IgSteps = Annotated[
+    int | None,
+    typer.Option("--ig-steps", metavar="N", help="Average the gradient over N points from reference to prompt."),
+]
 Score = Annotated[
     str | None, typer.Option("--score", metavar="NAME", help="Rank by this score where enough prompts have it.")
 ]

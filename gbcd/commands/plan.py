@@ -16,6 +16,8 @@ def plan(
     definitions: options.Definitions = None,
     embedding_model: options.EmbeddingModel = None,
     seed: options.Seed = None,
+    edges: options.Edges = None,
+    ig_steps: options.IgSteps = None,
     out: options.Out = None,
     device: options.Device = None,
     dtype: options.DType = None,

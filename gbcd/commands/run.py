@@ -20,6 +20,8 @@ def run(
     definitions: options.Definitions = None,
     embedding_model: options.EmbeddingModel = None,
     seed: options.Seed = None,
+    edges: options.Edges = None,
+    ig_steps: options.IgSteps = None,
     out: options.Out = None,
     workers: options.Workers = None,
     device: options.Device = None,

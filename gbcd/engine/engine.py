@@ -1,15 +1,15 @@
 """The gradient engine: a batch of prompts in, tables of per-prompt statistics out.
 
 A batch is one forward pass that keeps its graph, one forward pass without a graph over the counterfactuals (or
-partners), and for each wrong answer one backward pass, in which every part of every head and MLP gives its gradient
-norm and its attribution against each reference (`scores.py`). Nothing here knows files or workers.
+partners), and for each wrong answer one backward pass (`passes.py`), in which every part of every head and MLP gives
+its gradient norm and its attribution against each reference (`scores.py`). Nothing here knows files or workers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -19,32 +19,21 @@ from gbcd import wrong_answers as registry
 from gbcd.component import Component
 from gbcd.engine.batch_tables import BatchRows, LossRows, assemble, failed
 from gbcd.engine.calibration import Calibration, Centering, MeanAccumulator, TaskMeans
-from gbcd.engine.edges import EdgeScores, recorded
 from gbcd.engine.gram import widened
-from gbcd.engine.references import MeanReference, MeanTables, Reference, RunReference
-from gbcd.engine.scores import ScoreTable
+from gbcd.engine.passes import Passes
+from gbcd.engine.references import MeanReference, MeanTables, Reference
 from gbcd.engine.tables import ShardTables
 from gbcd.errors import BadInput
-from gbcd.models.captured import Gradient
 from gbcd.models.decoder import Run
 from gbcd.models.forward import Options
 from gbcd.models.load import LoadedModel
 from gbcd.models.packing import Example, Packed, pack
-from gbcd.models.rules import RULES, RulesName
+from gbcd.models.rules import RulesName
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import LossContext, WrongAnswer, output_targets
 from gbcd.wrong_answers.losses import Target
 from gbcd.wrong_answers.output_targets import OutputContext, output_context
-
-
-class _References(NamedTuple):
-    """References of a batch, and of which prompts each is defined."""
-
-    by_name: dict[str, Reference]
-    is_calibrated: list[bool]
-    has_other: list[bool]
-    other: Run | None
 
 
 class Engine:
@@ -61,6 +50,7 @@ class Engine:
         calibration: Calibration | None = None,
         rules: RulesName = "plain",
         edges: bool = False,
+        ig_steps: int = 1,
     ) -> None:
         """Prepare `loaded` for the definitions `wrong_answers`.
 
@@ -70,14 +60,14 @@ class Engine:
             calibration: mean inputs; without them nothing is centred.
             rules: backward rules.
             edges: score edges, too.
+            ig_steps: points between counterfactual and prompt at which the gradient of attributions is taken.
 
         Raises:
             BadInput: an unknown wrong answer.
         """
         self._loaded, self._calibration = loaded, calibration
         self._definitions = [registry.get(name) for name in wrong_answers]
-        self._recorded = recorded(loaded.decoder) if edges else ()
-        self._options = Options(rules=RULES[rules], graph=True, record=self._recorded, edges=edges)
+        self._passes = Passes(loaded.decoder, loaded.components, rules, edges, ig_steps)
         self._space = space_of(loaded.tokenizer)
         self._means: dict[str, MeanTables] = {}
         self.components: list[Component] = loaded.components
@@ -178,34 +168,18 @@ class Engine:
             yield self._computed(alone, [(p.ids,) for p in alone])
 
     def _computed(self, batch: Sequence[EncodedPrompt], examples: Sequence[Example]) -> BatchRows:
-        run = self._loaded.decoder.run(self.pack(examples), self._options)
+        run = self._passes.run(self.pack(examples))
         context = self._loss_context(batch, run.logits)
-        references = self._references(batch, examples)
-        losses = [self._loss(definition, context, run, references, len(batch)) for definition in self._definitions]
-        return BatchRows(batch, context, tuple(losses), references.is_calibrated, references.has_other)
-
-    def _loss(
-        self,
-        definition: WrongAnswer,
-        context: LossContext | OutputContext,
-        run: Run,
-        references: _References,
-        n_prompts: int,
-    ) -> LossRows:
-        target = target_of(definition, context)
-        losses, d_logits = loss_gradient(target, run.logits)
-        table = ScoreTable(self.components, n_prompts, references.by_name)
-        if not self._options.edges or references.other is None:
-            run.backward(d_logits, table)
-            return LossRows(definition.name, target, losses, table.values(), None)
-        edges = EdgeScores(self._loaded.decoder, run, references.other)
-
-        def receive(gradient: Gradient) -> None:
-            table(gradient)
-            edges(gradient)
-
-        run.backward(d_logits, receive)
-        return LossRows(definition.name, target, losses, table.values(), edges.values())
+        is_calibrated, means = self._means_of(batch)
+        has_other, other = self._other(batch, examples)
+        targets = [target_of(definition, context) for definition in self._definitions]
+        losses = [losses_of(target, run.logits) for target in targets]
+        scores = self._passes.scores(run, other, means, [partial(_d_logits, target) for target in targets])
+        rows = [
+            LossRows(definition.name, target, loss, *of_loss)
+            for definition, target, loss, of_loss in zip(self._definitions, targets, losses, scores, strict=True)
+        ]
+        return BatchRows(batch, context, tuple(rows), is_calibrated, has_other)
 
     def _loss_context(
         self, batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt seq vocab"]
@@ -214,29 +188,26 @@ class Engine:
             return loss_context(batch, logits[:, 0], self._loaded)
         return output_context(batch, widened(logits), self._space)
 
-    def _references(self, batch: Sequence[EncodedPrompt], examples: Sequence[Example]) -> _References:
-        by_name: dict[str, Reference] = {}
-        is_calibrated = self._calibrated(batch, by_name)
+    def _other(self, batch: Sequence[EncodedPrompt], examples: Sequence[Example]) -> tuple[list[bool], Run | None]:
+        """Which prompts have a counterfactual or partner, and the run over these; others stand for themselves."""
         # a twin is compared with the prompt's counterfactual too, position by position
         has_other = [
             prompt.reference_ids is not None and all(len(sequence) == len(prompt.ids) for sequence in example)
             for prompt, example in zip(batch, examples, strict=True)
         ]
         if not any(has_other):
-            return _References(by_name, is_calibrated, has_other, None)
+            return has_other, None
         others = [
             (prompt.reference_ids if has and prompt.reference_ids is not None else prompt.ids,)
             for prompt, has in zip(batch, has_other, strict=True)
         ]
-        run = self._loaded.decoder.run(self.pack(others), Options(keep=True, record=self._recorded))
-        by_name["other"] = RunReference(run, self._loaded.decoder.token_table)
-        return _References(by_name, is_calibrated, has_other, run)
+        return has_other, self._passes.other(self.pack(others))
 
-    def _calibrated(self, batch: Sequence[EncodedPrompt], by_name: dict[str, Reference]) -> list[bool]:
-        """Add the mean reference, where there is one; which prompts it reaches."""
+    def _means_of(self, batch: Sequence[EncodedPrompt]) -> tuple[list[bool], dict[str, Reference]]:
+        """Which prompts the mean inputs reach, and these as a reference, where there are any."""
         task = batch[0].prompt.task
         if self._calibration is None or task not in self._calibration.tasks:
-            return [False] * len(batch)
+            return [False] * len(batch), {}
         means = self._calibration.tasks[task]
         if task not in self._means:
             self._means[task] = MeanTables(means, self._loaded.decoder.token_table)
@@ -245,12 +216,13 @@ class Engine:
         index = [means.groups.index(group) if group in means.groups else 0 for group in groups]
         device = self._loaded.device
         members = torch.tensor([prompt.prompt.id in sample for prompt in batch], device=device)
-        by_name["mean"] = MeanReference(self._means[task], torch.tensor(index, device=device), members)
+        reference = MeanReference(self._means[task], torch.tensor(index, device=device), members)
         reach = means.reach()
-        return [
+        is_calibrated = [
             reach.get(group, 0) >= max(len(prompt.ids), len(prompt.twin_ids or ()))
             for group, prompt in zip(groups, batch, strict=True)
         ]
+        return is_calibrated, {"mean": reference}
 
 
 def packed_for(loaded: LoadedModel, examples: Sequence[Example]) -> Packed:
@@ -297,17 +269,26 @@ def loss_context(
     return LossContext(widened(logits.detach()), answers, wrong, loaded.unembedding, farthest)
 
 
+def losses_of(target: Target, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:
+    """Loss of each prompt, from the logits of the sequences that the target reads."""
+    # where the model is nearly certain, 1 - p has few digits left in float32
+    return target((logits if target.reads_all else logits[:, :1]).double())
+
+
 def loss_gradient(
     target: Target, logits: Float[Tensor, "prompt seq vocab"]
 ) -> tuple[Float[Tensor, " prompt"], Float[Tensor, "prompt read_seq vocab"]]:
     """Loss of each prompt and its gradient by the logits of the sequences that the target reads."""
     read = logits if target.reads_all else logits[:, :1]
     with torch.enable_grad():
-        # where the model is nearly certain, 1 - p has few digits left in float32
         leaf = read.detach().double().requires_grad_()
-        losses = target(leaf)
+        losses = losses_of(target, leaf)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
     return losses.detach(), gradient.to(logits.dtype)
+
+
+def _d_logits(target: Target, run: Run) -> Float[Tensor, "prompt read_seq vocab"]:
+    return loss_gradient(target, run.logits)[1]
 
 
 def _reason(error: Exception) -> str:

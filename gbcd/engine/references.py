@@ -189,19 +189,24 @@ class RunReference:
     by position.
     """
 
-    def __init__(self, run: Run, token_table: Float[Tensor, "vocab d"]) -> None:
-        """`run` kept its inputs and outputs."""
-        self._ids, self._table, self._maps = run.packed.ids, token_table, run.trace.maps
-        rows = [kept.input for kept in run.trace.maps.values()] + [*run.trace.norms.values(), run.hidden()]
-        self._inputs = {(one.name, one.at_answers): one.x for one in rows}
+    def __init__(self, other: Run, token_table: Float[Tensor, "vocab d"], run: Run | None = None) -> None:
+        """`other` kept its inputs and outputs, and so did `run`: what is compared where gradients are of a third."""
+        self._ids, self._table = other.packed.ids, token_table
+        self._maps, self._inputs = other.trace.maps, _kept_inputs(other)
+        self._own_maps = None if run is None else run.trace.maps
+        self._own_inputs = None if run is None else _kept_inputs(run)
 
     def difference(self, rows: InputRows) -> Float[Tensor, "example pos d_in"]:
         """See `Reference`."""
-        return rows.x - _aligned(self._inputs[rows.name, rows.at_answers], rows)
+        key = rows.name, rows.at_answers
+        x = rows.x if self._own_inputs is None else self._own_inputs[key]
+        return x - aligned(self._inputs[key], rows.positions, rows.at_answers)
 
     def output_difference(self, gradient: MapGradient) -> Float[Tensor, "example pos d_out"]:
         """See `Reference`."""
-        return gradient.output - _aligned(self._maps[gradient.components].output, gradient.input)
+        y = gradient.output if self._own_maps is None else self._own_maps[gradient.components].output
+        rows = gradient.input
+        return y - aligned(self._maps[gradient.components].output, rows.positions, rows.at_answers)
 
     def one_hot_gram(self, gradient: EmbeddingGradient) -> Float[Tensor, "example pos pos"]:
         """See `Reference`."""
@@ -233,11 +238,18 @@ def gathered(
     return d_logits.gather(2, ids.unsqueeze(1).expand(-1, d_logits.shape[1], -1))
 
 
-def _aligned(other: Float[Tensor, "example row d"], rows: InputRows) -> Float[Tensor, "example pos d"]:
-    """The reference's rows at the positions of `rows`: its one answer for all answers, else position by position."""
-    if rows.at_answers:
-        return other.expand(-1, rows.x.shape[1], -1)
-    if rows.positions.stride(0) == 0:
+def aligned(
+    other: Float[Tensor, "example row d"], positions: Int[Tensor, "example pos"], at_answers: bool
+) -> Float[Tensor, "example pos d"]:
+    """Rows of a reference's run at `positions`: its one answer for all answers, else position by position."""
+    if at_answers:
+        return other.expand(-1, positions.shape[1], -1)
+    if positions.stride(0) == 0:
         return other
-    index = rows.positions.clamp(max=other.shape[1] - 1)
+    index = positions.clamp(max=other.shape[1] - 1)
     return other.gather(1, index.unsqueeze(2).expand(-1, -1, other.shape[2]))
+
+
+def _kept_inputs(run: Run) -> dict[tuple[str, bool], Tensor]:
+    rows = [kept.input for kept in run.trace.maps.values()] + [*run.trace.norms.values(), run.hidden()]
+    return {(one.name, one.at_answers): one.x for one in rows}

@@ -137,11 +137,8 @@ class Run:
             The gradient by the residual stream where the pass began.
         """
         missing = self.logits.shape[1] - d_logits.shape[1]
-        d_logits = torch.nn.functional.pad(d_logits, (0, 0, 0, missing)) if missing else d_logits
-        decoder = self._decoder
-        if decoder.spec.embedding.logit_cap is not None:
-            d_logits = d_logits * (1 - (self.logits / decoder.spec.embedding.logit_cap).square())
-        d_hidden = by_used_rows(d_logits, decoder.unembedding)
+        d_logits = self._before_cap(torch.nn.functional.pad(d_logits, (0, 0, 0, missing)) if missing else d_logits)
+        d_hidden = by_used_rows(d_logits, self._decoder.unembedding)
         self.trace.receive = receive
         try:
             (d_root,) = torch.autograd.grad(self._hidden, self._root, d_hidden, retain_graph=True)
@@ -149,6 +146,10 @@ class Run:
             self.trace.receive = None
         receive(self._embedding_gradient(d_root, d_logits, d_hidden))
         return d_root
+
+    def by_hidden(self, d_logits: Float[Tensor, "example seq vocab"]) -> Float[Tensor, "example seq d_model"]:
+        """Gradient by what the unembedding reads, of a loss whose gradient by the logits is `d_logits`."""
+        return by_used_rows(self._before_cap(d_logits), self._decoder.unembedding)
 
     def inputs(self) -> list[InputRows]:
         """Every input of maps and norm weights, once each, of a run that keeps them.
@@ -162,6 +163,10 @@ class Run:
     def hidden(self) -> InputRows:
         """What the unembedding reads."""
         return Rows(self.packed, True).named("unembed", self._hidden)
+
+    def _before_cap(self, d_logits: Float[Tensor, "example seq vocab"]) -> Float[Tensor, "example seq vocab"]:
+        cap = self._decoder.spec.embedding.logit_cap
+        return d_logits if cap is None else d_logits * (1 - (self.logits / cap).square())
 
     def _embedding_gradient(self, d_root: Tensor, d_logits: Tensor, d_hidden: Tensor) -> EmbeddingGradient:
         decoder, packed = self._decoder, self.packed

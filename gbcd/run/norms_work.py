@@ -28,6 +28,7 @@ from gbcd.run.norm_checks import check_norms
 from gbcd.run.shards import PLAN, Plan, read_plan
 from gbcd.run.store import Store
 from gbcd.run.work import OnProgress, Stage, Tables
+from gbcd.study import Study
 from gbcd.versions import versions
 
 #: Folders of the two stages.
@@ -62,8 +63,12 @@ EngineBuilder = Callable[[LoadedModel, Plan, Calibration | None], ShardEngine]
 
 def build_engine(loaded: LoadedModel, plan: Plan, calibration: Calibration | None) -> ShardEngine:
     """The gradient engine of a plan."""
-    study = plan.study
-    return Engine(loaded, list(study.wrong_answers), calibration, study.rules, study.edges)
+    return engine_of(loaded, plan.study, calibration)
+
+
+def engine_of(loaded: LoadedModel, study: Study, calibration: Calibration | None) -> Engine:
+    """The gradient engine of a study."""
+    return Engine(loaded, study.wrong_answers, calibration, study.rules, study.edges, study.ig_steps)
 
 
 def stages(plan: Plan) -> tuple[Stage, Stage]:

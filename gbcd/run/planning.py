@@ -33,6 +33,7 @@ from gbcd.run.centring_coverage import settled
 from gbcd.run.devices import settled_device
 from gbcd.run.draft import TaskDraft
 from gbcd.run.inputs import InputsWriter
+from gbcd.run.norms_work import engine_of
 from gbcd.run.own_definitions import DefinitionFile, import_definitions, read_definitions
 from gbcd.run.results import COMPONENTS_FILE, encoded_components
 from gbcd.run.shards import PLAN, Plan, Sources, cut, cut_means, read_plan
@@ -254,5 +255,4 @@ def _seconds_per_prompt(study: Study, drafts: Sequence[TaskDraft], batch: int, l
 
 def _seconds(study: Study, prompts: Sequence[EncodedPrompt], loaded: LoadedModel) -> float:
     calibration = Engine(loaded, study.wrong_answers).calibrate(prompts)
-    engine = Engine(loaded, study.wrong_answers, calibration, study.rules, study.edges)
-    return shard_sizes.seconds_per_prompt(engine.compute, prompts)
+    return shard_sizes.seconds_per_prompt(engine_of(loaded, study, calibration).compute, prompts)

@@ -1,0 +1,141 @@
+"""The passes over a batch: forward over prompts and over what they are compared with, and back for each loss.
+
+An attribution compares with the counterfactual (or partner) by `(x - x') . g`. With one step g is the gradient on the
+prompt. With N steps it is the mean of the gradients at the points k / N, k = 1 ... N, of the straight line from the
+counterfactual's embeddings to the prompt's, where x and x' stay those of the two runs: integrated gradients over inputs
+(Hanna et al. 2024, arXiv 2403.17806, section 3). The target of the loss is that of the prompt throughout. Every other
+statistic is of the prompt alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gbcd.component import Component
+from gbcd.engine.edges import EdgeScores, recorded
+from gbcd.engine.references import Reference, RunReference, aligned
+from gbcd.engine.scores import STATISTICS, ScoreTable
+from gbcd.engine.tables import STATISTICS as ALL
+from gbcd.models.captured import Gradient
+from gbcd.models.decoder import Decoder, Run, Start
+from gbcd.models.forward import Options
+from gbcd.models.packing import Packed
+from gbcd.models.rules import RULES, RulesName
+
+#: The statistic whose gradient is integrated.
+ATTRIBUTION = "attribution"
+
+#: From a run to a loss's gradient by its logits.
+LossGradient = Callable[[Run], Float[Tensor, "prompt seq vocab"]]
+
+
+class Scores(NamedTuple):
+    """What one loss gives of a batch.
+
+    Attributes:
+        statistics: by name.
+        edges: attributions of edges; None where they were not asked for, or nothing is compared with.
+    """
+
+    statistics: Mapping[str, Float[Tensor, "prompt component"]]
+    edges: Float[Tensor, "prompt edge"] | None
+
+
+class Passes:
+    """Runs of one model, and the scores of their components."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        components: Sequence[Component],
+        rules: RulesName = "plain",
+        edges: bool = False,
+        steps: int = 1,
+        statistics: Collection[str] = ALL,
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            decoder: the model.
+            components: columns of the statistics.
+            rules: backward rules.
+            edges: score edges, too.
+            steps: points at which the gradient of attributions is taken.
+            statistics: names of what is computed.
+        """
+        self._decoder, self._components, self._steps = decoder, components, steps
+        self._with_edges, self._statistics = edges, statistics
+        names = recorded(decoder) if edges else ()
+        self._options = Options(rules=RULES[rules], graph=True, keep=steps > 1, record=names, edges=edges)
+        self._other_options = Options(keep=True, record=names)
+
+    def run(self, packed: Packed) -> Run:
+        """The forward pass over prompts."""
+        return self._decoder.run(packed, self._options)
+
+    def other(self, packed: Packed) -> Run:
+        """The forward pass over what they are compared with, without a graph."""
+        return self._decoder.run(packed, self._other_options)
+
+    def scores(
+        self, run: Run, other: Run | None, means: Mapping[str, Reference], losses: Sequence[LossGradient]
+    ) -> list[Scores]:
+        """Scores of a run, one for each loss.
+
+        Args:
+            run: of `run`.
+            other: of `other`; None where the prompts have nothing to be compared with.
+            means: further references, by the name that statistics have for them.
+            losses: what is passed back.
+        """
+        table = self._decoder.token_table
+        references = means if other is None else {**means, "other": RunReference(other, table)}
+        found = [self._back(run, other, references, loss, self._statistics) for loss in losses]
+        if other is None or self._steps == 1:
+            return found
+        start, end = self._decoder.embed(other.packed), self._decoder.embed(run.packed)
+        start = aligned(start, run.packed.positions, at_answers=False)
+        way = {"other": RunReference(other, table, run)}
+        for step in range(1, self._steps):
+            at = self._decoder.run(run.packed, self._options, Start(0, torch.lerp(start, end, step / self._steps)))
+            # nodes write what they write on the prompt; only the gradient is of this point
+            at.values.update(run.values)
+            points = [self._back(at, other, way, loss, (ATTRIBUTION,)) for loss in losses]
+            found = [_added(one, point) for one, point in zip(found, points, strict=True)]
+        return [_divided(one, self._steps) for one in found]
+
+    def _back(
+        self,
+        run: Run,
+        other: Run | None,
+        references: Mapping[str, Reference],
+        loss: LossGradient,
+        names: Collection[str],
+    ) -> Scores:
+        wanted = [one for one in STATISTICS if one.name in names]
+        table = ScoreTable(self._components, len(run.logits), references, wanted)
+        edges = EdgeScores(self._decoder, run, other) if self._with_edges and other is not None else None
+
+        def receive(gradient: Gradient) -> None:
+            table(gradient)
+            if edges is not None:
+                edges(gradient)
+
+        run.backward(loss(run), receive)
+        return Scores(table.values(), None if edges is None else edges.values())
+
+
+def _added(one: Scores, point: Scores) -> Scores:
+    total = one.statistics[ATTRIBUTION] + point.statistics[ATTRIBUTION]
+    edges = None if one.edges is None or point.edges is None else one.edges + point.edges
+    return Scores({**one.statistics, ATTRIBUTION: total}, edges)
+
+
+def _divided(total: Scores, steps: int) -> Scores:
+    mean = total.statistics[ATTRIBUTION] / steps
+    return Scores({**total.statistics, ATTRIBUTION: mean}, None if total.edges is None else total.edges / steps)
