@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from gbcd.engine.oracle import Oracle
 from gbcd.engine.tables import STATISTICS, ShardTables
 from gbcd.errors import BadInput
 from gbcd.models.load import LoadedModel, prepared
+from gbcd.models.rules import RulesName
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import LossContext
 from gbcd.wrong_answers.losses import Target, TowardsTokens
@@ -139,6 +141,21 @@ def test_norms_do_not_depend_on_what_else_the_study_asks(loaded: LoadedModel) ->
     among = by_prompt(Engine(loaded, NAMES).compute(prompts), "grad_norm")
     for key, values in by_prompt(alone, "grad_norm").items():
         np.testing.assert_allclose(values, among[key], rtol=2e-5)
+
+
+@pytest.mark.parametrize("rules", ["plain", "relp", "gim"])
+@pytest.mark.parametrize("edges", [False, True])
+def test_nothing_of_a_batch_stays_in_memory(rules: RulesName, edges: bool) -> None:
+    """An autograd node that keeps its own output keeps the pass; Python's collector frees one layer of it at a time."""
+    engine = Engine(prepared("deep", *random_gpt2(8, 2, 4, VOCAB, 0)), ["margin"], rules=rules, edges=edges)
+
+    def tensors_left() -> int:
+        engine.compute(mixed_prompts((6, 9)))
+        gc.collect()
+        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+    tensors_left()
+    assert tensors_left() == tensors_left()
 
 
 def test_prompts_without_twin_stand_beside_those_with(loaded: LoadedModel) -> None:

@@ -233,7 +233,8 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Float[Tensor, "*rows pos"], temperature: float) -> Float[Tensor, "*rows pos"]:
         pattern = scores.softmax(-1)
-        ctx.backward_pattern = pattern if temperature == 1.0 else (scores / temperature).softmax(-1)
+        # an output without its way back to this node: kept with it, the whole pass would stay in memory for ever
+        ctx.backward_pattern = pattern.detach() if temperature == 1.0 else (scores / temperature).softmax(-1)
         return pattern
 
     @staticmethod
