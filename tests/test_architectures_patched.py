@@ -101,6 +101,7 @@ def case(family: str, level: str):
     prompts = []
     for index in range(2):
         ids, other = (tuple(map(int, rng.integers(0, VOCAB, 7))) for _ in range(2))
+        other = (*ids[: 1 + index], *other[1 + index :])
         answer, wrong = map(int, rng.choice(VOCAB, 2, replace=False))
         prompts.append(EncodedPrompt(Prompt(f"p{index}", "ioi", "t", "", ()), ids, (answer,), (wrong,), None, other))
     places = places_of(loaded.components, level)

@@ -36,10 +36,14 @@ def encoded(seed=0, lengths=(7, 5, 7, 6), n_answers=1, n_wrong=1):
     def drawn(n):
         return tuple(int(token) for token in rng.integers(0, 400, n))
 
-    return [
-        EncodedPrompt(Prompt(f"p{i}", "ioi", "t", "", ()), drawn(n), drawn(n_answers), drawn(n_wrong), None, drawn(n))
-        for i, n in enumerate(lengths)
-    ]
+    def with_counterfactual(number, ids):
+        """Of which prompts share one, two or three first tokens."""
+        other = (*ids[: number % 3 + 1], *drawn(len(ids) - number % 3 - 1))
+        return EncodedPrompt(
+            Prompt(f"p{number}", "ioi", "t", "", ()), ids, drawn(n_answers), drawn(n_wrong), None, other
+        )
+
+    return [with_counterfactual(number, drawn(n)) for number, n in enumerate(lengths)]
 
 
 def prepared_case(loaded, level="node", metric="logit_difference", **drawn):

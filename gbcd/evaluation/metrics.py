@@ -53,9 +53,11 @@ def metric_for(
     return lambda logits, rows: formula(widened(logits), answers[rows], wrong[rows])
 
 
-def metric_of(metric: Metric, run: Run, rows: list[int]) -> Float[np.ndarray, " example"]:
+def metric_of(
+    metric: Metric, logits: Float[Tensor, "example seq vocab"], rows: list[int]
+) -> Float[np.ndarray, " example"]:
     """The metric of every example of a run; `rows` are the prompts that they are of."""
-    return metric(read_answers(run.logits), rows).double().cpu().numpy()
+    return metric(read_answers(logits), rows).double().cpu().numpy()
 
 
 def metric_gradient(metric: Metric, run: Run, rows: list[int]) -> Float[Tensor, "example seq vocab"]:

@@ -10,7 +10,8 @@ stay, since every circuit of nodes has them. Prompts without counterfactuals (co
 there the mean takes its place.
 
 Several patches of every prompt are examples of one run, which starts at the first block that any of them touches: what
-lies before it is as it was. So the effects of all nodes cost about half as many forward passes as there are nodes.
+lies before it is as it was. So the effects of all nodes cost about half as many forward passes as there are nodes; of
+resampling less, since prompt and counterfactual share their first tokens (`gbcd.models.tails`).
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from gbcd.engine.gram import widened
 from gbcd.evaluation.metrics import Metric, metric_of
 from gbcd.evaluation.places import Place
 from gbcd.models.decoder import Start
-from gbcd.models.forward import Options, SlicePatch
+from gbcd.models.forward import Options, Rows, SlicePatch
 from gbcd.models.load import LoadedModel
+from gbcd.models.tails import TailForward, known_in, tail_of
 from gbcd.prompting.tokens import EncodedPrompt
 
 Ablation = Literal["resample", "mean", "zero"]
@@ -63,15 +65,19 @@ class PatchedBatch:
         self._rows = list(range(len(prompts)))
         self._packed = packed_for(loaded, [(prompt.ids,) for prompt in prompts])
         names = {place.value for place in places}
-        run = loaded.decoder.run(self._packed, Options(record=names | {f"x{place.layer}" for place in places}))
+        streams = {f"x{place.layer}" for place in places}
+        run = loaded.decoder.run(self._packed, Options(record={*names, *streams, *known_in(loaded.spec.n_layers)}))
         self._values, self._others = run.values, dict[str, Tensor]()
-        self.clean = metric_of(metric, run, self._rows)
+        self.clean = metric_of(metric, run.logits, self._rows)
         references = [prompt.reference_ids for prompt in prompts]
         if None in references:
             self.other = self.patched([places], "mean")[:, 0]
         else:
-            other = loaded.decoder.run(packed_for(loaded, [(ids or (),) for ids in references]), Options(record=names))
-            self._others, self.other = other.values, metric_of(metric, other, self._rows)
+            others = packed_for(loaded, [(ids or (),) for ids in references])
+            other = loaded.decoder.run(others, Options(record=names))
+            self._tail = tail_of(self._packed, others)
+            self._others = {name: self._of_tail(value) for name, value in other.values.items()}
+            self.other = metric_of(metric, other.logits, self._rows)
 
     def drops(
         self, places: Sequence[Place], ablation: Ablation, on_progress: Callable[[int], None] = lambda n: None
@@ -97,10 +103,28 @@ class PatchedBatch:
             return np.repeat(self.clean[:, None], len(sets), axis=1)
         patches = {name: self._patch(name, sets, ablation) for name in {place.value for place in touched}}
         first = min(place.layer for place in touched)
-        start = Start(first, self._values[f"x{first}"].repeat_interleave(len(sets), 0))
-        run = self._loaded.decoder.run(self._packed.repeated(len(sets)), Options(patches=patches), start)
         rows = [row for row in self._rows for _ in sets]
-        return metric_of(self._metric, run, rows).reshape(len(self._rows), len(sets))
+        logits = self._logits(first, Options(patches=patches), len(sets), ablation)
+        return metric_of(self._metric, logits, rows).reshape(len(self._rows), len(sets))
+
+    def _logits(
+        self, first: int, options: Options, times: int, ablation: Ablation
+    ) -> Float[Tensor, "example seq vocab"]:
+        """Of a run from block `first` on, over the tail where prompts are resampled, with every prompt `times`
+        times."""
+        decoder, packed, x = self._loaded.decoder, self._packed.repeated(times), self._values[f"x{first}"]
+        if ablation != "resample":
+            return decoder.run(packed, options, Start(first, x.repeat_interleave(times, 0))).logits
+        tail = Rows(self._tail.packed.repeated(times), True)
+        forward = TailForward(decoder, packed, options, tail, self._values)
+        with torch.no_grad():
+            return decoder.logits(forward.blocks(first, self._of_tail(x).repeat_interleave(times, 0)))
+
+    def _of_tail(self, value: Float[Tensor, "prompt row *rest"]) -> Float[Tensor, "prompt tail_row *rest"]:
+        """A value in the tail, of all tokens or, in the last block, of the answers alone, which are in it."""
+        if value.shape[1] != self._packed.ids.shape[1]:
+            return value
+        return self._tail.of(value.flatten(2)).unflatten(2, value.shape[2:])
 
     def _patch(self, name: str, sets: Sequence[Collection[Place]], ablation: Ablation) -> SlicePatch:
         value = self._values[name]

@@ -20,7 +20,7 @@ from gbcd.errors import BadInput
 from gbcd.evaluation.baselines import every_baseline
 from gbcd.evaluation.circuit_sets import read_circuits
 from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK, Block, TaskPlan, read_evaluation_plan
-from gbcd.evaluation.metrics import Metric, metric_for, read_answers
+from gbcd.evaluation.metrics import Metric, metric_for, metric_of
 from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.patching import Means, PatchedBatch, position_means
 from gbcd.evaluation.places import Level, places_of
@@ -185,7 +185,7 @@ def circuit_metrics(
         for column, members in enumerate(circuits):
             inside = torch.zeros(n_edges(cfg), dtype=torch.bool, device=loaded.device)
             inside[list(members)] = True
-            found[rows, column] = metric(read_answers(runs.logits(inside)), rows).double().cpu().numpy()
+            found[rows, column] = metric_of(metric, runs.logits(inside), rows)
             progressed(2 * len(some))
     return found
 

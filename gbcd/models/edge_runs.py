@@ -12,8 +12,8 @@ of `gbcd.engine.edges`. Under grouped keys and values every head of queries has 
 
 Only what can differ from the counterfactual is computed:
 
-- tokens before the first that a pair does not share are the same in every circuit, so a run is over the rest, the tail,
-  and reads keys and values of the others from the counterfactual;
+- tokens before the first that a pair does not share are the same in every circuit, so a run is over the tail
+  (`tails.py`);
 - a reader without an edge inside reads x', so it need not run.
 
 What all readers of a block read is one matrix product, of the edges inside and the changes of what nodes write.
@@ -22,16 +22,17 @@ What all readers of a block read is one matrix product, of the edges inside and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gbcd.models.decoder import Decoder
-from gbcd.models.forward import Forward, Options, Rows
+from gbcd.models.forward import Forward, Options
 from gbcd.models.packing import Packed
 from gbcd.models.pieces import LinearMap
+from gbcd.models.tails import tail_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class CircuitRuns(Forward):
             counterfactuals: of as many tokens each.
         """
         super().__init__(decoder, packed, Options())
-        self._tail = _tail(packed, counterfactuals)
+        self._tail = tail_of(packed, counterfactuals)
         layers = range(decoder.spec.n_layers)
         names = [f"a{layer}.{value}" for layer in layers for value in "qkvz"] + [f"m{layer}.out" for layer in layers]
         other = decoder.run(counterfactuals, Options(record=["x0", *names], every_token=True)).values
@@ -166,18 +167,6 @@ class CircuitRuns(Forward):
         else:
             pairs = torch.arange(len(rows), device=rows.device)
             parts[part][pairs[:, None, None], self._tail.packed.answers[:, :, None], heads] = rows
-
-
-def _tail(packed: Packed, counterfactuals: Packed) -> Rows:
-    """The last tokens of every pair, as many of each as the pair with most has from its first difference on."""
-    lengths = packed.answers + 1
-    differs = (packed.ids != counterfactuals.ids).to(torch.int64)
-    # of a pair without a difference, the answer alone
-    first = torch.where(differs.any(1, keepdim=True), differs.argmax(1, keepdim=True), packed.answers)
-    n_rows = int((lengths - first).max())
-    index = lengths - n_rows + torch.arange(n_rows, device=lengths.device)
-    # where a pair has fewer, its first token stands in for the missing ones: it is computed again and again
-    return Rows(replace(packed, answers=index.clamp(min=0)), True)
 
 
 def _summed(
