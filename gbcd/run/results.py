@@ -73,9 +73,9 @@ def unfold(norms: pl.LazyFrame, parts: pl.DataFrame) -> pl.LazyFrame:
 def prompts(out: str) -> pl.LazyFrame:
     """Prompts as they were run, one row per prompt and wrong answer.
 
-    Columns: `prompt_id, task, template, prompt, answer, wrong_answer, wrong_token, n_tokens, answer_logit, wrong_logit,
-    correct, loss, status`; `status` is `ok`, `non_finite`, `uncalibrated` (no centred norm: the
-    calibration does not reach this prompt) or `failed` (the computation raised: what it gives is null).
+    Columns: `prompt_id, task, template, prompt, answer, wrong_answer, wrong_token, n_tokens, reference, answer_logit,
+    wrong_logit, correct, above_wrong, loss, status, reason`; `status` is `ok`, `non_finite`, `uncalibrated` (no
+    centred norm: the calibration does not reach this prompt) or `failed` (`reason` says why: what it gives is null).
 
     Raises:
         BadInput: nothing is committed in `out`.
