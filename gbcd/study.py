@@ -89,6 +89,8 @@ class Study(BaseModel):
     against it is taken and averaged (integrated gradients, arXiv 2403.17806); 1: on the prompt alone."""
     edges: bool = False
     """Whether edges between nodes are scored too."""
+    neurons: Names = ()
+    """MLPs whose neurons are scored too: `["m18", "m20"]`."""
     only_solved: bool = False
     """Whether prompts that the model does not solve are left out when the study is planned: those whose answer is not
     above the wrong answer, in the prompt and in its twin."""
@@ -100,7 +102,7 @@ class Study(BaseModel):
     """Folder for the results, or `s3://bucket/prefix` or `gs://bucket/prefix`."""
     compute: Compute = Compute()
 
-    @field_validator("tasks", "wrong_answers", "definitions")
+    @field_validator("tasks", "wrong_answers", "definitions", "neurons")
     @classmethod
     def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if repeated := sorted({name for name in names if names.count(name) > 1}):

@@ -38,7 +38,7 @@ def shard(
     task: str = "ioi",
     wrong: str = "foil",
     first: int = 0,
-    edges: pa.Table | None = None,
+    moments: pa.Table | None = None,
     **columns: list[object],
 ) -> ShardTables:
     """A shard of the statistics that `values` has; a row of NaN is a null. `first` numbers the prompts, `columns` are
@@ -56,7 +56,7 @@ def shard(
         for name in STATISTICS
     }
     prompts = pa.table({**keys, "prompt": [f"text {index}" for index in range(n)], "status": ["ok"] * n, **columns})
-    return ShardTables(prompts, pa.table({**keys, **lists}), edges)
+    return ShardTables(prompts, pa.table({**keys, **lists}), moments)
 
 
 def collected(shards: Sequence[ShardTables], components: Sequence[Component] = COMPONENTS) -> Collected:

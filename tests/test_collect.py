@@ -122,8 +122,8 @@ def test_edges_are_merged_exactly():
     tables = []
     for rows in np.split(values, [7, 20]):
         moments = {"n": len(rows), "sum": rows.sum(0), "sum_sq": (rows**2).sum(0), "n_positive": (rows > 0).sum(0)}
-        tables.append(pa.Table.from_pylist([{"task": "ioi", "wrong_answer": "foil", **moments}]))
-    found = collected([shard(drawn(2), ["a", "b"], edges=table) for table in tables]).edges[IOI].by_statistic["edges"]
+        tables.append(pa.Table.from_pylist([{"task": "ioi", "wrong_answer": "foil", "of": "edges", **moments}]))
+    found = collected([shard(drawn(2), ["a", "b"], moments=table) for table in tables]).many[IOI].by_statistic["edges"]
     assert found.n == 30
     np.testing.assert_allclose(found.mean, values.mean(0))
     np.testing.assert_allclose(found.estimate().std, values.std(0, ddof=1))

@@ -13,7 +13,7 @@ N_EDGES = len(edge_ends(CFG).sources)
 
 def moments(values):
     row = {"n": len(values), "sum": values.sum(0), "sum_sq": (values**2).sum(0), "n_positive": (values > 0).sum(0)}
-    return pa.Table.from_pylist([{"task": "ioi", "wrong_answer": "foil", **row}])
+    return pa.Table.from_pylist([{"task": "ioi", "wrong_answer": "foil", "of": "edges", **row}])
 
 
 def table(values, attributions, templates):
@@ -22,7 +22,7 @@ def table(values, attributions, templates):
     statistics = drawn(len(values)) | {"attribution": attributions}
     cuts = slice(0, half), slice(half, None)
     shards = [
-        shard({name: found[cut] for name, found in statistics.items()}, templates[cut], edges=moments(values[cut]))
+        shard({name: found[cut] for name, found in statistics.items()}, templates[cut], moments=moments(values[cut]))
         for cut in cuts
     ]
     return edge_table(collected(shards), COMPONENTS, CFG)

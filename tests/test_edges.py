@@ -11,8 +11,8 @@ from oracle_values import engine_values, exact_calibration, loaded_model, mixed_
 from slow_edges import SlowEdges, edge_names
 from tiny_models import FAMILIES
 
-from gbcd.engine.edges import EdgeMoments
 from gbcd.engine.engine import Engine
+from gbcd.engine.moments import PromptMoments
 from gbcd.engine.oracle import Oracle
 from gbcd.wrong_answers.losses import TowardsTokens
 
@@ -36,9 +36,8 @@ def rows(loaded, prompts, definition, rules="plain"):
     names, found = [one.name for one in loaded.components], {}
     for group in engine._batch(prompts):
         (loss,) = group.losses
-        assert loss.edges is not None
         for row, prompt in enumerate(group.prompts):
-            edges = dict(zip(edge_names(loaded.spec), loss.edges[row].tolist(), strict=True))
+            edges = dict(zip(edge_names(loaded.spec), loss.many["edges"][row].tolist(), strict=True))
             found[prompt.prompt.id] = Row(
                 edges, dict(zip(names, loss.statistics["attribution"][row].tolist(), strict=True))
             )
@@ -117,7 +116,7 @@ def test_edges_change_no_other_statistic(family):
 
 def test_moments_of_two_batches_merge_to_those_of_one():
     values = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    whole, merged = EdgeMoments.of(values), EdgeMoments.of(values[:3]).added(EdgeMoments.of(values[3:]))
+    whole, merged = PromptMoments.of(values), PromptMoments.of(values[:3]).added(PromptMoments.of(values[3:]))
     assert merged.n == whole.n == 7
     torch.testing.assert_close(merged.sum, whole.sum)
     torch.testing.assert_close(merged.sum_sq, values.square().sum(0))
@@ -128,9 +127,9 @@ def test_prompts_without_a_reference_have_no_part_in_the_moments():
     loaded, prompts = loaded_model("gpt2"), mixed_prompts((5, 5, 4))
     mixed = [prompts[0], replace(prompts[1], partner_ids=None), prompts[2]]
     engine = Engine(loaded, ["foil"], edges=True)
-    (row,) = engine.compute(mixed).edges.to_pylist()
+    (row,) = engine.compute(mixed).moments.to_pylist()
     assert (row["task"], row["wrong_answer"], row["n"]) == ("p", "foil", 2)
     alone = [list(one.edges.values()) for one in rows(loaded, [prompts[0], prompts[2]], "foil")]
     torch.testing.assert_close(torch.tensor(row["sum"]), torch.tensor(alone).sum(0), rtol=1e-6, atol=1e-6)
     nobody = [replace(one, partner_ids=None) for one in prompts]
-    assert engine.compute(nobody).edges is None
+    assert engine.compute(nobody).moments is None

@@ -130,7 +130,7 @@ def test_edges_are_integrated_as_nodes_are(family):
     column = {component.name: index for index, component in enumerate(loaded.components)}
     writers = {f"a{layer}.h{head}": f"a{layer}.h{head}.o" for layer in range(3) for head in range(4)}
     writers |= {f"m{layer}": f"m{layer}.out" if f"m{layer}.out" in column else f"m{layer}.down" for layer in range(3)}
-    for edges, parts in zip(loss.edges, loss.statistics["attribution"], strict=True):
+    for edges, parts in zip(loss.many["edges"], loss.statistics["attribution"], strict=True):
         sums = dict.fromkeys(["input", *writers], 0.0)
         for edge, score in zip(edge_names(loaded.spec), edges.tolist(), strict=True):
             sums[edge.split("->")[0]] += score

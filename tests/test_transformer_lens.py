@@ -65,4 +65,4 @@ def test_the_engines_attribution_and_edges_are_those_of_transformer_lens(case):
     columns = [names.index(f"{node}.{'out' if node[0] == 'm' else 'o'}") for node in nodes]
     found = loss.statistics["attribution"][:, columns]
     np.testing.assert_allclose(found, table("attribution_patching", nodes), atol=1e-9)
-    np.testing.assert_allclose(loss.edges, table("edges", edge_names(loaded.spec)), atol=1e-9)
+    np.testing.assert_allclose(loss.many["edges"], table("edges", edge_names(loaded.spec)), atol=1e-9)

@@ -45,7 +45,7 @@ _HASH = "_hash"
 
 @dataclass
 class Moments:
-    """Sums by statistic, of parts and then nodes, or of edges.
+    """Sums by statistic, of parts and then nodes, or of edges and of neurons by the name of their MLP.
 
     Attributes:
         n_rows: prompts, with and without values.
@@ -75,14 +75,14 @@ class Part(NamedTuple):
 
     Attributes:
         moments: of parts and nodes, by task and wrong answer.
-        edges: the same of edges, where the study has them.
+        many: the same of edges and neurons, where the study has them.
         samples: rows of the table of prompts with `_hash` and, by statistic, the values of heads and MLPs.
         extremes: such rows without values, with `statistic`, `end` (`most`, `least`) and `response`.
         counts: `task, wrong_answer, column, value, n`, of the columns `COUNTED`.
     """
 
     moments: dict[Key, Moments]
-    edges: dict[Key, Moments]
+    many: dict[Key, Moments]
     samples: dict[Key, pl.DataFrame]
     extremes: dict[Key, pl.DataFrame]
     counts: pl.DataFrame
@@ -94,7 +94,7 @@ class Collected:
     def __init__(self, n_nodes: int) -> None:
         """Know nothing; `n_nodes` heads and MLPs are in a sample."""
         self.moments: dict[Key, Moments] = {}
-        self.edges: dict[Key, Moments] = {}
+        self.many: dict[Key, Moments] = {}
         self.counts = _no_counts()
         self._size = min(SAMPLE, max(1, MAX_VALUES // max(1, n_nodes)))
         self._samples: dict[Key, pl.DataFrame] = {}
@@ -102,7 +102,7 @@ class Collected:
 
     def add(self, part: Part) -> None:
         """Take in a shard."""
-        for held, others in ((self.moments, part.moments), (self.edges, part.edges)):
+        for held, others in ((self.moments, part.moments), (self.many, part.many)):
             for key, moments in others.items():
                 held.setdefault(key, Moments()).add(moments)
         for key, sample in part.samples.items():
@@ -172,9 +172,9 @@ def part_of(shard: ShardTables, nodes: NodeMap) -> Part:
         )
         part.samples[key] = _sample(described, values)
         part.extremes[key] = _extremes(described, values)
-    if shard.edges is not None:
-        for key in keys(shard.edges):
-            part.edges[key] = _edge_moments(rows_of(shard.edges, key))
+    if shard.moments is not None:
+        for key in keys(shard.moments):
+            part.many[key] = _prompt_moments(rows_of(shard.moments, key))
     return part
 
 
@@ -244,8 +244,8 @@ def _counts(table: pa.Table) -> pl.DataFrame:
     return pl.concat([_no_counts(), *counted])
 
 
-def _edge_moments(rows: pa.Table) -> Moments:
-    """Sums of edges; a shard does not tell templates apart here, so its prompts are one cluster."""
+def _prompt_moments(rows: pa.Table) -> Moments:
+    """Sums of edges and neurons; a shard does not tell templates apart here, so its prompts are one cluster."""
     moments = Moments()
     for row in range(rows.num_rows):
         n = rows["n"][row].as_py()
@@ -264,5 +264,5 @@ def _edge_moments(rows: pa.Table) -> Moments:
         )
         clusters = Clusters()
         clusters.numbers([""])
-        moments.add(Moments(n, clusters, {"edges": part}))
+        moments.add(Moments(n, clusters, {rows["of"][row].as_py(): part}))
     return moments

@@ -2,7 +2,7 @@
 
 shards -> collect -> analysis/        sums by template, samples of prompts, counts
                   -> summary.parquet  statistics of every part and node, with score and rank
-                  -> edges.parquet, circuit.json, heatmap.*.png
+                  -> edges.parquet, neurons.parquet, circuit.json, heatmap.*.png
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from gbcd.analysis.circuit_files import circuit_files
 from gbcd.analysis.circuits import Config
 from gbcd.analysis.collect import Collected, Moments, collect
-from gbcd.analysis.edges import EDGES_FILE, edge_table
+from gbcd.analysis.edges import EDGES_FILE, NEURONS_FILE, edge_table, neuron_table
 from gbcd.analysis.heatmap import draw_heatmaps
 from gbcd.analysis.intervals import resampled_means
 from gbcd.analysis.nodes import NodeMap
@@ -85,8 +85,9 @@ def reduce(out: str, score: str | None = None) -> pl.DataFrame:
     store.write(SUMMARY_FILE, encoded(table))
     cfg = Config.of(components, runs_in_parallel(store))
     edges = edge_table(collected, components, cfg)
-    if edges is not None:
-        store.write(EDGES_FILE, encoded(edges.to_arrow()))
+    for name, found in ((EDGES_FILE, edges), (NEURONS_FILE, neuron_table(collected, components))):
+        if found is not None:
+            store.write(name, encoded(found.to_arrow()))
     for name, content in (circuit_files(summary, cfg, edges) | draw_heatmaps(summary)).items():
         store.write(name, content)
     return summary

@@ -9,7 +9,8 @@ import polars as pl
 from rich.console import Console
 
 from gbcd import tasks
-from gbcd.commands.result_table import show_results
+from gbcd.analysis.edges import read_neurons
+from gbcd.commands.result_table import show_neurons, show_results
 from gbcd.pipeline import Run
 from gbcd.printing import counted, duration, fact, failed_prompts
 from gbcd.run.inputs import Inputs
@@ -25,6 +26,8 @@ def closing_summary(run: Run, console: Console) -> None:
     """Print what was found, what is missing, and where it lies."""
     if run.summary is not None:
         show_results(run.summary, console)
+        if (neurons := read_neurons(Store(run.out))) is not None:
+            show_neurons(neurons, console)
     for task in _short_tasks(run):
         fact(console, "Fewer", task)
     for record in run.given_up:

@@ -54,6 +54,9 @@ prompts_per_task = 2000
 # Score edges between nodes too.
 # edges = false
 
+# Score the neurons of these MLPs too.
+# neurons = ["m3"]
+
 # Leave out prompts that the model does not solve.
 # only_solved = false
 

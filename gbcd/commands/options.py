@@ -40,6 +40,9 @@ Definitions = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Fixes which prompts are drawn.")]
 Edges = Annotated[bool | None, typer.Option("--edges", help="Score edges between nodes too.")]
+Neurons = Annotated[
+    str | None, typer.Option("--neurons", metavar="M3,M4", help="MLPs whose neurons are scored too, for example m3,m4.")
+]
 IgSteps = Annotated[
     int | None,
     typer.Option("--ig-steps", metavar="N", help="Average the gradient over N points from reference to prompt."),
@@ -74,6 +77,8 @@ def asked_studies(flags: Mapping[str, Any]) -> list[Study]:
     """
     given = {_REPEATED.get(name, name): value for name, value in flags.items() if value is not None}
     files, prompts = given.pop("study", None), given.pop("prompts", None)
+    if "neurons" in given:
+        given["neurons"] = tuple(given["neurons"].split(","))
     if prompts is not None:
         number = _whole_number(prompts)
         given |= {"prompts": prompts} if number is None else {"prompts_per_task": number}

@@ -17,6 +17,7 @@ def plan(
     embedding_model: options.EmbeddingModel = None,
     seed: options.Seed = None,
     edges: options.Edges = None,
+    neurons: options.Neurons = None,
     ig_steps: options.IgSteps = None,
     out: options.Out = None,
     device: options.Device = None,

@@ -57,6 +57,21 @@ def show_results(summary: pl.DataFrame, console: Console) -> None:
         )
 
 
+def show_neurons(neurons: pl.DataFrame, console: Console) -> None:
+    """Print the neurons with the largest attributions of each task and wrong answer; nothing where there are many."""
+    groups = neurons.partition_by("task", "wrong_answer", as_dict=True, maintain_order=True)
+    for (task, wrong_answer), rows in groups.items() if len(groups) <= MAX_TABLES else ():
+        heading(
+            console, f"{task}, {wrong_answer}: neurons by attribution, means over {counted(rows['n'][0], 'prompt')}"
+        )
+        cells = [
+            [row["node"], str(row["neuron"]), *_attribution(row)]
+            for row in rows.top_k(TOP, by=pl.col("mean").abs()).iter_rows(named=True)
+        ]
+        table(console, ["MLP", "neuron", "attribution", "95 % interval", "same sign"], cells, words=["MLP"])
+    console.print()
+
+
 def _groups(summary: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
     nodes = summary.filter(pl.col("level") == "node")
     for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
@@ -84,7 +99,8 @@ def _show(title: str, nodes: pl.DataFrame, console: Console) -> list[str]:
         if score not in (attribution, norm):
             cell += [f"{row['score']:#.3g}", _interval(row, "score_ci", "#.3g")]
         if attribution:
-            cell += _attribution(row, attribution)
+            signed = {name: row[f"{attribution}_signed_{name}"] for name in ("mean", "ci_low", "ci_high")}
+            cell += _attribution({**signed, "sign_agreement": row[f"{attribution}_sign_agreement"]})
         if norm:
             cell += [f"{row[f'{norm}_mean']:#.3g}", _interval(row, f"{norm}_ci", "#.3g")]
         cells.append(cell)
@@ -92,11 +108,10 @@ def _show(title: str, nodes: pl.DataFrame, console: Console) -> list[str]:
     return [name for name in (attribution, norm) if name]
 
 
-def _attribution(row: dict[str, Any], name: str) -> list[str]:
-    mean, agreement = row[f"{name}_signed_mean"], row[f"{name}_sign_agreement"]
-    if mean is None:
+def _attribution(row: dict[str, Any]) -> list[str]:
+    if row["mean"] is None:
         return ["", "", ""]
-    return [f"{mean:+#.3g}", _interval(row, f"{name}_signed_ci", "+#.3g"), f"{100 * agreement:.0f} %"]
+    return [f"{row['mean']:+#.3g}", _interval(row, "ci", "+#.3g"), f"{100 * row['sign_agreement']:.0f} %"]
 
 
 def _heading(nodes: pl.DataFrame, statistic: str) -> str:

@@ -21,6 +21,7 @@ def run(
     embedding_model: options.EmbeddingModel = None,
     seed: options.Seed = None,
     edges: options.Edges = None,
+    neurons: options.Neurons = None,
     ig_steps: options.IgSteps = None,
     out: options.Out = None,
     workers: options.Workers = None,

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gbcd.component import Component
 from gbcd.engine import tables
-from gbcd.engine.edges import EdgeMoments
+from gbcd.engine.moments import PromptMoments
 from gbcd.engine.tables import FAILED, NON_FINITE, OK, STATISTICS, UNCALIBRATED, ShardTables
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import LossContext, WrongAnswer
@@ -34,14 +34,14 @@ class LossRows(NamedTuple):
         target: what it pulled towards; None of a prompt that failed.
         losses: one a prompt.
         statistics: by name, one value a prompt and component.
-        edges: attributions of edges, one row a prompt.
+        many: attributions of edges and neurons, one row a prompt (`passes.Scores`).
     """
 
     wrong_answer: str
     target: Target | None
     losses: Float[Tensor, " prompt"]
     statistics: Mapping[str, Float[Tensor, "prompt component"]]
-    edges: Float[Tensor, "prompt edge"] | None
+    many: Mapping[str, Float[Tensor, "prompt value"]]
 
 
 class BatchRows(NamedTuple):
@@ -66,7 +66,7 @@ class BatchRows(NamedTuple):
 def failed(prompt: EncodedPrompt, definitions: Sequence[WrongAnswer], reason: str) -> BatchRows:
     """The rows of a prompt that could not be computed, under every definition."""
     nothing = torch.full((1,), torch.nan)
-    losses = tuple(LossRows(definition.name, None, nothing, {}, None) for definition in definitions)
+    losses = tuple(LossRows(definition.name, None, nothing, {}, {}) for definition in definitions)
     return BatchRows([prompt], None, losses, [False], [False], reason)
 
 
@@ -83,18 +83,21 @@ def assemble(
     order = np.argsort([place[prompt.prompt.id] for group, _ in rows for prompt in group.prompts], kind="stable")
     prompts = pa.concat_tables([_prompt_rows(group, loss, tokenizer) for group, loss in rows]).take(order)
     norms = pa.concat_tables([_norm_rows(group, loss, len(components)) for group, loss in rows]).take(order)
-    moments: dict[str, EdgeMoments] = {}
+    return tables.concatenated([ShardTables(prompts, norms, _moments(rows))])
+
+
+def _moments(rows: Iterable[tuple[BatchRows, LossRows]]) -> pa.Table | None:
+    """The table `MOMENTS` of prompts with a reference and finite values; None where nothing is kept so."""
+    moments: dict[tuple[str, str, str], PromptMoments] = {}
     for group, loss in rows:
-        if loss.edges is not None:
-            used = _finite(loss).cpu() & torch.tensor(group.has_other)
-            found = EdgeMoments.of(loss.edges[used.to(loss.edges.device)])
-            before = moments.get(loss.wrong_answer)
-            moments[loss.wrong_answer] = found if before is None else before.added(found)
-    if not moments:
-        return tables.concatenated([ShardTables(prompts, norms)])
-    task = rows[0][0].prompts[0].prompt.task
-    edges = [{"task": task, "wrong_answer": name, **found.lists()} for name, found in moments.items()]
-    return tables.concatenated([ShardTables(prompts, norms, pa.Table.from_pylist(edges, schema=tables.EDGES))])
+        used = _finite(loss).cpu() & torch.tensor(group.has_other)
+        for name, values in loss.many.items():
+            key = group.prompts[0].prompt.task, loss.wrong_answer, name
+            found = PromptMoments.of(values[used.to(values.device)])
+            moments[key] = moments[key].added(found) if key in moments else found
+    names = ("task", "wrong_answer", "of")
+    lists = [dict(zip(names, key, strict=True)) | found.lists() for key, found in moments.items()]
+    return pa.Table.from_pylist(lists, schema=tables.MOMENTS) if lists else None
 
 
 def _finite(loss: LossRows) -> Bool[Tensor, " prompt"]:

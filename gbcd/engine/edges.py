@@ -16,9 +16,6 @@ and for each reader in the order of what stands before it: the embeddings (`inpu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,33 +25,6 @@ from gbcd.models.captured import EmbeddingGradient, Gradient, MapGradient
 from gbcd.models.decoder import Decoder, Run
 from gbcd.models.packing import Packed
 from gbcd.models.pieces import Norm
-
-
-@dataclass(frozen=True)
-class EdgeMoments:
-    """Sums over prompts, which merge exactly: number of prompts; by edge the sum, sum of squares, number of
-    positive."""
-
-    n: int
-    sum: Float[Tensor, " edge"]
-    sum_sq: Float[Tensor, " edge"]
-    n_positive: Float[Tensor, " edge"]
-
-    @staticmethod
-    def of(values: Float[Tensor, "prompt edge"]) -> EdgeMoments:
-        """Moments of some prompts."""
-        wide = values.double()
-        return EdgeMoments(len(wide), wide.sum(0), wide.square().sum(0), (wide > 0).double().sum(0))
-
-    def added(self, other: EdgeMoments) -> EdgeMoments:
-        """Those of both."""
-        return EdgeMoments(
-            self.n + other.n, self.sum + other.sum, self.sum_sq + other.sum_sq, self.n_positive + other.n_positive
-        )
-
-    def lists(self) -> dict[str, Any]:
-        """Columns of the table `EDGES`."""
-        return {name: value.tolist() for name, value in vars(self).items() if name != "n"} | {"n": self.n}
 
 
 def recorded(decoder: Decoder) -> tuple[str, ...]:

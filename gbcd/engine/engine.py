@@ -50,6 +50,7 @@ class Engine:
         calibration: Calibration | None = None,
         rules: RulesName = "plain",
         edges: bool = False,
+        neurons: Sequence[str] = (),
         ig_steps: int = 1,
     ) -> None:
         """Prepare `loaded` for the definitions `wrong_answers`.
@@ -60,6 +61,7 @@ class Engine:
             calibration: mean inputs; without them nothing is centred.
             rules: backward rules.
             edges: score edges, too.
+            neurons: MLPs whose neurons are scored, too.
             ig_steps: points between counterfactual and prompt at which the gradient of attributions is taken.
 
         Raises:
@@ -67,7 +69,7 @@ class Engine:
         """
         self._loaded, self._calibration = loaded, calibration
         self._definitions = [registry.get(name) for name in wrong_answers]
-        self._passes = Passes(loaded.decoder, loaded.components, rules, edges, ig_steps)
+        self._passes = Passes(loaded.decoder, loaded.components, rules, edges, neurons, ig_steps)
         self._space = space_of(loaded.tokenizer)
         self._means: dict[str, MeanTables] = {}
         self.components: list[Component] = loaded.components

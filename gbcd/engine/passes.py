@@ -18,8 +18,10 @@ from torch import Tensor
 
 from gbcd.component import Component
 from gbcd.engine.edges import EdgeScores, recorded
+from gbcd.engine.neurons import NeuronScores
 from gbcd.engine.references import Reference, RunReference, aligned
 from gbcd.engine.scores import STATISTICS, ScoreTable
+from gbcd.engine.tables import EDGES
 from gbcd.engine.tables import STATISTICS as ALL
 from gbcd.models.captured import Gradient
 from gbcd.models.decoder import Decoder, Run, Start
@@ -39,11 +41,12 @@ class Scores(NamedTuple):
 
     Attributes:
         statistics: by name.
-        edges: attributions of edges; None where they were not asked for, or nothing is compared with.
+        many: attributions of `EDGES` and of the neurons of MLPs (by the MLP's name), which are kept as moments over
+            prompts; empty where none were asked for, or nothing is compared with.
     """
 
     statistics: Mapping[str, Float[Tensor, "prompt component"]]
-    edges: Float[Tensor, "prompt edge"] | None
+    many: Mapping[str, Float[Tensor, "prompt value"]]
 
 
 class Passes:
@@ -55,6 +58,7 @@ class Passes:
         components: Sequence[Component],
         rules: RulesName = "plain",
         edges: bool = False,
+        neurons: Sequence[str] = (),
         steps: int = 1,
         statistics: Collection[str] = ALL,
     ) -> None:
@@ -65,11 +69,12 @@ class Passes:
             components: columns of the statistics.
             rules: backward rules.
             edges: score edges, too.
+            neurons: MLPs whose neurons are scored, too.
             steps: points at which the gradient of attributions is taken.
             statistics: names of what is computed.
         """
         self._decoder, self._components, self._steps = decoder, components, steps
-        self._with_edges, self._statistics = edges, statistics
+        self._with_edges, self._neurons, self._statistics = edges, neurons, statistics
         names = recorded(decoder) if edges else ()
         self._options = Options(rules=RULES[rules], graph=True, keep=steps > 1, record=names, edges=edges)
         self._other_options = Options(keep=True, record=names)
@@ -119,23 +124,30 @@ class Passes:
     ) -> Scores:
         wanted = [one for one in STATISTICS if one.name in names]
         table = ScoreTable(self._components, len(run.logits), references, wanted)
-        edges = EdgeScores(self._decoder, run, other) if self._with_edges and other is not None else None
+        receivers: list[Callable[[Gradient], None]] = [table]
+        edges = neurons = None
+        if other is not None and self._with_edges:
+            receivers.append(edges := EdgeScores(self._decoder, run, other))
+        if other is not None and self._neurons:
+            receivers.append(neurons := NeuronScores(self._neurons, references["other"]))
 
         def receive(gradient: Gradient) -> None:
-            table(gradient)
-            if edges is not None:
-                edges(gradient)
+            for receiver in receivers:
+                receiver(gradient)
 
         run.backward(loss(run), receive)
-        return Scores(table.values(), None if edges is None else edges.values())
+        many = {} if neurons is None else {node: neurons.values[node] for node in self._neurons}
+        return Scores(table.values(), many if edges is None else {EDGES: edges.values(), **many})
 
 
 def _added(one: Scores, point: Scores) -> Scores:
     total = one.statistics[ATTRIBUTION] + point.statistics[ATTRIBUTION]
-    edges = None if one.edges is None or point.edges is None else one.edges + point.edges
-    return Scores({**one.statistics, ATTRIBUTION: total}, edges)
+    many = {name: values + point.many[name] for name, values in one.many.items()}
+    return Scores({**one.statistics, ATTRIBUTION: total}, many)
 
 
 def _divided(total: Scores, steps: int) -> Scores:
     mean = total.statistics[ATTRIBUTION] / steps
-    return Scores({**total.statistics, ATTRIBUTION: mean}, None if total.edges is None else total.edges / steps)
+    return Scores(
+        {**total.statistics, ATTRIBUTION: mean}, {name: values / steps for name, values in total.many.items()}
+    )

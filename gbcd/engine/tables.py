@@ -1,8 +1,8 @@
 """Schemas of the tables that a shard is made of: what the engine hands to the store.
 
 Statistics are *wide* on disk: one row per prompt and wrong answer, and per statistic one list with a value per
-component, in the order of `components.parquet`. `gbcd.scan` unfolds it to the tidy table of the contract. Edges are
-moments over the prompts of a batch, added up for the shard.
+component, in the order of `components.parquet`. `gbcd.scan` unfolds it to the tidy table of the contract. Of edges and
+neurons there are moments over the prompts of each batch.
 """
 
 from __future__ import annotations
@@ -61,12 +61,15 @@ COMPONENTS = pa.schema(
 
 _MOMENT = pa.list_(pa.field("item", pa.float64(), nullable=False))
 
-EDGES = pa.schema(
-    [("task", pa.string()), ("wrong_answer", pa.string()), ("n", pa.int64())]
+MOMENTS = pa.schema(
+    [*((name, pa.string()) for name in ("task", "wrong_answer", "of")), ("n", pa.int64())]
     + [(name, _MOMENT) for name in ("sum", "sum_sq", "n_positive")]
 )
-"""One row per task and wrong answer: over `n` prompts, the sum of the attributions of each edge, the sum of their
-squares and the number of positive ones; edges in the order of `gbcd.component.edges`."""
+"""Rows by task, wrong answer and what attributions are `of`: `edges`, in the order of `gbcd.engine.edges`, or the
+neurons of an MLP, by its name. Over `n` prompts the sum of the attributions of each, the sum of their squares and the
+number of positive ones."""
+
+EDGES = "edges"
 
 
 def norms_schema(n_components: int) -> pa.Schema:
@@ -77,11 +80,11 @@ def norms_schema(n_components: int) -> pa.Schema:
 
 
 class ShardTables(NamedTuple):
-    """Everything that one shard, or one batch of it, writes; `edges` where a study asks for them."""
+    """Everything that one shard, or one batch of it, writes; `moments` where a study asks for edges or neurons."""
 
     prompts: pa.Table
     norms: pa.Table
-    edges: pa.Table | None = None
+    moments: pa.Table | None = None
 
 
 def concatenated(batches: Sequence[ShardTables]) -> ShardTables:
@@ -90,5 +93,5 @@ def concatenated(batches: Sequence[ShardTables]) -> ShardTables:
     names = prompts["wrong_answer"].to_pylist()
     rank = {name: number for number, name in enumerate(dict.fromkeys(names))}
     at = np.argsort([rank[name] for name in names], kind="stable")
-    edges = [batch.edges for batch in batches if batch.edges is not None]
-    return ShardTables(prompts.take(at), norms.take(at), pa.concat_tables(edges) if edges else None)
+    moments = [batch.moments for batch in batches if batch.moments is not None]
+    return ShardTables(prompts.take(at), norms.take(at), pa.concat_tables(moments) if moments else None)

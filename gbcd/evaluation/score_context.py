@@ -19,6 +19,7 @@ from torch import Tensor
 from gbcd.component import Component
 from gbcd.engine.engine import packed_for
 from gbcd.engine.passes import Passes
+from gbcd.engine.tables import EDGES
 from gbcd.evaluation.metrics import Metric, metric_gradient
 from gbcd.evaluation.places import Place
 from gbcd.models.decoder import Decoder, Run
@@ -27,6 +28,8 @@ from gbcd.models.load import LoadedModel
 from gbcd.models.packing import Packed
 from gbcd.models.rules import RulesName
 from gbcd.prompting.tokens import EncodedPrompt
+
+_READ = ("taylor", "attribution")
 
 
 class Attributed(NamedTuple):
@@ -107,13 +110,13 @@ class ScoreContext:
 
     def _attributed(self, rules: RulesName, steps: int) -> Attributed:
         parts = self.loaded.components
-        passes = Passes(self.loaded.decoder, parts, rules, self._with_edges, steps, ("taylor", "attribution"))
+        passes = Passes(self.loaded.decoder, parts, rules, self._with_edges, steps=steps, statistics=_READ)
         run, others = passes.run(self.packed), self.packed_references
         (found,) = passes.scores(run, None if others is None else passes.other(others), {}, [self._d_logits])
         index = {component.name: number for number, component in enumerate(parts)}
         columns = [index[place.part] for place in self.places]
         chosen = {name: values[:, columns] for name, values in found.statistics.items()}
-        return Attributed(chosen.get("attribution"), chosen["taylor"], found.edges)
+        return Attributed(chosen.get("attribution"), chosen["taylor"], found.many.get(EDGES))
 
     def _d_logits(self, run: Run) -> Float[Tensor, "prompt seq vocab"]:
         return metric_gradient(self._metric, run, list(range(len(self.prompts))))

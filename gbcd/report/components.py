@@ -184,7 +184,7 @@ def _intervals(groups: list[Group]) -> list[Chart]:
         Chart(
             f"top_{name}",
             captions[name],
-            _interval_picture(name),
+            interval_picture(name),
             Rows(tables[name], [Column("component", "component"), Column(name, name, f"{name}_low", f"{name}_high")]),
             (FIND,),
             RowHeight("component", 18),
@@ -194,7 +194,8 @@ def _intervals(groups: list[Group]) -> list[Chart]:
     ]
 
 
-def _interval_picture(name: str) -> alt.LayerChart:
+def interval_picture(name: str) -> alt.LayerChart:
+    """Components by rank, with the interval of `name`."""
     order = alt.EncodingSortField("rank", order="ascending")
     base = alt.Chart(data_set()).encode(y=alt.Y("component:N", sort=order, title=None))
     scale = alt.Scale(zero=True)

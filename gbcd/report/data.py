@@ -213,6 +213,7 @@ class ReportData:
         statuses: rows of the table of prompts by status.
         measured: None where nothing was evaluated.
         edges: `source, target, mean, ci_low, ci_high` of the largest edges by group, in the order of `edges.parquet`.
+        neurons: `node, neuron, mean, ci_low, ci_high` of the largest attributions by group, the largest first.
         samples: what single prompts say, by group.
         extremes: rows of `gbcd.prompts` with `statistic`, `end` (`most`, `least`) and `response`.
     """
@@ -228,6 +229,7 @@ class ReportData:
     problems: list[str] = field(default_factory=list[str])
     measured: Measured | None = None
     edges: Mapping[Key, pl.DataFrame] = field(default_factory=dict[Key, pl.DataFrame])
+    neurons: Mapping[Key, pl.DataFrame] = field(default_factory=dict[Key, pl.DataFrame])
     samples: Mapping[Key, Sample] = field(default_factory=dict[Key, Sample])
     extremes: pl.DataFrame = field(default_factory=pl.DataFrame)
 

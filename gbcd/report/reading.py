@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from gbcd.analysis.edges import EDGES_FILE
+from gbcd.analysis.edges import EDGES_FILE, read_neurons
 from gbcd.analysis.shard_values import Key
 from gbcd.analysis.stored import read_counts, read_extremes, read_sample
 from gbcd.errors import BadInput
@@ -39,6 +39,9 @@ from gbcd.run.store import Store
 
 #: Edges of a group that are read, the largest of those that are not zero within their intervals.
 MAX_EDGES = 2_000
+
+#: Neurons of a group that are read.
+MAX_NEURONS = 20
 
 
 def read_data(out: str) -> ReportData:
@@ -79,6 +82,7 @@ def _read(store: Store, plan: Plan) -> ReportData:
         problems=problems,
         measured=_measured(store, problems),
         edges=_edges(store, scores, problems),
+        neurons=_neurons(store, scores),
         samples={group: _sample(store, group, name) for group, name in scores.items() if name is not None},
         extremes=read_extremes(store),
     )
@@ -167,6 +171,14 @@ def _edges(store: Store, groups: Iterable[Key], problems: list[str]) -> dict[Key
         except (BadInput, pl.exceptions.PolarsError) as error:
             problems.append(f"The edges of {', '.join(group)} are left out: {error}")
     return found
+
+
+def _neurons(store: Store, groups: Iterable[Key]) -> dict[Key, pl.DataFrame]:
+    table = read_neurons(store)
+    if table is None:
+        return {}
+    found = {group: table.filter(**group._asdict()) for group in groups}
+    return {group: rows.top_k(MAX_NEURONS, by=pl.col("mean").abs()) for group, rows in found.items()}
 
 
 def _edges_of_study(store: Store, group: Key) -> pl.LazyFrame:

@@ -68,7 +68,7 @@ def build_engine(loaded: LoadedModel, plan: Plan, calibration: Calibration | Non
 
 def engine_of(loaded: LoadedModel, study: Study, calibration: Calibration | None) -> Engine:
     """The gradient engine of a study."""
-    return Engine(loaded, study.wrong_answers, calibration, study.rules, study.edges, study.ig_steps)
+    return Engine(loaded, study.wrong_answers, calibration, study.rules, study.edges, study.neurons, study.ig_steps)
 
 
 def stages(plan: Plan) -> tuple[Stage, Stage]:
@@ -136,7 +136,7 @@ class NormsWork:
             on_progress(rows.stop)
         whole = concatenated(batches)
         tables = {"prompts": whole.prompts, "norms": whole.norms.replace_schema_metadata({MEANS_KEY: means})}
-        return tables if whole.edges is None else tables | {"edges": whole.edges}
+        return tables if whole.moments is None else tables | {"moments": whole.moments}
 
     def _engine_of(self, task: str) -> tuple[ShardEngine, bytes]:
         """The engine for a task and the hash of its means; those of one task are held at a time."""

@@ -39,7 +39,7 @@ from gbcd.run.results import COMPONENTS_FILE, encoded_components
 from gbcd.run.shards import PLAN, Plan, Sources, cut, cut_means, read_plan
 from gbcd.run.sources import drawn, fingerprints, n_per_task, needs_meaning, refuse_unknown
 from gbcd.run.store import StorageError, Store
-from gbcd.study import Study
+from gbcd.study import Study, check_names
 from gbcd.versions import versions
 
 
@@ -79,6 +79,8 @@ def open_plan(study: Study) -> Planned:
             study = _as_before(study, before.study)
         study = _with_compute(study, device=settled_device(study.compute))
         loaded = models.load(study.model, _planning_device(study), study.compute.dtype)
+        mlps = [component.node for component in loaded.components if component.part in ("out", "down")]
+        check_names("MLP", study.neurons, mlps, "neurons names MLPs by layer.")
         sources = _sources(study, loaded, own)
         if before is None:
             planned = _created(store, study, loaded, sources)
