@@ -8,6 +8,8 @@ mean effect of every node:
     top15      how many of the 15 largest effects are among the 15 highest scores
 
 Intervals are those of `gbcd evaluate`: over draws of whole templates, in which scores and effects are drawn together.
+Differences from the score that gbcd ranks by are taken draw by draw: a score is better, or worse, only where the
+interval of its difference leaves zero out.
 """
 
 from __future__ import annotations
@@ -44,6 +46,10 @@ class Name(NamedTuple):
         return self.statistic in COMPARED
 
 
+#: What gbcd ranks by where prompts have a reference.
+DEFAULT = Name("margin", "plain", "attribution_signed")
+
+
 def figures(truth: str, tables: Tables, seed: int) -> list[Row]:
     """One row for each score and group of nodes, the best first; none where no prompt has this reference."""
     if not tables:
@@ -53,13 +59,20 @@ def figures(truth: str, tables: Tables, seed: int) -> list[Row]:
     effects = _means(weights, tables["effects"])
     members = np.abs(effects) >= MEMBER * np.abs(_means(weights, tables["gap"][:, None]))
     rows: list[Row] = []
-    for name, scores in _scores(tables, weights):
-        for group, inside in _groups(tables["nodes"]).items():
-            found = _figures(scores[:, inside], effects[:, inside], members[:, inside])
+    scores_of = dict(_scores(tables, weights))
+    for group, inside in _groups(tables["nodes"]).items():
+        by_name = {
+            name: _figures(scores[:, inside], effects[:, inside], members[:, inside])
+            for name, scores in scores_of.items()
+        }
+        default = by_name[DEFAULT]["spearman"] if DEFAULT in by_name else None
+        for name, found in by_name.items():
             row: Row = {"truth": truth, "group": group, **name._asdict(), "n_prompts": len(tables["templates"])}
             row |= {"n_templates": len(set(tables["templates"])), "n_members": int(members[0, inside].sum())}
             for figure, values in found.items():
                 row |= {figure: float(values[0]), f"{figure}_ci": draws.interval(values, 0.0, _HIGHEST[figure])}
+            if default is not None:
+                row |= {"less_default_ci": draws.interval(found["spearman"] - default, -2.0, 2.0)}
             rows.append(row)
     return sorted(rows, key=lambda row: -row["spearman"])
 
@@ -154,13 +167,15 @@ def _held_cells(row: Row) -> list[str]:
 def _table(title: str, rows: list[Row]) -> list[str]:
     whole = [row for row in rows if row["group"] == "all"]
     n = f"{whole[0]['n_prompts']} prompts, {whole[0]['n_templates']} templates, {whole[0]['n_members']} members"
-    headings = ("loss", "rules", "statistic", "Spearman", "AUROC", "top 15", "heads", "MLPs")
+    headings = ("loss", "rules", "statistic", "Spearman", "less the default's", "AUROC", "top 15", "heads", "MLPs")
     lines = [f"\n## {title} ({n})", _line(headings), _line(["---"] * len(headings))]
     apart = {(row["group"], row["loss"], row["rules"], row["statistic"]): row["spearman"] for row in rows}
     for row in whole:
         name = row["loss"], row["rules"], row["statistic"]
         groups = [f"{apart[group, *name]:.2f}" for group in ("heads", "mlps")]
-        lines.append(_line([*name, *(_bounded(row, figure) for figure in FIGURES), *groups]))
+        correlation, *others = (_bounded(row, figure) for figure in FIGURES)
+        low, high = row.get("less_default_ci", (np.nan, np.nan))
+        lines.append(_line([*name, correlation, f"{low:.2f} to {high:.2f}", *others, *groups]))
     return lines
 
 

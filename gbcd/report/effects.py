@@ -1,4 +1,4 @@
-"""Section: scores against measured effects, how much of the gap circuits keep, and every method beside its cost."""
+"""Section: scores against measured effects, and how much of the gap circuits keep."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import altair as alt
 import polars as pl
 
 from gbcd.evaluation.recovery import MEMBER_SHARE
-from gbcd.report.charts import FIND, GROUP, Chart, Column, Control, Grid, Rows, Section, data_set, key, layered
+from gbcd.report import methods
+from gbcd.report.charts import FIND, GROUP, Chart, Column, Control, Rows, Section, data_set, key, layered
 from gbcd.report.data import Group, ReportData, kind, label
 from gbcd.report.dots import dots, marked
 
@@ -25,29 +26,18 @@ _REPLACED = {
     "zero": "zero",
 }
 
-#: Figures of the table of methods; those with intervals are over templates or prompts, as the evaluation took them.
-FIGURES = {
-    "spearman": "Spearman",
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "cpr": "CPR",
-    "cmd": "CMD",
-    "edge_cpr": "CPR, edges",
-    "edge_cmd": "CMD, edges",
-}
-
 #: Methods of a picture of curves: the score that ranks, then the best by rank correlation.
 CURVES = 6
 
-#: Methods that are listed before all are asked for; pixels of the curves.
-LISTED, HEIGHT = 12, 300
+#: Pixels of the curves.
+HEIGHT = 300
 
 
 def section(data: ReportData) -> Section | None:
     """The section; None where nothing that the page shows was evaluated."""
     groups = [group for group in data.groups if group.measured is not None]
-    methods = {method for group in groups if group.measured for method in group.measured.effects["method"].unique()}
-    against = {name: said for name, said in AGAINST.items() if name in methods}
+    measured = {name for group in groups if group.measured for name in group.measured.effects["method"].unique()}
+    against = {name: said for name, said in AGAINST.items() if name in measured}
     if not groups or not against:
         return None
     text = (
@@ -59,9 +49,9 @@ def section(data: ReportData) -> Section | None:
         "effects",
         "Scores against measured effects",
         text,
-        controls=(Control("against", "Against", against),),
-        charts=(_scatter(groups, list(against)), _curves(groups), *_edge_curves(groups)),
-        grids=(_methods(groups),),
+        controls=(Control("against", "Against", against), Control("figure", "Quality", methods.figures(groups))),
+        charts=(_scatter(groups, list(against)), methods.cost_chart(groups), _curves(groups), *_edge_curves(groups)),
+        grids=(methods.table(groups),),
     )
 
 
@@ -178,30 +168,3 @@ def _lines() -> alt.Chart:
             tooltip=["method:N", *numbers],
         )
     )
-
-
-def _methods(groups: list[Group]) -> Grid:
-    """Methods by rank correlation with the truth, best first."""
-    measured = {name for group in groups for name in group.figures["figure"].unique()}
-    columns = [
-        Column("method", "method"),
-        *(Column(FIGURES[name], name, f"{name}_low", f"{name}_high") for name in FIGURES if name in measured),
-        Column("passes", "cost"),
-    ]
-    caption = (
-        "All methods; ◀ the score that ranks. In brackets 95 % intervals; passes: forward passes over each prompt, a "
-        "backward pass counted as one."
-    )
-    return Grid("methods", caption, Rows({group.id: _figures(group) for group in groups}, columns), LISTED)
-
-
-def _figures(group: Group) -> pl.DataFrame:
-    mark = pl.when(pl.col("method") == group.score_name).then(pl.lit(" ◀")).otherwise(pl.lit(""))
-    values = [
-        pl.col(column).filter(pl.col("figure") == figure).first().alias(f"{figure}{end}")
-        for figure in FIGURES
-        for column, end in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high"))
-    ]
-    table = group.figures.group_by("method", maintain_order=True).agg(*values, cost=pl.col("cost").first())
-    best_first = table.sort("spearman", descending=True, nulls_last=True)
-    return best_first.with_columns(method=pl.col("method").map_elements(label, pl.String) + mark)
