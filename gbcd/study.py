@@ -32,6 +32,9 @@ Names = Annotated[tuple[str, ...], Strict(False)]
 """TOML has lists where this is a tuple."""
 
 
+AskedDevice = Literal["auto", "cpu", "cuda"]
+
+
 class Compute(BaseModel):
     """How a study is computed; the table `[compute]` of a study file."""
 
@@ -39,7 +42,7 @@ class Compute(BaseModel):
 
     workers: int = Field(default=2, ge=0)
     """Ray actors, each with a copy of the model; 0 computes in this process, without Ray. Never changes a row."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: AskedDevice = "auto"
     """`auto`: a GPU where this machine has one, or the cluster that is joined can offer one; settled in the plan."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     """Type of weights and activations."""

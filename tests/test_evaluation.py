@@ -405,6 +405,21 @@ def test_another_model_under_the_same_name_is_refused(study, tmp_path):
         evaluate(str(copy))
 
 
+def test_a_study_of_a_gpu_is_evaluated_without_one(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    copy = shutil.copytree(study, tmp_path / "copy")
+    shutil.rmtree(copy / "evaluation", ignore_errors=True)
+    plan = json.loads((copy / "plan.json").read_text())
+    plan["study"]["compute"]["device"] = "cuda"
+    (copy / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(BadInput, match="device 'cuda': torch finds no GPU here"):
+        evaluate(str(copy), 2, device="cuda")
+    assert not (copy / "evaluation").exists()
+    evaluate(str(copy), 2)
+    [folder] = (copy / "evaluation").iterdir()
+    assert json.loads((folder / "evaluation.json").read_text())["request"]["device"] == "cpu"
+
+
 def test_prompts_that_cannot_be_patched_are_named(study, tmp_path, monkeypatch):
     stored = Inputs.sample
 
@@ -428,6 +443,7 @@ def test_what_the_command_cannot_mean_is_refused(study):
     for flags, said in (
         (("--ablations", "mean,none"), "'none' is none of resample, mean, zero"),
         (("--nodes", "top"), "'top' is neither `all` nor `top:N`"),
+        (("--device", "tpu"), "--device: 'tpu' is none of auto, cpu, cuda"),
         (("--budget", "0.00001"), "a budget of 1e-05 minutes is too small: two pairs of every task take about"),
     ):
         status, _, refused = gbcd("evaluate", study, *flags)

@@ -20,6 +20,7 @@ from gbcd.printing import counted, fact, heading, line, table
 if TYPE_CHECKING:
     from gbcd.evaluation.evaluate import Evaluation
     from gbcd.evaluation.patching import Ablation
+    from gbcd.study import AskedDevice
 
 Ablations = Annotated[
     str,
@@ -51,6 +52,7 @@ def evaluate(
     budget: Budget = None,
     circuit: CircuitFile = None,
     workers: options.Workers = None,
+    device: options.Device = None,
     definitions: options.Definitions = None,
 ) -> None:
     """Hold a finished study against what components do when they are ablated, and against other methods."""
@@ -66,7 +68,7 @@ def evaluate(
         for file in changed_since(files, read_plan(Store(out))):
             fact(console, "Warning", f"{file} has changed since the study was planned")
         if circuit is not None:
-            _judge(out, circuit, pairs)
+            _judge(out, circuit, pairs, _device(device))
             return
         found = measure(
             out,
@@ -75,6 +77,7 @@ def evaluate(
             top=_top(nodes),
             budget=budget,
             workers=workers or 0,
+            device=_device(device),
             console=console,
             definitions=files,
         )
@@ -142,10 +145,10 @@ def _interval(row: Mapping[str, Any]) -> str:
     return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _judge(out: str, circuit: Path, pairs: int) -> None:
+def _judge(out: str, circuit: Path, pairs: int, device: AskedDevice) -> None:
     from gbcd.evaluation.given_circuit import judge
 
-    found = judge(out, circuit, pairs)
+    found = judge(out, circuit, pairs, device)
     for (task,), rows in found.group_by("task", maintain_order=True):
         heading(console, f"{task}: {circuit}")
         lines = [
@@ -167,6 +170,14 @@ def _ablations(text: str) -> tuple[Ablation, ...]:
     if strange := [name for name in names if name not in known]:
         raise BadInput(f"--ablations: {strange[0]!r} is none of {', '.join(known)}")
     return cast("tuple[Ablation, ...]", names)
+
+
+def _device(text: str | None) -> AskedDevice:
+    from gbcd.study import AskedDevice
+
+    if text is not None and text not in get_args(AskedDevice):
+        raise BadInput(f"--device: {text!r} is none of {', '.join(get_args(AskedDevice))}")
+    return cast("AskedDevice", text or "auto")
 
 
 def _top(text: str) -> int | None:

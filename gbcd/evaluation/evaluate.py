@@ -51,12 +51,14 @@ from gbcd.evaluation.recovery import Score, recovery_rows
 from gbcd.evaluation.work import EvaluationWork, circuit_components, load_model
 from gbcd.models.load import LoadedModel
 from gbcd.run.commits import committed_ids, read_commits, read_table
+from gbcd.run.devices import settled_device
 from gbcd.run.executor import Workers, absolute, execute
 from gbcd.run.own_definitions import DefinitionFile, import_definitions
 from gbcd.run.progress import ProgressDisplay
 from gbcd.run.results import SUMMARY_FILE, encoded
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import Store
+from gbcd.study import AskedDevice, Compute
 
 
 class Evaluation(NamedTuple):
@@ -96,6 +98,7 @@ def evaluate(
     top: int | None = None,
     budget: float | None = None,
     workers: int = 0,
+    device: AskedDevice = "auto",
     console: Console | None = None,
     definitions: Sequence[DefinitionFile] = (),
 ) -> Evaluation:
@@ -109,27 +112,30 @@ def evaluate(
         top: ablate only so many of the best by the study's score, and as many of the others, which stand for all.
         budget: minutes; as many pairs as fit, up to `n_pairs`.
         workers: Ray workers; 0 computes in this process.
+        device: `auto` is a GPU where workers can have one, whatever the study was computed on.
         console: where progress is shown.
         definitions: files with scores, tasks and wrong answers of one's own.
 
     Raises:
-        BadInput: there is no study, it is not complete, its model is not available or has other weights now, too few
-            pairs were asked for, the budget is too small, or no task has two prompts that can be patched.
+        BadInput: there is no study, it is not complete, its model or the device is not available, its model has other
+            weights now, too few pairs were asked for, the budget is too small, or no task has two prompts that can be
+            patched.
         Incomplete: a block of pairs failed again and again, or workers or storage did; the same call goes on.
     """
     if n_pairs < 2:
         raise BadInput(f"effects cannot be averaged over {n_pairs} prompts; give at least 2")
-    request = Request(pairs=n_pairs, budget=budget, ablations=tuple(ablations), top=top, level=level)
+    on = settled_device(Compute(device=device, workers=workers))
+    request = Request(pairs=n_pairs, budget=budget, ablations=tuple(ablations), top=top, level=level, device=on)
     store, files = Store(out), tuple(definitions)
     import_definitions(files)
     plan = read_plan(store)
     _refuse_incomplete(store, plan)
-    gpus = 1.0 if plan.study.compute.device == "cuda" else 0.0
-    team = Workers(workers, plan.study.compute.threads, gpus)
+    compute = plan.study.compute
+    team = Workers(workers, compute.threads, compute.gpus_per_worker if on == "cuda" else 0.0)
     if not store.exists(SUMMARY_FILE):
         reduce(out)
     folder = evaluation_folder(request, plan, files)
-    loaded = load_model(store, plan)
+    loaded = load_model(store, plan, on)
     planned = read_evaluation_plan(store, folder)
     if planned is None:
         planned = write_evaluation_plan(store, folder, planned_evaluation(store, plan, loaded, request, workers))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from gbcd.evaluation.patching import Ablation
 from gbcd.evaluation.places import Level
 from gbcd.run.commits import read_record
+from gbcd.run.devices import Device
 from gbcd.run.own_definitions import DefinitionFile
 from gbcd.run.shards import Plan
 from gbcd.run.store import Store
@@ -35,6 +36,7 @@ class Request(BaseModel):
         ablations: how nodes are ablated.
         top: nodes that are ablated beside a sample of the others; None for all.
         level: whether heads and MLPs are ablated, or their parts.
+        device: where it is computed, which need not be the study's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +46,7 @@ class Request(BaseModel):
     ablations: tuple[Ablation, ...] = ("resample",)
     top: int | None = None
     level: Level = "node"
+    device: Device = "cpu"
 
 
 class TaskPlan(BaseModel):

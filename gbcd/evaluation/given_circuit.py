@@ -22,9 +22,11 @@ from gbcd.evaluation.resampling import Draws
 from gbcd.evaluation.work import circuit_metrics, load_model, pairs_of
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.run.devices import settled_device
 from gbcd.run.inputs import Inputs
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
+from gbcd.study import AskedDevice, Compute
 
 SCHEMA = pl.Schema(
     {"task": pl.String(), "circuit": pl.String(), "size": pl.Float64(), "n_edges": pl.Int64()}
@@ -42,20 +44,22 @@ class _Given(NamedTuple):
     by_size: dict[Ranking, list[int]]
 
 
-def judge(out: str, path: Path, n_pairs: int = 128) -> pl.DataFrame:
+def judge(out: str, path: Path, n_pairs: int = 128, device: AskedDevice = "auto") -> pl.DataFrame:
     """Faithfulness of a circuit on every task of a study.
 
     Args:
         out: a study.
         path: a `.json` or `.pt` file of EAP-IG, MIB or gbcd.
         n_pairs: prompts per task.
+        device: as of `evaluate`.
 
     Raises:
-        BadInput: the file is no circuit, or one of a model of another shape; or no prompt has a counterfactual.
+        BadInput: the file is no circuit, or one of a model of another shape; the device is not available; or no prompt
+            has a counterfactual.
     """
     store = Store(out)
     plan, found = read_plan(store), read_importances(path)
-    loaded = load_model(store, plan)
+    loaded = load_model(store, plan, settled_device(Compute(device=device)))
     cfg = edge_config(loaded)
     if found.cfg != cfg:
         raise BadInput(

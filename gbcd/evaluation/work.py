@@ -30,6 +30,7 @@ from gbcd.models.edge_runs import CircuitRuns
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.run.devices import Device
 from gbcd.run.inputs import Inputs
 from gbcd.run.own_definitions import DefinitionFile, import_definitions
 from gbcd.run.shards import Plan, read_plan
@@ -57,7 +58,7 @@ class EvaluationWork:
         if planned is None:
             raise BadInput(f"a worker does not see {location!r}: with workers on several machines, use a bucket")
         self._plan, self._planned, self._blocks = plan, planned, list(planned.blocks())
-        self._loaded = load_model(self._store, plan)
+        self._loaded = load_model(self._store, plan, planned.request.device)
         self._inputs = Inputs(self._store, plan)
         self._task: _Task | None = None
 
@@ -208,13 +209,13 @@ def pairs_of(loaded: LoadedModel, inputs: Inputs, task: str, n_drawn: int) -> li
     return pair_up(inputs.sample(task, n_drawn), not loaded.spec.reads_every_token).usable
 
 
-def load_model(store: Store, plan: Plan) -> LoadedModel:
-    """The model of a study.
+def load_model(store: Store, plan: Plan, device: Device) -> LoadedModel:
+    """The model of a study, on a device.
 
     Raises:
         BadInput: it is not available, or has other weights than it had.
     """
-    loaded = _loaded(plan.study.model, plan.study.compute.device, plan.study.compute.dtype)
+    loaded = _loaded(plan.study.model, device, plan.study.compute.dtype)
     if loaded.sha256 != plan.sources.hashes["model"]:
         raise BadInput(
             f"{store.location!r} is of another model: {plan.study.model!r} had weights "
