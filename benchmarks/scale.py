@@ -80,7 +80,8 @@ def job(study: Study) -> dict[str, Any]:
     shards = read_plan(Store(study.out)).shards
     rate = sum(shards[commit.shard].n_prompts for commit in commits[1:]) / (last - first).total_seconds()
     with multiprocessing.get_context("spawn").Pool(study.compute.workers) as processes:
-        rates = processes.starmap(engine_rate, [(study.out, number) for number in range(study.compute.workers)])
+        of = study.compute.workers
+        rates = processes.starmap(engine_rate, [(study.out, number, of) for number in range(of)])
     return {
         "seconds": round(seconds, 1),
         "prompts_per_second": round(rate, 1),
@@ -90,18 +91,15 @@ def job(study: Study) -> dict[str, Any]:
     }
 
 
-def engine_rate(out: str, number: int, seconds: float = 20.0) -> float:
-    """Prompts per second of one process that computes shards and keeps nothing."""
+def engine_rate(out: str, number: int, of: int) -> float:
+    """Prompts per second of one process that computes its share of the shards and keeps nothing."""
     work = NormsWork(out)
-    shards = read_plan(Store(out)).shards
-    done, started, turn = 0, 0.0, number
-    while not started or time.perf_counter() - started < seconds:
-        shard = shards[turn % len(shards)]
+    shards = read_plan(Store(out)).shards[number::of]
+    work.compute(NORMS, shards[0].id, lambda done: None)  # warms up
+    started = time.perf_counter()
+    for shard in shards:
         work.compute(NORMS, shard.id, lambda done: None)
-        done += shard.n_prompts if started else 0
-        started = started or time.perf_counter()  # the first shard warms up
-        turn += 2
-    return done / (time.perf_counter() - started)
+    return sum(shard.n_prompts for shard in shards) / (time.perf_counter() - started)
 
 
 def store(study: Study, folder: str) -> dict[str, Any]:

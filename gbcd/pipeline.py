@@ -74,13 +74,13 @@ def run_study(
     """
     started = time.monotonic()
     check_score(score)
-    with interruptible():
+    with interruptible(), ProgressDisplay(console or Console()) as display:
+        display.say(f"Planning {study.out}: loading {study.model}, checking prompts")
         planned = open_plan(study)
         found = len(committed_ids(planned.store))
         location, plan = planned.store.location, planned.plan
-        # interruptible once more: Ray sets a handler of its own when it connects
-        with _workplace(study), interruptible(), ProgressDisplay(console or Console()) as display:
-            display.say(_announcement(planned, found))
+        display.say(_announcement(planned, found))
+        with _workplace(study), interruptible():  # once more: Ray sets a handler of its own when it connects
             builder = with_definitions(build, plan.study.wrong_answers)
             work = partial(NormsWork, absolute(location), builder, planned.model)
             execute(location, stages(plan), work, workers_of(study, str(plan.study.compute.device)), display)

@@ -51,8 +51,11 @@ def of_kind(kind: str) -> list[Block]:
 
 
 def commands(code: str) -> list[list[str]]:
-    """The commands of a shell block as words, without comments; a line that ends in a backslash goes on in the next."""
-    lines = code.replace("\\\n", " ").splitlines()
+    """The commands of a shell block as words, without comments; a line that ends in a backslash goes on in the next.
+
+    Of a loop `until COMMAND`, `do sleep 2; done`, on two lines, the command.
+    """
+    lines = [line.removeprefix("until ") for line in code.replace("\\\n", " ").splitlines() if line[:3] != "do "]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 

@@ -36,7 +36,7 @@ ELSEWHERE = {
     "ray get-auth-token": "leaves a token in the home folder",
     "ray start": "leaves processes behind; test_jobs.py starts such a head",
     "ray stop": "would end the clusters of other programs",
-    "ray job": "needs a cluster; test_jobs.py submits, resumes and stops such jobs on a head of its own",
+    "ray job": "needs a cluster; test_jobs.py runs the page's lines on a head of its own",
     "ray up": "needs an account at a cloud; test_jobs.py has Ray check cluster.yaml",
     "ray dashboard": "needs the cluster of `ray up`",
     "ray down": "needs the cluster of `ray up`",
@@ -94,6 +94,8 @@ def checked(words: list[str]) -> None:
             parsed_by(lambda given: click.testing.CliRunner().invoke(cli, given), arguments[:job])
             if arguments[job + 1 :]:
                 checked(arguments[job + 1 :])
+        case ["true", *_]:
+            pass
         case ["pip", "install", package] if package.startswith("gbcd["):
             extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
             assert package.removeprefix("gbcd[").removesuffix("]") in extras, package

@@ -15,15 +15,23 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from score_tables import figures, held_out  # noqa: E402
 
+#: Every benchmark, in a setting that takes seconds, and a word of what it prints.
 SMALL = {
+    "engine.py --model reference --lengths 6 --batches 4 --rounds 1 --threads 1 --clock cpu": "norms only",
     "numerics.py --prompts 1": "a.q",
     "numerics.py --cancellation": "offset  1000",
     "tasks.py --prompts 5": "`tracr_reverse`",
     "tracr_saturation.py --prompts 20": "Not used by the program",
     # TransformerLens is no dependency; where it is missing, that is what the benchmark must say
     "peers.py --layers 2 --pairs 2 --rounds 1": "TransformerLens",
+    "scale.py job --prompts 40 --shard-size 10": '"job_to_engine"',
+    "scale.py store --prompts 20 --shard-size 10": '"verify_s"',
     "scale.py resume --prompts 20 --shard-size 10": '"resume_s"',
+    "few_prompts.py --prompts 16 --seeds 1 --against 32": "16 prompts  score",
+    "faults.py --repeats 1": "| disk full | 1 | 0 | 0 | 0 |",
+    "shared_machine.py --busy 1": "| 1 | PASSIVE |",
 }
+DISCOVERY = "discovery.py --pairs 4 --block 2 --pool 64 --workers 1 --work blocks"
 
 
 def printed(command: str, folder: Path) -> str:
@@ -38,6 +46,23 @@ def printed(command: str, folder: Path) -> str:
 @pytest.mark.parametrize("command", SMALL)
 def test_benchmarks_run(command: str, tmp_path: Path) -> None:
     assert SMALL[command] in printed(command, tmp_path)
+
+
+def test_the_search_for_circuits_resumes(tmp_path: Path) -> None:
+    whole = printed(DISCOVERY, tmp_path)
+    assert "4 of 4: " in whole
+    next((tmp_path / "blocks").glob("*.npz")).unlink()
+    resumed = printed(DISCOVERY, tmp_path)
+    assert "1 of 1: " in resumed
+    assert resumed.split("1 of 1: ")[1].splitlines()[1:] == whole.split("4 of 4: ")[1].splitlines()[1:]
+
+
+def test_every_benchmark_runs_here_and_is_named_by_a_document() -> None:
+    run = {command.split()[0] for command in [*SMALL, DISCOVERY]}
+    scripts = {path.name: path.read_text() for path in (ROOT / "benchmarks").glob("*.py")}
+    assert run == {name for name, text in scripts.items() if "__main__" in text}
+    pages = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    assert [name for name in run if f"benchmarks/{name}" not in pages] == []
 
 
 RNG = np.random.default_rng(0)

@@ -116,6 +116,13 @@ def test_a_folder_that_was_not_reduced_says_so(tmp_path):
             read(store)
 
 
+def test_a_study_all_of_whose_prompts_failed_is_read_as_empty(tmp_path):
+    store = Store(str(tmp_path))
+    store_collected(store, collected([]), COMPONENTS)
+    assert read_template_sums(store) == {}
+    assert read_extremes(store).is_empty()
+
+
 def test_edges_are_merged_exactly():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(30, 5))

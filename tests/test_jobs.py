@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import signal
 import socket
 import subprocess
@@ -14,10 +13,11 @@ import urllib.request
 from collections.abc import Generator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from code_blocks import of_kind
 from small_runs import N_SHARDS, as_toml, finished, same, small_study, tables, wait_for
 from tiny_models import saved_tiny_gpt2
 
@@ -107,32 +107,64 @@ def test_every_job_is_a_command(file: str, command: str) -> None:
     assert f"Example: gbcd {command}" in job.stdout
 
 
+#: The page's commands for a cluster that is up: those of a laptop start a head, the others submit jobs to it.
+LAPTOP, *SUBMISSIONS = [block.code for block in of_kind("sh") if block.page == "docs/cluster.md"][1:4]
+
+#: In the place of `ray`: the head that it starts has ports of its own and ends alone, since `ray stop` ends all heads.
+RAY = """#!/bin/sh
+case $1 in
+start) setsid {ray} "$@" --block --port=0 --num-cpus=2 --dashboard-port={port} > {log} 2>&1 & echo $! > {pid} ;;
+*) exec {ray} "$@" ;;
+esac
+"""
+
+
+class Head(NamedTuple):
+    """A Ray head that really runs."""
+
+    address: str
+    environment: dict[str, str]
+    token: str
+
+    def asked(self, path: str, data: bytes | None = None) -> dict[str, Any]:
+        """What its job server answers to who has the token."""
+        request = urllib.request.Request(
+            f"{self.address}/api/jobs/{path}", data, {"Authorization": f"Bearer {self.token}"}
+        )
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    def ran(self, script: str) -> tuple[int, str]:
+        """Exit status and output of lines of a shell."""
+        words = ["bash", "-ec", script]
+        done = subprocess.run(words, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def submitted(self, study: Path, *, options: str = "", flags: str = "") -> tuple[int, str]:
+        """Exit status and log of a job, submitted as the page says."""
+        words = f"submit {options} --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/run_study.py"
+        return self.ran(f"ray job {words} {study} {flags}")
+
+
 @pytest.fixture(scope="module")
-def head() -> Generator[str]:
-    """Address of the job server of a Ray head that is really started, and asks for a token."""
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+def head(tmp_path_factory: pytest.TempPathFactory) -> Generator[Head]:
+    """A Ray head, as the page's first commands start it; jobs are not taken yet."""
+    folder = tmp_path_factory.mktemp("head")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = ["ray", "start", "--head", "--block", "--port=0", "--num-cpus=2", f"--dashboard-port={port}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", *command[1:], "--dashboard-host=127.0.0.1"],
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for(lambda: listens(port))
-    wait_for(lambda: takes_jobs(f"http://127.0.0.1:{port}"))
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    monkeypatch.undo()
+    program, pid = folder / "ray", folder / "pid"
+    ray = f"{sys.executable} -m ray.scripts.scripts"
+    program.write_text(RAY.format(ray=ray, port=port, pid=pid, log=folder / "log"))
+    program.chmod(0o755)
+    path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    address = f"http://127.0.0.1:{port}"
+    environment = os.environ | {"PATH": path, "HOME": str(folder), "RAY_AUTH_MODE": "token"}
+    subprocess.run(["bash", "-ec", LAPTOP], env=environment, check=True)
+    token = (folder / ".ray" / "auth_token").read_text().strip()
+    yield Head(address, environment | {"RAY_API_SERVER_ADDRESS": address}, token)
+    os.killpg(int(pid.read_text()), signal.SIGTERM)
+    wait_for(lambda: not listens(port))
 
 
 def listens(port: int) -> bool:
@@ -140,70 +172,45 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def takes_jobs(head: str) -> bool:
-    """Whether a job can be submitted: the server listens some time before the agent that starts jobs is there."""
-    try:
-        return bool(asked(head, "", json.dumps({"entrypoint": "true"}).encode())["submission_id"])
-    except OSError:
-        return False
-
-
-def submitted(head: str, *arguments: str, options: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Submit a study as cluster.yaml says; returns exit status and log."""
-    job = subprocess.run(
-        [
-            *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head, *options),
-            *("--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml"),
-            *("--", sys.executable, "jobs/run_study.py", *arguments),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return job.returncode, job.stdout + job.stderr
-
-
-def asked(head: str, path: str, data: bytes | None = None) -> dict[str, Any]:
-    """What the job server answers to who has the token."""
-    token = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
-    with urllib.request.urlopen(urllib.request.Request(f"{head}/api/jobs/{path}", data, token)) as answer:
-        return json.load(answer)
-
-
 @pytest.mark.slow
-def test_a_submitted_job_runs_resumes_and_fails_with_its_status(head: str, tmp_path: Path) -> None:
+def test_the_page_s_commands_submit_resume_and_follow_jobs(head: Head, tmp_path: Path) -> None:
+    """As they stand, at once after `ray start`, but for the port, the study and its folder."""
     study = small_study(tmp_path)
     finished(study)
-    file = tmp_path / "study.toml"
+    file, out = tmp_path / "study.toml", str(tmp_path / "job")
     file.write_text(as_toml(study, workers=2))
-    out = str(tmp_path / "job")
-    status, log = submitted(head, str(file), "--out", out)
+    script = "".join(SUBMISSIONS)
+    for shown, mine in (
+        ("http://127.0.0.1:8265", head.address),
+        ("jobs/studies/ioi.toml", str(file)),
+        ("s3://BUCKET/ioi", out),
+    ):
+        assert shown in script
+        script = script.replace(shown, mine)
+    status, log = head.ran(script)
     assert status == 0, log
     assert "40 of 40 prompts" in log
-    assert same(tables(out), tables(study.out))
-    status, log = submitted(head, str(file), "--out", out)
-    assert status == 0, log
     assert f"resuming, {N_SHARDS} of them committed before" in log
-    status, log = submitted(head, str(file), "--out", out, "--seed", "1")
+    assert same(tables(out), tables(study.out))
+    status, log = head.submitted(file, flags=f"--out {out} --seed 1")
     assert status != 0
     assert "holds another study" in log
 
 
 @pytest.mark.slow
-def test_a_job_that_is_stopped_ends_cleanly_and_says_how_to_go_on(head: str, tmp_path: Path) -> None:
+def test_a_job_that_is_stopped_ends_cleanly_and_says_how_to_go_on(head: Head, tmp_path: Path) -> None:
     study = small_study(tmp_path, workers=0, prompts_per_task=100)
     study = study.model_copy(update={"compute": study.compute.model_copy(update={"shard_size": 1, "batch_size": 1})})
     file = tmp_path / "study.toml"
     file.write_text(as_toml(study, workers=2))
-    status, said = submitted(head, str(file), options=("--no-wait", "--submission-id", "stopped"))
+    status, said = head.submitted(file, options="--no-wait --submission-id stopped")
     assert status == 0, said
-    wait_for(lambda: bool(committed_ids(Store(study.out))) or asked(head, "stopped")["status"] == "FAILED")
-    asked(head, "stopped/stop", b"")  # as `ray job stop` does, without the seconds that it takes to start
-    wait_for(lambda: asked(head, "stopped")["status"] not in ("PENDING", "RUNNING"))
+    wait_for(lambda: bool(committed_ids(Store(study.out))) or head.asked("stopped")["status"] == "FAILED")
+    head.asked("stopped/stop", b"")  # as `ray job stop` does, without the seconds that it takes to start
+    wait_for(lambda: head.asked("stopped")["status"] not in ("PENDING", "RUNNING"))
     found = len(committed_ids(Store(study.out)))
     assert 0 < found < 100
-    assert asked(head, "stopped")["status"] == "STOPPED"
-    assert "The same command goes on from here" in asked(head, "stopped/logs")["logs"]
+    assert head.asked("stopped")["status"] == "STOPPED"
+    assert "The same command goes on from here" in head.asked("stopped/logs")["logs"]
     assert finished(study).found == found
     assert verify(study.out).is_sound

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import tempfile
+import re
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -193,18 +194,18 @@ def test_tasks_of_several_models_are_several_studies(tmp_path: Path) -> None:
     assert (planned.plan.study.model, planned.plan.study.wrong_answers) == ("tracr_reverse", ("inverse_logits",))
 
 
-def test_a_full_temporary_folder_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*given: object, **named: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
+@pytest.mark.parametrize("source", ["task", "file"])
+def test_a_full_temporary_folder_is_said_plainly(tmp_path: Path, source: str) -> None:
+    """No file may have more than 20,000 bytes, and the prompts take more."""
     study = small_study(tmp_path)
-    for target in ("pyarrow.parquet.ParquetWriter.write_table", "tempfile.TemporaryDirectory.__init__"):
-        with monkeypatch.context() as patch:
-            patch.setattr(target, full)
-            patch.setattr(tempfile.TemporaryDirectory, "__del__", lambda self: None, raising=False)
-            with pytest.raises(BadInput, match=r"(?s)temporary file.*No space left on device.*TMPDIR"):
-                open_plan(study)
-    assert not (tmp_path / "out").exists()
+    (tmp_path / "many.jsonl").write_text(Path(own_prompts(tmp_path).prompts or "").read_text() * 200)
+    prompts = {"task": ["--task", "ioi", "--prompts", "2000"], "file": ["--prompts", str(tmp_path / "many.jsonl")]}
+    code = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\nimport gbcd.__main__"
+    words = [sys.executable, "-c", code, "plan", *prompts[source], "--model", study.model, "--out", study.out]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"error: prompts .*TMPDIR.*\n", done.stderr)
+    assert not Path(study.out).exists()
 
 
 def test_another_study_beside_the_first_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from gbcd.run.progress import Progress, ProgressDisplay, describe
 
 
 def at(done: int, **changes: int) -> Progress:
-    known = {"shards": 10, "total": 100, "n_workers": 2, "workers_ready": 2}
-    return Progress("Norms", "prompt", shards_done=done // 10, done=done, **{**known, **changes})
+    known = {"shards_done": done // 10, "shards": 10, "total": 100, "n_workers": 2, "workers_ready": 2}
+    return Progress("Norms", "prompt", done=done, **{**known, **changes})
 
 
 def test_the_rate_counts_only_what_this_run_computed() -> None:
@@ -39,9 +39,11 @@ def test_a_log_gets_plain_lines_every_so_often_and_at_the_end(clock: list[float]
         for second in range(31):
             clock[0] = float(second)
             display.show(at(second))
+        display.show(at(100, shards_done=9))  # computed, and not committed
         display.show(at(100))
     lines = written.getvalue().splitlines()
     assert [re.findall(r"Norms: (\d+) of 100", line) for line in lines] == [["0"], ["1"], ["11"], ["21"], ["100"]]
+    assert "10/10 shards" in lines[-1]
     assert "\x1b" not in written.getvalue()
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from gbcd import cli
+from gbcd.commands import terminal
 from gbcd.printing import SafeConsole, counted, duration, fact, heading, table
 from gbcd.run.progress import Progress, ProgressDisplay
 
@@ -37,6 +38,15 @@ def test_numbers_end_and_words_begin_at_the_same_place() -> None:
     table(console, ["node", "rank"], [["a10.h11", "1"], ["m3", "100"]], words=["node"])
     lines = console.file.getvalue().splitlines()  # pyright: ignore
     assert [line.rstrip() for line in lines] == ["node      rank", "a10.h11      1", "m3         100"]
+
+
+def test_windows_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "IS_WINDOWS", True)
+    result = CliRunner().invoke(cli.app, ["list", "tasks"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert (
+        result.stderr == "error: gbcd does not run on Windows itself: run it in WSL, the Windows Subsystem for Linux\n"
+    )
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, "0 shards"), (1, "1 shard"), (2000, "2,000 shards")])

@@ -142,6 +142,17 @@ def test_damage_is_found_and_exactly_that_is_computed_again(
     assert same(tables(str(out)), tables(str(reference / "out")))
 
 
+def test_committed_files_are_not_called_orphaned_whatever_else_is_damaged(out: Path) -> None:
+    (out / "norms" / "00003.other.parquet").write_bytes(b"an attempt that never committed")
+    (inputs,) = (out / "inputs").iterdir()
+    inputs.write_bytes(inputs.read_bytes()[:-10])
+    for damage in (flipped, record_truncated, means_flipped, components_truncated):
+        damage(out)
+    found = verify(str(out))
+    assert not found.is_sound
+    assert found.orphans == 1
+
+
 def test_shards_of_an_evaluation_are_verified_too(out: Path) -> None:
     """Of any kind of work below `evaluation/`; its plan is not looked at."""
     store = Store(str(out)).below("evaluation/key/effects")

@@ -84,7 +84,7 @@ def store_collected(store: Store, collected: Collected, components: list[Compone
         for key, moments in collected.moments.items()
         for statistic, some in moments.by_statistic.items()
     ]
-    empty = pl.DataFrame(schema={"task": pl.String, "wrong_answer": pl.String})
+    empty = pl.DataFrame(schema={"task": pl.String, "wrong_answer": pl.String, "statistic": pl.String})
     store.write(_TEMPLATES, encoded((pl.concat(sums) if sums else empty).to_arrow()))
     store.write(_COUNTS, encoded(collected.counts.to_arrow()))
     extremes = list(collected.extremes.values())

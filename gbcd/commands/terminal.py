@@ -21,6 +21,9 @@ from gbcd.errors import BAD_INPUT, INCOMPLETE, INTERRUPTED, BadInput, Incomplete
 from gbcd.printing import SafeConsole
 from gbcd.run.store import StorageError
 
+#: Exactly once rests on what file systems promise a POSIX program.
+IS_WINDOWS = os.name == "nt"
+
 console = SafeConsole(highlight=False)
 errors = SafeConsole(stderr=True, highlight=False)
 
@@ -38,6 +41,8 @@ def exit_status(resumes: bool = False) -> Generator[None]:
     """
     again = "The same command goes on from here." if resumes else "The same command begins again."
     try:
+        if IS_WINDOWS:
+            raise BadInput("gbcd does not run on Windows itself: run it in WSL, the Windows Subsystem for Linux")
         yield
     except BadInput as error:
         _fail("red", "error", str(error), BAD_INPUT)

@@ -52,7 +52,7 @@ class PromptFile:
         self.answer_sets: set[tuple[str, ...]] = set()
         self.all_answers: set[str] = set()
         self._kept = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115
-        weakref.finalize(self, self._kept.close)
+        weakref.finalize(self, _close, self._kept)
 
     def __len__(self) -> int:
         """Number of prompts."""
@@ -65,6 +65,10 @@ class PromptFile:
         self.answer_sets.add(prompt.answers)
         self.all_answers.update(prompt.answers, prompt.wrong_answers)
 
+    def flush(self) -> None:
+        """Write what is kept so far."""
+        self._kept.flush()
+
     def read(self, order: Iterable[int]) -> Iterator[Prompt]:
         """The prompts at the places `order`, each from 0 to `len(self) - 1`."""
         for index in order:
@@ -72,6 +76,11 @@ class PromptFile:
             fields = json.loads(self._kept.readline())
             answers, wrong = tuple(fields.pop("answers")), tuple(fields.pop("wrong_answers"))
             yield Prompt(**fields, answers=answers, wrong_answers=wrong)
+
+
+def _close(file: BinaryIO) -> None:
+    with suppress(OSError):  # what could not be written is not missed
+        file.close()
 
 
 def sha256(path: str) -> str:
@@ -124,6 +133,7 @@ def check(
                     problems += [_placed(row.number, line) for fault in faults for line in str(fault).splitlines()]
                     if isinstance(prompt, Prompt) and not problems:
                         good.keep(prompt)
+        good.flush()
     except BadInput as error:
         raise BadInput(f"prompt file {path!r}: {error}") from error
     except OSError as error:

@@ -88,14 +88,17 @@ class ProgressDisplay:
             self.say(f"{progress.title}: {progress.done:,} of {progress.total:,} {progress.noun}s, {detail}")
 
     def _is_news(self, progress: Progress, now: float) -> bool:
-        """Whether a log gets another line: at the beginning, the first progress and the end, and every so often."""
+        """Whether a log gets another line: at the beginning, the first progress and the end, and every so often.
+
+        The end is when all shards are committed, not when the last is computed.
+        """
         before = self._said
         if before is None or before.title != progress.title:
             self._said_first_at = now
             return True
         if before == progress:
             return False
-        if before.done < progress.done and (progress.done == progress.total or before.done == 0):
+        if before.done == 0 < progress.done or before.shards_done < progress.shards_done == progress.shards:
             return True
         is_early = now - self._said_first_at < LATER_INTERVAL
         return now - self._said_at >= (PLAIN_INTERVAL if is_early else LATER_INTERVAL)
