@@ -76,7 +76,7 @@ def run_study(
     check_score(score)
     with interruptible(), ProgressDisplay(console or Console()) as display:
         display.say(f"Planning {study.out}: loading {study.model}, checking prompts")
-        planned = open_plan(study)
+        planned = open_plan(study, display.planning)
         found = len(committed_ids(planned.store))
         location, plan = planned.store.location, planned.plan
         display.say(_announcement(planned, found))

@@ -11,7 +11,7 @@ from tiny_models import small_tokenizer
 
 from gbcd.prompting.outputs import OutputAnswer
 from gbcd.prompting.tokens import EncodedPrompt, encode
-from gbcd.run.inputs import Inputs, InputsWriter
+from gbcd.run.inputs import Inputs, InputsWriter, table_of
 from gbcd.run.planning import open_plan
 from gbcd.run.shards import Plan, Shard
 from gbcd.run.store import Store
@@ -25,8 +25,8 @@ def test_prompts_come_back_with_every_token(tmp_path: Path) -> None:
     compiled = replace(compiled, answer_ids=(), wrong_ids=(), outputs=OutputAnswer((0.5, 1.0), ()))
     planned = open_plan(small_study(tmp_path))
     with InputsWriter() as writer:
-        writer.add([bare, full], [1, 0])
-        writer.add([compiled], [2])
+        writer.add(table_of([bare, full], [1, 0]))
+        writer.add(table_of([compiled], [2]))
         stored = writer.publish(Store(str(tmp_path / "out")))
     shards = (Shard(id=0, task="p", start=0, stop=2), Shard(id=1, task="p", start=2, stop=3))
     plan = Plan.model_construct(**{**dict(planned.plan), "inputs": stored, "shards": shards})

@@ -19,7 +19,7 @@ PROOF = SelfCheck(logits=1e-6, norms=1e-6, worst="a0.h0.q", n_blocks=2)
 
 
 def plan(*shards: Shard) -> Plan:
-    return Plan(study=STUDY, sources=SOURCES, inputs=FILE, prompts_sha256="", self_check=PROOF, shards=shards)
+    return Plan(study=STUDY, sources=SOURCES, inputs=FILE, self_check=PROOF, shards=shards)
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.integers(1, 200), min_size=1), st.integers(1, 9), st.integers(1, 9))

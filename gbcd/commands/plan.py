@@ -31,9 +31,11 @@ def plan(
         asked = options.asked_studies(flags)
         hush_libraries()
         from gbcd.run.planning import open_plan
+        from gbcd.run.progress import ProgressDisplay
 
         for one in asked:
-            planned = open_plan(one)
+            with ProgressDisplay(console) as display:
+                planned = open_plan(one, display.planning)
             settled, compute = planned.plan.study, planned.plan.study.compute
             say("Prompts", f"{planned.plan.n_prompts:,} for {settled.model}, centred by {settled.centering}")
             say("Wrong answer", ", ".join(settled.wrong_answers))

@@ -34,7 +34,7 @@ from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.prompt_files import PromptFile, check
 from gbcd.prompting.special_tokens import Bos
-from gbcd.prompting.tokens import EncodedPrompt, encode
+from gbcd.prompting.tokens import EncodedPrompt, Tokenised
 
 REFERENCE = "reference"
 REFERENCE_DIRECTORY = Path(__file__).parent.parent / "reference" / "model"
@@ -70,7 +70,11 @@ class LoadedModel:
 
     def encode(self, prompts: Iterable[Prompt], bos: Bos = "auto") -> list[EncodedPrompt]:
         """The prompts as this model reads them; see `gbcd.prompting.tokens.encode`."""
-        return encode(prompts, self.tokenizer, self.context, self.vocabulary_size, bos)
+        return self.tokenised(prompts, bos).encoded()
+
+    def tokenised(self, prompts: Iterable[Prompt], bos: Bos = "auto") -> Tokenised:
+        """The same in two steps, of which the first takes no lock of Python's."""
+        return Tokenised(prompts, self.tokenizer, self.context, self.vocabulary_size, bos)
 
     def check(self, path: str, needs_wrong_answer: Sequence[str] = (), bos: Bos = "auto") -> PromptFile:
         """A prompt file as this model reads it; see `gbcd.prompting.prompt_files.check`."""

@@ -27,14 +27,15 @@ class Notes:
         """Notes on prompts that `tokenizer` cuts."""
         self._tokenizer, self._counts, self._total = tokenizer, Counter[str](), 0
         self._seen: set[bytes] = set()
+        self._two_beginnings = (tokenizer.bos_token_id,) * 2
 
     def add(self, encoded: Sequence[EncodedPrompt]) -> None:
         """Look at some more prompts. Those that tasks draw are built to join with their answers, and are distinct."""
         if space_of(self._tokenizer) is not None:
             return
         self._total += len(encoded)
-        for one in encoded:
-            self._counts.update(self._unusual(one))
+        self._counts["space"] += sum(one.prompt.text.endswith(" ") for one in encoded)
+        self._counts["doubled"] += sum(one.ids[:2] == self._two_beginnings for one in encoded)
         own = [one for one in encoded if one.prompt.task == TASK]
         self._counts["joined"] += len(own) - sum(_joins(own, self._tokenizer))
         self._counts["repeated"] += sum(map(self._repeated, own))
@@ -46,12 +47,6 @@ class Notes:
             for kind, said in _MEANING.items()
             if self._counts[kind]
         ]
-
-    def _unusual(self, one: EncodedPrompt) -> Iterator[str]:
-        if one.prompt.text.endswith(" "):
-            yield "space"
-        if one.ids[:2] == (self._tokenizer.bos_token_id,) * 2:
-            yield "doubled"
 
     def _repeated(self, one: EncodedPrompt) -> bool:
         key = hashlib.blake2b(one.prompt.text.encode(), digest_size=16).digest()

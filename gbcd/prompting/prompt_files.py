@@ -31,7 +31,7 @@ from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.prompt_rows import Row, rows
 from gbcd.prompting.prompt_shapes import TASK, Line, line_of, refuse_unknown
 from gbcd.prompting.special_tokens import Bos
-from gbcd.prompting.tokens import EncodedPrompt, encoded_or_problem, single_token
+from gbcd.prompting.tokens import EncodedPrompt, Tokenised, single_token
 
 #: Rows that are tokenised together.
 CHUNK = 256
@@ -127,7 +127,7 @@ def check(
                     refuse_unknown(chunk[0].value)
                 results = [_prompt_or_problem(row, tokenizer, seen) for row in chunk]
                 whole = [prompt for prompt in results if isinstance(prompt, Prompt)]
-                encoded = iter(encoded_or_problem(whole, tokenizer, context, n_rows, bos))
+                encoded = iter(Tokenised(whole, tokenizer, context, n_rows, bos).encoded_or_problem())
                 for row, prompt in zip(chunk, results, strict=True):
                     faults = _faults(prompt, next(encoded), lacking) if isinstance(prompt, Prompt) else [prompt]
                     problems += [_placed(row.number, line) for fault in faults for line in str(fault).splitlines()]

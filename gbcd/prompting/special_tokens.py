@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gbcd.errors import BadInput
 
@@ -42,7 +42,10 @@ def text_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, bos: Bos) -> 
         return []
     if bos == "auto":
         _refuse_end_of_text(tokenizer)
-    ids: list[list[int]] = list(tokenizer(texts, add_special_tokens=bos == "auto")["input_ids"])  # pyright: ignore
+    adds = bos == "auto"
+    tokenizer(texts[:1], add_special_tokens=adds)  # by which the library sets up the backend: nothing is cut or padded
+    backend = cast(PreTrainedTokenizerFast, tokenizer).backend_tokenizer
+    ids: list[list[int]] = [one.ids for one in backend.encode_batch_fast(texts, add_special_tokens=adds)]
     if bos != "always":
         return ids
     first = tokenizer.bos_token_id

@@ -58,23 +58,55 @@ class EncodedPrompt:
         return self.counterfactual_ids if self.reference == "counterfactual" else self.partner_ids
 
 
-class _Reader:
-    """Tokenises what a chunk of prompts is made of, and checks each text and answer against the model's limits."""
+class Tokenised:
+    """Prompts all of whose texts and answers are tokenised, which takes no lock of Python's; `encoded` checks them."""
 
     def __init__(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Iterable[Prompt],
         tokenizer: PreTrainedTokenizerBase,
-        context: int | None,
-        n_rows: int | None,
-        bos: Bos,
+        context: int | None = None,
+        n_rows: int | None = None,
+        bos: Bos = "auto",
     ) -> None:
+        """Tokenise `prompts`; the arguments are those of `encode`.
+
+        Raises:
+            BadInput: something is wrong with the tokenizer.
+        """
+        self._prompts = prompts = list(prompts)
         texts = list(dict.fromkeys(text for prompt in prompts for text in _texts(prompt)))
         answers = list(dict.fromkeys(answer for prompt in prompts for answer in _answers(prompt)))
         self._texts = dict(zip(texts, text_ids(texts, tokenizer, bos), strict=True))
         cut = [] if space_of(tokenizer) is not None else continuations(answers, tokenizer)
         self._answers = {answer: one.ids for answer, one in zip(answers, cut, strict=bool(cut))}
+        self._met: dict[tuple[str, ...], tuple[int, ...]] = {}
         self.tokenizer, self._context, self._n_rows = tokenizer, context, n_rows
+
+    def encoded(self) -> list[EncodedPrompt]:
+        """All of them.
+
+        Raises:
+            BadInput: lists all prompts that fail, with the reason and, for an answer, the tokens it splits into.
+        """
+        results = self.encoded_or_problem()
+        encoded = [result for result in results if isinstance(result, EncodedPrompt)]
+        if len(encoded) < len(results):
+            pairs = zip(self._prompts, results, strict=True)
+            problems = [f"{prompt.id}: {error}" for prompt, error in pairs if isinstance(error, BadInput)]
+            raise BadInput(f"{len(problems)} prompts cannot be used:\n{listed(problems)}")
+        return encoded
+
+    def encoded_or_problem(self) -> list[EncodedPrompt | BadInput]:
+        """Each prompt encoded, or why it cannot be."""
+        space = space_of(self.tokenizer)
+        results: list[EncodedPrompt | BadInput] = []
+        for prompt in self._prompts:
+            try:
+                results.append(_encoded(prompt, self) if space is None else _encoded_outputs(prompt, self, space))
+            except BadInput as error:
+                results.append(error)
+        return results
 
     def text(self, text: str, field: str) -> tuple[int, ...]:
         """The tokens of a prompt, twin or counterfactual."""
@@ -90,8 +122,10 @@ class _Reader:
         """The same, of a text that may be missing."""
         return None if text is None else self.text(text, field)
 
-    def answers(self, answers: Sequence[str], field: str) -> tuple[int, ...]:
+    def answers(self, answers: tuple[str, ...], field: str) -> tuple[int, ...]:
         """One token for each answer."""
+        if (known := self._met.get(answers)) is not None:
+            return known
         try:
             tokens = tuple(_one_token(answer, self._answers[answer], self.tokenizer) for answer in answers)
         except BadInput as error:
@@ -99,12 +133,13 @@ class _Reader:
         self._refuse_beyond(tokens, field)
         if len(set(tokens)) < len(tokens):
             raise BadInput(f"{field}: a token is named twice in {list(answers)}")
+        self._met[answers] = tokens
         return tokens
 
     def _refuse_beyond(self, ids: Sequence[int], field: str) -> None:
-        if self._n_rows is not None and (beyond := [token for token in ids if token >= self._n_rows]):
+        if self._n_rows is not None and (highest := max(ids, default=0)) >= self._n_rows:
             raise BadInput(
-                f"{field}: it has token {self.tokenizer.convert_ids_to_tokens(beyond[0])!r} (id {beyond[0]}), and the "
+                f"{field}: it has token {self.tokenizer.convert_ids_to_tokens(highest)!r} (id {highest}), and the "
                 f"embedding of the model ends at {self._n_rows - 1}: this tokenizer is not the model's"
             )
 
@@ -129,37 +164,7 @@ def encode(
         BadInput: lists all prompts that fail, with the reason and, for an answer, the tokens it splits into; or says
             what is wrong with the tokenizer.
     """
-    prompts = list(prompts)
-    results = encoded_or_problem(prompts, tokenizer, context, n_rows, bos)
-    encoded = [result for result in results if isinstance(result, EncodedPrompt)]
-    if len(encoded) < len(prompts):
-        pairs = zip(prompts, results, strict=True)
-        problems = [f"{prompt.id}: {error}" for prompt, error in pairs if isinstance(error, BadInput)]
-        raise BadInput(f"{len(problems)} prompts cannot be used:\n{listed(problems)}")
-    return encoded
-
-
-def encoded_or_problem(
-    prompts: Sequence[Prompt],
-    tokenizer: PreTrainedTokenizerBase,
-    context: int | None = None,
-    n_rows: int | None = None,
-    bos: Bos = "auto",
-) -> list[EncodedPrompt | BadInput]:
-    """Each prompt encoded, or why it cannot be; the arguments are those of `encode`.
-
-    Raises:
-        BadInput: something is wrong with the tokenizer.
-    """
-    space = space_of(tokenizer)
-    reader = _Reader(prompts, tokenizer, context, n_rows, bos)
-    results: list[EncodedPrompt | BadInput] = []
-    for prompt in prompts:
-        try:
-            results.append(_encoded(prompt, reader) if space is None else _encoded_outputs(prompt, reader, space))
-        except BadInput as error:
-            results.append(error)
-    return results
+    return Tokenised(prompts, tokenizer, context, n_rows, bos).encoded()
 
 
 def _texts(prompt: Prompt) -> list[str]:
@@ -170,7 +175,7 @@ def _answers(prompt: Prompt) -> list[str]:
     return [*prompt.answers, *prompt.wrong_answers, *([] if prompt.farthest is None else [prompt.farthest])]
 
 
-def _encoded(prompt: Prompt, reader: _Reader) -> EncodedPrompt:
+def _encoded(prompt: Prompt, reader: Tokenised) -> EncodedPrompt:
     right = reader.answers(prompt.answers, "answer")
     wrong = reader.answers(prompt.wrong_answers, "wrong_answer")
     if not right:
@@ -192,7 +197,7 @@ def _encoded(prompt: Prompt, reader: _Reader) -> EncodedPrompt:
     return encoded
 
 
-def _encoded_outputs(prompt: Prompt, reader: _Reader, space: OutputSpace) -> EncodedPrompt:
+def _encoded_outputs(prompt: Prompt, reader: Tokenised, space: OutputSpace) -> EncodedPrompt:
     if len(prompt.answers) != 1 or len(prompt.wrong_answers) > 1:
         raise BadInput("this model answers at every position: give one answer, and at most one wrong answer")
     if prompt.twin is not None or prompt.counterfactual is not None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import Any, TypeVar, cast
 
-from gbcd.prompting.tokens import EncodedPrompt
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Int
 
 T = TypeVar("T")
 
@@ -19,17 +22,35 @@ T = TypeVar("T")
 WINDOW = 32
 
 
-class Placed(NamedTuple):
-    """A prompt, and its place in the shuffled order of its task."""
+def by_length(prompts: Iterable[pa.Table], batch_size: int) -> Iterator[pa.Table]:
+    """Rows of the `prompts` of one task (`inputs.SCHEMA`), a window a table, in order of length.
 
-    place: int
-    prompt: EncodedPrompt
+    Every `batch_size` rows are a batch. The longest sequence of a prompt decides: its own, or its twin's.
+    """
+    for window in in_tables_of(prompts, WINDOW * batch_size):
+        longest = np.maximum(lengths(window["ids"]), lengths(window["twin_ids"]))
+        yield window.take(pa.array(np.argsort(longest, kind="stable")))
 
 
-def by_length(prompts: Iterable[EncodedPrompt], batch_size: int) -> Iterator[Placed]:
-    """The `prompts` of one task, window by window in order of length; every `batch_size` of them are a batch."""
-    for window in groups(map(Placed._make, enumerate(prompts)), WINDOW * batch_size):
-        yield from sorted(window, key=lambda placed: (_length(placed.prompt), placed.place))
+def lengths(tokens: pa.ChunkedArray) -> Int[np.ndarray, " prompts"]:
+    """Tokens of each row, -1 where there are none."""
+    compute = cast(Any, pc)  # its functions are made at run time
+    return compute.fill_null(compute.list_value_length(tokens), -1).to_numpy()
+
+
+def in_tables_of(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The same rows, `size` at a time; the last table may be smaller."""
+    held: list[pa.Table] = []
+    n = 0
+    for table in tables:
+        held.append(table)
+        n += table.num_rows
+        while n >= size:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, size).combine_chunks()
+            held, n = [whole.slice(size)], n - size
+    if n:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -37,7 +58,3 @@ def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while group := list(islice(rest, size)):
         yield group
-
-
-def _length(prompt: EncodedPrompt) -> int:
-    return max(len(ids) for ids in (prompt.ids, prompt.twin_ids, prompt.reference_ids) if ids is not None)

@@ -1,14 +1,20 @@
 """The prompts of a study while it is planned: drawn, checked and tokenised, task by task.
 
 They go to a temporary file, because what follows (partners, batches, shards) needs to know all of them: how long the
-longest is, which others share a template. What stays in memory does not grow with their number.
+longest is, which others share a template. What stays in memory does not grow with their number. While one chunk is
+checked and written, the next is tokenised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import pyarrow as pa
 
 from gbcd import wrong_answers
 from gbcd.engine.calibration import Centering
@@ -18,14 +24,16 @@ from gbcd.printing import counted
 from gbcd.prompting.notes import Notes
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt import Prompt
-from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.prompting.tokens import EncodedPrompt, Tokenised
 from gbcd.run.answer_logits import solved
-from gbcd.run.batches import groups
+from gbcd.run.batches import groups, in_tables_of, lengths
 from gbcd.run.centring_coverage import CentringCoverage
-from gbcd.run.inputs import InputsWriter
+from gbcd.run.inputs import InputsWriter, rows_of, table_of
 from gbcd.run.partners import PartnerPool
 from gbcd.run.trial import try_definitions
 from gbcd.study import Study
+
+T, R = TypeVar("T"), TypeVar("R")
 
 #: Prompts that are tokenised and written together.
 CHUNK = 1024
@@ -66,8 +74,15 @@ class TaskDraft:
         coverage: which prompts centring statistics cover, by what they are centred by.
     """
 
-    def __init__(self, task: str, prompts: Iterable[Prompt], study: Study, loaded: LoadedModel) -> None:
-        """Take in `prompts`.
+    def __init__(
+        self,
+        task: str,
+        prompts: Iterable[Prompt],
+        study: Study,
+        loaded: LoadedModel,
+        on_progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Take in `prompts`; `on_progress` is told how many are.
 
         Raises:
             BadInput: a prompt cannot be used, with the reason, or none is left.
@@ -84,8 +99,9 @@ class TaskDraft:
         self._file = InputsWriter()
         with ExitStack() as undo:
             undo.enter_context(self._file)
-            for chunk in groups(prompts, CHUNK):
+            for chunk in _ahead(groups(prompts, CHUNK), lambda chunk: loaded.tokenised(chunk, study.bos)):
                 self._add(chunk)
+                on_progress(self.n_prompts + self._unsolved.n)
             self._refuse()
             self._temporary = undo.pop_all()
 
@@ -93,17 +109,17 @@ class TaskDraft:
         """Remove the temporary file."""
         self._temporary.close()
 
-    def prompts(self) -> Iterator[EncodedPrompt]:
-        """All of them; those without a counterfactual of their length have a partner where there is one."""
+    def tables(self) -> Iterator[pa.Table]:
+        """All of them, as rows; those without a counterfactual of their length have a partner where there is one."""
         self._alone = Named()
-        for chunk in self._file.written():
-            for one in chunk:
-                found = one if one.reference == "counterfactual" else self._partners.with_partner(one)
-                self._alone.add([found] if found.reference == "none" else [])
-                yield found
+        return map(self._with_partners, self._file.written())
+
+    def first(self, n: int) -> list[EncodedPrompt]:
+        """The first `n` of them, or all where there are fewer."""
+        return [one for _, one in rows_of(next(in_tables_of(self.tables(), n)))]
 
     def notes(self) -> list[str]:
-        """What a reader should know, in sentences; complete when `prompts` has ended."""
+        """What a reader should know, in sentences; complete when `tables` has ended."""
         total = counted(self._unsolved.n + self.n_prompts, "prompt")
         said = [
             (self._unsolved, f"of {total} left out, because the model does not solve them"),
@@ -113,7 +129,19 @@ class TaskDraft:
         counts = [f"{named.n:,} {text}: {named}" for named, text in said if named.n]
         return [f"{self.task}: {note}" for note in counts + self._unusual.sentences()]
 
-    def _add(self, chunk: list[Prompt]) -> None:
+    def _with_partners(self, table: pa.Table) -> pa.Table:
+        lacking = lengths(table["counterfactual_ids"]) != lengths(table["ids"])
+        if not lacking.any():
+            return table
+        found = [self._partners.with_partner(one) for _, one in rows_of(table.filter(pa.array(lacking)))]
+        self._alone.add(one for one in found if one.reference == "none")
+        for name in ("partner_ids", "partner_id"):
+            drawn = iter(getattr(one, name) for one in found)
+            values = pa.array([next(drawn) if lacks else None for lacks in lacking], table.schema.field(name).type)
+            table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
+        return table
+
+    def _add(self, chunk: Tokenised) -> None:
         encoded = self._encoded(chunk)
         if self._study.only_solved:
             good = solved(encoded, self._loaded)
@@ -131,12 +159,11 @@ class TaskDraft:
             self.longest = max(self.longest, len(one.ids) + len(one.twin_ids or ()))
             self.has_wrong_answers &= bool(one.wrong_ids or (one.outputs and one.outputs.wrong))
         if encoded:
-            self._file.add(encoded, range(self.n_prompts, self.n_prompts + len(encoded)))
+            self._file.add(table_of(encoded, range(self.n_prompts, self.n_prompts + len(encoded))))
         self.n_prompts += len(encoded)
 
-    def _encoded(self, chunk: list[Prompt]) -> list[EncodedPrompt]:
-        names = self._study.wrong_answers
-        encoded = self._loaded.encode(chunk, self._study.bos)
+    def _encoded(self, chunk: Tokenised) -> list[EncodedPrompt]:
+        names, encoded = self._study.wrong_answers, chunk.encoded()
         for name in names:
             wrong_answers.refuse_undefined(wrong_answers.get(name), encoded, space_of(self._loaded.tokenizer))
         if not self.n_prompts:
@@ -152,3 +179,15 @@ class TaskDraft:
                 f'reference = "counterfactual" asks for: {self._without}. With reference = "auto" another prompt of '
                 "the same template and length takes its place"
             )
+
+
+def _ahead(items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
+    """The results of `work`, in order; a thread is always one ahead."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque[Future[R]]()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

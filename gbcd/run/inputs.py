@@ -10,11 +10,9 @@ resumption. The plan itself stays small, and so does the driver's memory.
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -79,7 +77,6 @@ class InputsWriter:
             self._folder = tempfile.TemporaryDirectory()
             self._local = Path(self._folder.name) / "inputs.parquet"
             self._writer = pq.ParquetWriter(self._local, SCHEMA, compression="zstd", write_page_checksum=True)
-        self._digest = hashlib.sha256()
         self.rows = 0
 
     def __enter__(self) -> InputsWriter:
@@ -94,21 +91,15 @@ class InputsWriter:
             self._writer.close()
         self._folder.cleanup()
 
-    def add(self, prompts: Sequence[EncodedPrompt], places: Sequence[int]) -> None:
-        """Append a group of rows: `prompts`, and the place of each in the order of its task.
+    def add(self, rows: pa.Table) -> None:
+        """Append a group of rows.
 
         Raises:
             BadInput: there is no room for them.
         """
         with _temporary_space():
-            self._writer.write_table(_table(prompts, places), row_group_size=len(prompts))
-        _update(self._digest, (one.prompt for one in prompts))
-        self.rows += len(prompts)
-
-    @property
-    def prompts_sha256(self) -> str:
-        """Hash of all prompts so far, in order."""
-        return self._digest.hexdigest()
+            self._writer.write_table(rows, row_group_size=rows.num_rows)
+        self.rows += rows.num_rows
 
     def publish(self, store: Store) -> StoredFile:
         """Finish the file and upload it under a name of its own.
@@ -124,7 +115,7 @@ class InputsWriter:
         store.write(path, self._local)
         return StoredFile(path=path, bytes=self._local.stat().st_size, sha256=sha256, rows=self.rows)
 
-    def written(self) -> Iterator[list[EncodedPrompt]]:
+    def written(self) -> Iterator[pa.Table]:
         """Finish the file and read it back, group of rows by group of rows.
 
         Raises:
@@ -134,7 +125,7 @@ class InputsWriter:
             self._writer.close()
         with pq.ParquetFile(self._local) as file:
             for number in range(file.num_row_groups):
-                yield [encoded for _, encoded in _rows(file.read_row_group(number))]
+                yield file.read_row_group(number)
 
 
 class Inputs:
@@ -147,7 +138,7 @@ class Inputs:
 
     def read(self, shard: Shard) -> list[EncodedPrompt]:
         """The prompts of a shard, in order; `Plan.batches` says where their batches lie."""
-        return [encoded for _, encoded in _rows(self._file.read_row_group(shard.id))]
+        return [encoded for _, encoded in rows_of(self._file.read_row_group(shard.id))]
 
     def ids(self, shard: Shard) -> list[str]:
         """The identifiers of a shard's prompts, in order."""
@@ -159,23 +150,12 @@ class Inputs:
         for shard in (one for one in self._plan.shards if one.task == task):
             if sum(place < n for place, _ in found) == n:
                 break
-            found += (row for row in _rows(self._file.read_row_group(shard.id)) if row[0] < n)
+            found += (row for row in rows_of(self._file.read_row_group(shard.id)) if row[0] < n)
         return [encoded for _, encoded in sorted(found, key=lambda row: row[0])]
 
 
-def fingerprint(prompts: Iterable[Prompt]) -> str:
-    """SHA-256 of prompts in order, field by field."""
-    digest = hashlib.sha256()
-    _update(digest, prompts)
-    return digest.hexdigest()
-
-
-def _update(digest: Any, prompts: Iterable[Prompt]) -> None:
-    for prompt in prompts:
-        digest.update(json.dumps(astuple(prompt)).encode() + b"\n")
-
-
-def _table(prompts: Sequence[EncodedPrompt], places: Sequence[int]) -> pa.Table:
+def table_of(prompts: Sequence[EncodedPrompt], places: Sequence[int]) -> pa.Table:
+    """`prompts`, and the place of each in the order of its task, as rows."""
     columns: dict[str, Sequence[Any]] = {name: [getattr(one.prompt, name) for one in prompts] for name in _TEXT}
     columns |= {name: [getattr(one, name) for one in prompts] for name in _ENCODED}
     columns["right_outputs"] = [one.outputs and one.outputs.right for one in prompts]
@@ -184,7 +164,8 @@ def _table(prompts: Sequence[EncodedPrompt], places: Sequence[int]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
-def _rows(table: pa.Table) -> Iterator[tuple[int, EncodedPrompt]]:
+def rows_of(table: pa.Table) -> Iterator[tuple[int, EncodedPrompt]]:
+    """Place and prompt of each row."""
     for row in table.to_pylist():
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in row.items()

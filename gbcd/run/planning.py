@@ -9,8 +9,9 @@ a device or a model that is not available, a folder that cannot be written or th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -28,7 +29,7 @@ from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.run import shard_sizes
-from gbcd.run.batches import by_length, groups
+from gbcd.run.batches import by_length, in_tables_of
 from gbcd.run.centring_coverage import settled
 from gbcd.run.devices import settled_device
 from gbcd.run.draft import TaskDraft
@@ -41,6 +42,8 @@ from gbcd.run.sources import drawn, fingerprints, n_per_task, needs_meaning, ref
 from gbcd.run.store import StorageError, Store
 from gbcd.study import Study, check_names
 from gbcd.versions import versions
+
+OnProgress = Callable[[str, int, int], None]
 
 
 class Planned(NamedTuple):
@@ -61,8 +64,12 @@ class Planned(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def open_plan(study: Study) -> Planned:
+def open_plan(study: Study, on_progress: OnProgress = lambda task, n_prompts, done: None) -> Planned:
     """The plan of `study`: the stored one where there is one, else a new one, stored.
+
+    Args:
+        study: what to plan.
+        on_progress: told the task, how many prompts of it there are, and how many are checked.
 
     Raises:
         BadInput: the study cannot be run, or the folder holds another; nothing was written.
@@ -83,7 +90,7 @@ def open_plan(study: Study) -> Planned:
         check_names("MLP", study.neurons, mlps, "neurons names MLPs by layer.")
         sources = _sources(study, loaded, own)
         if before is None:
-            planned = _created(store, study, loaded, sources)
+            planned = _created(store, study, loaded, sources, on_progress)
         else:
             planned = Planned(store, _resumed(store, before, study, sources), study.model, resumed=True)
         store.create(COMPONENTS_FILE, encoded_components(loaded.components, loaded.spec.parallel))
@@ -180,18 +187,19 @@ def _resumed(store: Store, plan: Plan, study: Study, sources: Sources) -> Plan:
     return plan
 
 
-def _created(store: Store, study: Study, loaded: LoadedModel, sources: Sources) -> Planned:
+def _created(store: Store, study: Study, loaded: LoadedModel, sources: Sources, on_progress: OnProgress) -> Planned:
     proof = self_check(loaded)
     with ExitStack() as stack:
         drafts: list[TaskDraft] = []
-        for task, _, prompts in drawn(study, loaded):
-            drafts.append(stack.enter_context(closing(TaskDraft(task, prompts, study, loaded))))
+        for task, n_prompts, prompts in drawn(study, loaded):
+            draft = TaskDraft(task, prompts, study, loaded, partial(on_progress, task, n_prompts))
+            drafts.append(stack.enter_context(closing(draft)))
         study = _settled(study, drafts, loaded)
         batch, size = cast(int, study.compute.batch_size), cast(int, study.compute.shard_size)
         writer = stack.enter_context(InputsWriter())
         for draft in drafts:
-            for shard in groups(by_length(draft.prompts(), batch), size):
-                writer.add([placed.prompt for placed in shard], [placed.place for placed in shard])
+            for shard in in_tables_of(by_length(draft.tables(), batch), size):
+                writer.add(shard)
         shards = cut({draft.task: draft.n_prompts for draft in drafts}, size)
         means = tuple(
             shard
@@ -201,10 +209,7 @@ def _created(store: Store, study: Study, loaded: LoadedModel, sources: Sources) 
         if not store.is_local:
             store.refuse_overwriting()
         inputs = writer.publish(store)
-        plan = Plan(
-            study=study, sources=sources, inputs=inputs, prompts_sha256=writer.prompts_sha256, self_check=proof,
-            means=means, shards=shards,
-        )  # fmt: skip
+        plan = Plan(study=study, sources=sources, inputs=inputs, self_check=proof, means=means, shards=shards)
         if not store.create(PLAN, plan.model_dump_json(indent=1).encode()):
             store.delete(inputs.path)
             return Planned(store, _resumed(store, read_plan(store), study, sources), study.model, resumed=True)
@@ -250,7 +255,7 @@ def _seconds_per_prompt(study: Study, drafts: Sequence[TaskDraft], batch: int, l
     threads = torch.get_num_threads()
     torch.set_num_threads(study.compute.threads)
     try:
-        return max(_seconds(study, next(groups(draft.prompts(), batch)), loaded) for draft in drafts)
+        return max(_seconds(study, draft.first(batch), loaded) for draft in drafts)
     finally:
         torch.set_num_threads(threads)
 

@@ -68,6 +68,10 @@ class ProgressDisplay:
         """Print a line that stays."""
         line(self._console, message)
 
+    def planning(self, task: str, n_prompts: int, done: int) -> None:
+        """Show how many of a task's prompts are checked."""
+        self.show(Progress(f"Planning {task}", "prompt", 0, 0, done, n_prompts, n_workers=0, workers_ready=1))
+
     def show(self, progress: Progress) -> None:
         """Bring the display up to date."""
         now = time.monotonic()
@@ -85,7 +89,8 @@ class ProgressDisplay:
         )
         if not self._console.is_terminal and self._is_news(progress, now):
             self._said, self._said_at = progress, now
-            self.say(f"{progress.title}: {progress.done:,} of {progress.total:,} {progress.noun}s, {detail}")
+            said = f"{progress.title}: {progress.done:,} of {progress.total:,} {progress.noun}s"
+            self.say(f"{said}, {detail}" if detail else said)
 
     def _is_news(self, progress: Progress, now: float) -> bool:
         """Whether a log gets another line: at the beginning, the first progress and the end, and every so often.
@@ -112,7 +117,7 @@ def describe(progress: Progress, seconds: float, computed: int) -> str:
         seconds: since a worker was ready.
         computed: what was done since then; what was found done is not counted in the rate.
     """
-    parts = [f"{progress.shards_done:,}/{progress.shards:,} shards"]
+    parts = [f"{progress.shards_done:,}/{progress.shards:,} shards"] if progress.shards else []
     rate = computed / seconds if seconds > 0 else 0.0
     if rate > 0:
         parts.append(f"{rate:,.0f} {progress.noun}s/s" if rate >= 10 else f"{rate:.2g} {progress.noun}s/s")

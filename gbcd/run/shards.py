@@ -100,7 +100,6 @@ class Plan(BaseModel):
         study: what is computed, with nothing left open.
         sources: what it is computed from.
         inputs: the prompts with their tokens, one row group a shard.
-        prompts_sha256: hash of the prompts themselves, however they are stored.
         self_check: how far the decoder was from the library on this model.
         means: shards of the calibration samples, task after task.
         shards: in order of their rows.
@@ -112,7 +111,6 @@ class Plan(BaseModel):
     study: Study
     sources: Sources
     inputs: StoredFile
-    prompts_sha256: str
     self_check: SelfCheck
     means: tuple[MeansShard, ...]
     shards: tuple[Shard, ...]

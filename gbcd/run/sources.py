@@ -6,9 +6,12 @@ meaning where a definition of the wrong answer asks for it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
+from array import array
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -18,8 +21,8 @@ from gbcd.models.load import LoadedModel
 from gbcd.prompting import prompt_files
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.prompt_shapes import TASK
-from gbcd.run.inputs import fingerprint
 from gbcd.study import PROMPTS_PER_TASK, Study, check_names
+from gbcd.tasks import Draw
 from gbcd.wrong_answers import meaning
 from gbcd.wrong_answers.meaning import Embed
 
@@ -61,7 +64,7 @@ def fingerprints(study: Study, tokenizer: PreTrainedTokenizerBase) -> dict[str, 
     if study.prompts is not None:
         return {f"prompts:{TASK}": prompt_files.sha256(study.prompts)}
     sample = min(n_per_task(study), FINGERPRINT_PROMPTS)
-    return {f"prompts:{task}": fingerprint(_drawn(task, tokenizer, sample, study.seed)) for task in study.tasks}
+    return {f"prompts:{task}": _fingerprint(task, tokenizer, sample, study.seed) for task in study.tasks}
 
 
 def n_per_task(study: Study) -> int:
@@ -86,25 +89,36 @@ def drawn(study: Study, loaded: LoadedModel) -> Iterator[Source]:
         yield _from_file(study, study.prompts, loaded, embed)
         return
     for task in study.tasks:
-        prompts = _drawn(task, loaded.tokenizer, n_per_task(study), study.seed)
-        random.Random(f"{study.seed}/{task}").shuffle(prompts)
+        draw = _draw(task, loaded.tokenizer, n_per_task(study), study.seed)
+        prompts = draw.prompts(_shuffled(len(draw.turns), study, task))
         if embed is not None:
-            prompts = meaning.with_farthest(prompts, embed)
-        yield Source(task, len(prompts), iter(prompts))
+            prompts = iter(meaning.with_farthest(list(prompts), embed))
+        yield Source(task, len(draw.turns), prompts)
 
 
-def _drawn(task: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> list[Prompt]:
+def _draw(task: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> Draw:
     """`n` prompts of a task, or all that there are where these are all inputs of its model."""
     chosen = tasks.get(task)
-    return chosen.draw(tokenizer, min(n, chosen.capacity(tokenizer)) if chosen.is_finite else n, seed)
+    return chosen.choose(tokenizer, min(n, chosen.capacity(tokenizer)) if chosen.is_finite else n, seed)
+
+
+def _fingerprint(task: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> str:
+    digest, draw = hashlib.sha256(), _draw(task, tokenizer, n, seed)
+    for prompt in draw.prompts(range(len(draw.turns))):
+        digest.update(json.dumps(astuple(prompt)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _shuffled(n: int, study: Study, task: str) -> array[int]:
+    order = array("Q", range(n))
+    random.Random(f"{study.seed}/{task}").shuffle(order)
+    return order
 
 
 def _from_file(study: Study, path: str, loaded: LoadedModel, embed: Embed | None) -> Source:
     needs_foil = [name for name in study.wrong_answers if wrong_answers.get(name).needs_foil]
     file = loaded.check(path, needs_foil, study.bos)
-    order = list(range(len(file)))
-    random.Random(f"{study.seed}/{TASK}").shuffle(order)
-    prompts = file.read(order)
+    prompts = file.read(_shuffled(len(file), study, TASK))
     if embed is not None:
         chosen = meaning.farthest(file.answer_sets, file.all_answers, embed)
         prompts = (replace(prompt, farthest=chosen[prompt.answers]) for prompt in prompts)

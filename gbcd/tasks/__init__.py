@@ -2,6 +2,19 @@
 
 from gbcd.tasks._families import Family, Filled, Slot, others
 from gbcd.tasks._published import PublishedCircuit
-from gbcd.tasks._registry import Metric, Task, draw, get, names, task
+from gbcd.tasks._registry import Draw, Metric, Task, draw, get, names, task
 
-__all__ = ["Family", "Filled", "Metric", "PublishedCircuit", "Slot", "Task", "draw", "get", "names", "others", "task"]
+__all__ = [
+    "Draw",
+    "Family",
+    "Filled",
+    "Metric",
+    "PublishedCircuit",
+    "Slot",
+    "Task",
+    "draw",
+    "get",
+    "names",
+    "others",
+    "task",
+]

@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
+import numpy as np
+from jaxtyping import Int64, UInt64
 from transformers import PreTrainedTokenizerBase
 
 from gbcd.errors import BadInput, own_code
@@ -74,24 +77,73 @@ class Task:
             BadInput: `n` is below 1 or above the capacity, the data have no words that fit the tokenizer, or two
                 choices of words give one text.
         """
+        draw = self.choose(tokenizer, n, seed)
+        return list(draw.prompts(range(n)))
+
+    def choose(self, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> Draw:
+        """Choose `n` distinct prompts, as `draw` does, without writing any of them out.
+
+        Raises:
+            BadInput: `n` is below 1 or above the capacity, or the data have no words that fit the tokenizer.
+        """
         if n < 1:
             raise BadInput(f"{n} prompts of task '{self.name}' were asked for; ask for at least 1.")
         with own_code(f"task '{self.name}'", self.families):
             families = list(self.families(Vocabulary(tokenizer)))
-        capacity = sum(family.size for family in families)
+        sizes = [family.size for family in families]
+        capacity = sum(sizes)
         if n > capacity:
             raise BadInput(
                 f"{n} distinct prompts of task '{self.name}' were asked for, and its templates and words can give "
                 f"{capacity} with this tokenizer. Ask for fewer, or give it more templates or words."
             )
-        chosen = _choose(families, n, Random(f"{self.name}/{seed}"))
-        with own_code(f"task '{self.name}'", self.families):
-            prompts = [
-                Prompt(f"{self.name}/{number:06d}", self.name, family.template, *family.at(index))
-                for number, (family, index) in enumerate(chosen)
+        return Draw(self, families, *_choose(sizes, n, Random(f"{self.name}/{seed}")))
+
+
+class Draw(NamedTuple):
+    """Prompts of a task, chosen and not written out: a number of a family and an index within it for each.
+
+    Attributes:
+        task: whose prompts they are.
+        families: of the task.
+        turns: the family of each prompt.
+        indices: of each within its family.
+    """
+
+    task: Task
+    families: Sequence[Family]
+    turns: array[int]
+    indices: Sequence[int]
+
+    def prompts(self, order: Iterable[int]) -> Iterator[Prompt]:
+        """Write out the prompts with the numbers `order`.
+
+        Raises:
+            BadInput: two choices of words give one text; this is known at the end.
+        """
+        name, hashes, numbers = self.task.name, array("q"), array("Q")
+        with own_code(f"task '{name}'", self.task.families):
+            for number in order:
+                family = self.families[self.turns[number]]
+                filled = family.at(self.indices[number])
+                hashes.append(hash(filled.text))
+                numbers.append(number)
+                yield Prompt(f"{name}/{number:06d}", name, family.template, *filled)
+        self._refuse_repeated(np.array(hashes), np.array(numbers))
+
+    def _refuse_repeated(self, hashes: Int64[np.ndarray, " prompts"], numbers: UInt64[np.ndarray, " prompts"]) -> None:
+        by_hash = np.argsort(hashes, kind="stable")
+        alike = np.flatnonzero(hashes[by_hash[1:]] == hashes[by_hash[:-1]])
+        for one, other in zip(numbers[by_hash[alike]].tolist(), numbers[by_hash[alike + 1]].tolist(), strict=True):
+            families = [self.families[self.turns[number]] for number in (one, other)]
+            texts = [
+                family.at(self.indices[number]).text for family, number in zip(families, (one, other), strict=True)
             ]
-        _refuse_repeated(prompts)
-        return prompts
+            if texts[0] == texts[1]:
+                raise BadInput(
+                    f"templates {families[0].template!r} and {families[1].template!r} of task '{self.task.name}' give "
+                    f"the same prompt, {texts[0]!r:.80}: each prompt may occur once. Let its slots tell them apart."
+                )
 
 
 def task(
@@ -173,26 +225,19 @@ def _import_own_tasks() -> None:
             importlib.import_module(f"{package.__name__}.{module.name}")
 
 
-def _refuse_repeated(prompts: Sequence[Prompt]) -> None:
-    first: dict[str, Prompt] = {}
-    for prompt in prompts:
-        if (other := first.setdefault(prompt.text, prompt)) is not prompt:
-            raise BadInput(
-                f"templates {other.template!r} and {prompt.template!r} of task '{prompt.task}' give the same prompt, "
-                f"{prompt.text!r:.80}: each prompt may occur once. Let its slots tell them apart."
-            )
-
-
-def _choose(families: Sequence[Family], n: int, rng: Random) -> list[tuple[Family, int]]:
-    used: list[set[int]] = [set() for _ in families]
-    chosen: list[tuple[Family, int]] = []
-    while len(chosen) < n:
-        turn = [number for number, family in enumerate(families) if len(used[number]) < family.size]
+def _choose(sizes: Sequence[int], n: int, rng: Random) -> tuple[array[int], Sequence[int]]:
+    """The family and the index in it of each of `n` prompts; `sizes` are those of the families."""
+    used: list[set[int]] = [set() for _ in sizes]
+    turns = array("L")
+    indices: array[int] | list[int] = array("Q") if max(sizes) < 2**64 else []
+    while len(turns) < n:
+        turn = [number for number, size in enumerate(sizes) if len(used[number]) < size]
         rng.shuffle(turn)
-        for number in turn[: n - len(chosen)]:
-            index = rng.randrange(families[number].size)
+        for number in turn[: n - len(turns)]:
+            index = rng.randrange(sizes[number])
             while index in used[number]:
-                index = rng.randrange(families[number].size)
+                index = rng.randrange(sizes[number])
             used[number].add(index)
-            chosen.append((families[number], index))
-    return chosen
+            turns.append(number)
+            indices.append(index)
+    return turns, indices
