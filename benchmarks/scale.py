@@ -8,8 +8,8 @@
 processes that only compute. `store` computes 256 prompts once and lets the real driver commit their values, under the
 identifiers of all prompts, through the real writer: what it measures is exact, but the norms repeat, so sizes are
 not measured. `resume` commits one shard's files for every shard. Each line of output is one
-JSON object; memory is the process's peak, and the times of `store` and `resume` are processor seconds of all threads,
-so that other work on the machine does not count.
+JSON object; memory is the process's peak, and times of `store` and `resume` are processor seconds of all threads, on
+which other work on the machine has little effect, and, as `_wall_s`, those of the wall.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import json
 import multiprocessing
 import os
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import polars as pl
 import pyarrow as pa
@@ -104,63 +105,48 @@ def engine_rate(out: str, number: int, of: int) -> float:
 
 def store(study: Study, folder: str) -> dict[str, Any]:
     """Everything around the computation, at the size of `study`."""
-    small = study.model_copy(update={"prompts_per_task": 256, "out": f"{folder}/computed"})
-    small = small.model_copy(update={"compute": Compute(workers=0, device="cpu", shard_size=256)})
-    run_study(small, QUIET)
-    (computed,) = shard_tables(Store(small.out))
-    before = peak_mb()
-    planning, planned = timed(lambda: open_plan(study))
-    after_planning = peak_mb()
-    work = RepeatingWork(study.out, planned.plan, computed)
-    driving, _ = timed(lambda: drive(study.out, planned.plan, work))
-    after_driving = peak_mb()
-    resuming, _ = timed(lambda: drive(study.out, open_plan(study).plan, work))
-    found: dict[str, Any] = {
-        "shards": len(planned.plan.shards),
-        "plan_s": round(planning, 2),
-        "plan_grows_mb": after_planning - before,
-        "commit_ms_per_shard": round(1e3 * driving / len(planned.plan.shards), 2),
-        "driver_grows_mb": after_driving - after_planning,
-        "resume_s": round(resuming, 2),
-    }
-    found |= reading(study.out)
-    return found | {"verify_s": round(timed(lambda: verify(study.out))[0], 2), "peak_mb": peak_mb()}
+    clock, before = Clock(), peak_mb()
+    planned, work = clock.timed("plan", lambda: open_plan(study)), repeating(study, folder, 256)
+    clock.found["plan_grows_mb"] = peak_mb() - before
+    committed(clock, planned.plan, work)
+    clock.timed("reduce", lambda: reduce(study.out))
+    mean = scan(study.out).group_by("component").agg(pl.col("grad_norm").mean())
+    clock.timed("mean_per_component", lambda: mean.collect(engine="streaming"))
+    one = scan(study.out).filter(pl.col("component") == "a2.h3.q").select("prompt_id", "grad_norm")
+    clock.timed("one_part", lambda: one.collect(engine="streaming"))
+    return clock.found | {"peak_mb": peak_mb()}
 
 
 def resume(study: Study, folder: str) -> dict[str, Any]:
     """A run that finds everything committed, `gbcd status` and `gbcd verify` of it."""
-    small = study.model_copy(update={"prompts_per_task": study.compute.shard_size, "out": f"{folder}/computed"})
-    alone = Compute(workers=0, device="cpu", shard_size=study.compute.shard_size)
-    run_study(small.model_copy(update={"compute": alone}), QUIET)
+    clock, planned = Clock(), open_plan(study)
+    committed(clock, planned.plan, repeating(study, folder, cast(int, study.compute.shard_size)))
+    return clock.found | {"peak_mb": peak_mb()}
+
+
+def committed(clock: Clock, plan: Plan, work: Callable[[], RepeatingWork]) -> None:
+    """Commit every shard, find all of them, and verify them."""
+    made = work()
+    clock.timed("commit", lambda: drive(plan, made))
+    clock.found["shards"] = len(plan.shards)
+    clock.found["commit_ms_per_shard"] = round(1e3 * clock.found["commit_s"] / len(plan.shards), 2)
+    clock.timed("resume", lambda: drive(open_plan(plan.study).plan, made))
+    clock.timed("status", lambda: folder_status(plan.study.out))
+    clock.timed("verify", lambda: verify(plan.study.out))
+
+
+def repeating(study: Study, folder: str, n_prompts: int) -> Callable[[], RepeatingWork]:
+    """Work that repeats the values of one shard of so many prompts, which is computed here."""
+    compute = Compute(workers=0, device="cpu", shard_size=n_prompts)
+    small = study.model_copy(update={"prompts_per_task": n_prompts, "out": f"{folder}/computed", "compute": compute})
+    run_study(small, QUIET)
     (computed,) = shard_tables(Store(small.out))
-    planned = open_plan(study)
-    work = RepeatingWork(study.out, planned.plan, computed)
-    committing, _ = timed(lambda: drive(study.out, planned.plan, work))
-    resuming, _ = timed(lambda: drive(study.out, open_plan(study).plan, work))
-    return {
-        "shards": len(planned.plan.shards),
-        "commit_ms_per_shard": round(1e3 * committing / len(planned.plan.shards), 2),
-        "resume_s": round(resuming, 2),
-        "status_s": round(timed(lambda: folder_status(study.out))[0], 2),
-        "verify_s": round(timed(lambda: verify(study.out))[0], 2),
-        "peak_mb": peak_mb(),
-    }
+    return lambda: RepeatingWork(study.out, read_plan(Store(study.out)), computed)
 
 
-def drive(out: str, plan: Plan, work: RepeatingWork) -> None:
+def drive(plan: Plan, work: RepeatingWork) -> None:
     with ProgressDisplay(QUIET) as display:
-        execute(out, stages(plan), lambda: work, Workers(0), display)
-
-
-def reading(out: str) -> dict[str, float]:
-    """Seconds of the reduction and of two queries, on what is committed."""
-    mean = scan(out).group_by("component").agg(pl.col("grad_norm").mean())
-    one = scan(out).filter(pl.col("component") == "a2.h3.q").select("prompt_id", "grad_norm")
-    return {
-        "reduce_s": round(timed(lambda: reduce(out))[0], 2),
-        "mean_per_component_s": round(timed(lambda: mean.collect(engine="streaming"))[0], 2),
-        "one_part_s": round(timed(lambda: one.collect(engine="streaming"))[0], 2),
-    }
+        execute(plan.study.out, stages(plan), lambda: work, Workers(0), display)
 
 
 class RepeatingWork(NormsWork):
@@ -191,11 +177,19 @@ def renamed(table: pa.Table, ids: list[str], n_definitions: int) -> pa.Table:
     return rows.set_column(0, table.schema.field(0), pa.array(ids * n_definitions))
 
 
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Processor seconds of all threads, and what was made."""
-    started = time.process_time()
-    found = work()
-    return time.process_time() - started, found
+class Clock:
+    """Seconds of steps: of the processor, over all threads, and of the wall."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def timed(self, name: str, work: Callable[[], T]) -> T:
+        processor, wall = time.process_time(), time.perf_counter()
+        made = work()
+        self.found[f"{name}_s"] = round(time.process_time() - processor, 2)
+        self.found[f"{name}_wall_s"] = round(time.perf_counter() - wall, 2)
+        print(name, self.found[f"{name}_s"], self.found[f"{name}_wall_s"], peak_mb(), file=sys.stderr, flush=True)
+        return made
 
 
 def peak_mb() -> int:

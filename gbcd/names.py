@@ -8,6 +8,9 @@ from gbcd.errors import BadInput
 
 _NAME = re.compile(r"\w[\w-]*")
 
+#: Bytes of a name; file systems take 255 for the name of a file, and files are named by a task and a wrong answer.
+MAX_BYTES = 100
+
 _registered: list[tuple[str, str]] = []
 
 
@@ -15,10 +18,12 @@ def register_name(kind: str, name: str) -> None:
     """Note that something of this `kind` is registered as `name`.
 
     Raises:
-        BadInput: the name has other characters than letters, digits, `_` and `-`.
+        BadInput: the name has other characters than letters, digits, `_` and `-`, or is too long.
     """
     if not _NAME.fullmatch(name):
         raise BadInput(f"{kind} {name!r}: a name is made of letters, digits, '_' and '-', since files are named by it")
+    if len(name.encode()) > MAX_BYTES:
+        raise BadInput(f"{kind} {name!r:.40}: a name has at most {MAX_BYTES} bytes, since files are named by it")
     _registered.append((kind, name))
 
 

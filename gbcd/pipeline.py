@@ -29,6 +29,7 @@ from gbcd.run.planning import Planned, open_plan
 from gbcd.run.progress import ProgressDisplay
 from gbcd.run.results import failed_prompts
 from gbcd.run.shards import Plan
+from gbcd.run.work import WHOLE, Slice
 from gbcd.study import Study
 
 
@@ -39,17 +40,21 @@ class Run(NamedTuple):
         out: where its results lie.
         plan: what was planned.
         found: shards that were committed before this run began.
-        missing: shards that are not committed at its end.
+        part: what of it was computed here.
+        missing: shards of this part that are not committed at its end.
+        left_to_others: shards of other parts that are not.
         given_up: shards that failed again and again, with the reason.
         failed: prompts of committed shards that have no values, with the reason.
         seconds: wall time, to its summary.
-        summary: the reduction of what is committed; None if nothing is.
+        summary: the reduction of what is committed; None if nothing is, or while other parts are at work.
     """
 
     out: str
     plan: Plan
     found: int
+    part: Slice
     missing: tuple[int, ...]
+    left_to_others: tuple[int, ...]
     given_up: tuple[GivenUp, ...]
     failed: dict[str, str]
     seconds: float
@@ -57,7 +62,11 @@ class Run(NamedTuple):
 
 
 def run_study(
-    study: Study, console: Console | None = None, build: EngineBuilder = build_engine, score: str | None = None
+    study: Study,
+    console: Console | None = None,
+    build: EngineBuilder = build_engine,
+    score: str | None = None,
+    part: Slice = WHOLE,
 ) -> Run:
     """Run a study, or what is left of it.
 
@@ -66,6 +75,7 @@ def run_study(
         console: where progress is shown; without one, where this process prints.
         build: makes the engine that workers use.
         score: what components are ranked by, where enough prompts have it (`gbcd.analysis.ranking.SCORES`).
+        part: what of it is computed here; other processes compute the rest, at the same time or later.
 
     Raises:
         BadInput: the study cannot be run, or its folder holds another.
@@ -83,8 +93,8 @@ def run_study(
         with _workplace(study), interruptible():  # once more: Ray sets a handler of its own when it connects
             builder = with_definitions(build, plan.study.wrong_answers)
             work = partial(NormsWork, absolute(location), builder, planned.model)
-            execute(location, stages(plan), work, workers_of(study, str(plan.study.compute.device)), display)
-        return _concluded(planned, found, score, started)
+            execute(location, stages(plan), work, workers_of(study, str(plan.study.compute.device)), display, part)
+        return _concluded(planned, found, score, part, started)
 
 
 def _announcement(planned: Planned, found: int) -> str:
@@ -114,17 +124,21 @@ def workers_of(study: Study, device: str) -> Workers:
     return Workers(study.compute.workers, study.compute.threads, gpus)
 
 
-def _concluded(planned: Planned, found: int, score: str | None, started: float) -> Run:
+def _concluded(planned: Planned, found: int, score: str | None, part: Slice, started: float) -> Run:
     store, plan = planned.store, planned.plan
     done = committed_ids(store)
+    left = [shard.id for shard in plan.shards if shard.id not in done]
+    others = tuple(shard for shard in left if not part.has(shard))
     return Run(
         out=store.location,
         plan=plan,
         found=found,
-        missing=tuple(shard.id for shard in plan.shards if shard.id not in done),
+        part=part,
+        missing=tuple(shard for shard in left if part.has(shard)),
+        left_to_others=others,
         given_up=tuple(given_up(store)),
         failed=failed_prompts(store, read_commits(store)),
-        summary=reduce(store.location, score) if done else None,
+        summary=reduce(store.location, score) if done and not others else None,
         seconds=time.monotonic() - started,
     )
 

@@ -51,7 +51,7 @@ class Compute(BaseModel):
     shard_size: PositiveInt | Literal["auto"] = "auto"
     """Prompts per shard, which is computed and committed at once; in whole batches. `auto`: about a minute of work, and
     at least four shards for every worker; settled in the plan."""
-    threads: PositiveInt = 1
+    threads: int = Field(default=1, gt=0, le=1024)
     """Processor threads of each worker; fixed, because the last bits of a sum depend on it."""
     gpus_per_worker: float = Field(default=1.0, gt=0, le=1)
     """GPUs that each worker holds, where it computes on one: 0.5 puts two workers on a GPU."""

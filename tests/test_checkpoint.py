@@ -17,6 +17,7 @@ from test_cli import gbcd
 from tiny_models import FAMILIES, random_model, small_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from gbcd.errors import BadInput
 from gbcd.models import load as loading
@@ -99,6 +100,18 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path: Path, raw: bytes, said:
     assert said in refusal(tmp_path)
 
 
+def test_a_folder_in_the_place_of_weights_is_no_file(tmp_path: Path) -> None:
+    (saved(tmp_path) / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").mkdir()
+    assert "model.safetensors is no file" in refusal(tmp_path)
+
+
+def test_whole_numbers_without_a_word_on_quantisation_are_refused(tmp_path: Path) -> None:
+    name = "transformer.h.1.mlp.c_fc.weight"
+    edited(saved(tmp_path), lambda tensors: tensors.update({name: (tensors[name] * 100).to(torch.int8)}))
+    assert f"quantised numbers, and config.json does not say how:\n{name} (I8)" in refusal(tmp_path)
+
+
 def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
     file = saved(tmp_path) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -133,6 +146,7 @@ def test_every_command_refuses_in_one_sentence_and_writes_nothing(tmp_path: Path
         assert status == 2
         assert "lacks 1 tensors of the configuration" in " ".join((said + refused).split())
         assert "Traceback" not in refused
+        assert logging.get_verbosity() == logging.ERROR  # the library's own report is not printed before it
     assert not (out / "plan.json").exists()
 
 

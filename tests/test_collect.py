@@ -112,7 +112,7 @@ def test_a_folder_that_was_not_reduced_says_so(tmp_path):
     store = Store(str(tmp_path))
     store.write(COMPONENTS_FILE, encoded_components(COMPONENTS, False))
     for read in (read_counts, read_extremes, read_template_sums, lambda store: read_sample(store, IOI)):
-        with pytest.raises(BadInput, match="run the study, or `gbcd reduce`"):
+        with pytest.raises(BadInput, match="run the study, or `gbcd reduce "):
             read(store)
 
 

@@ -163,7 +163,8 @@ def test_a_machine_that_is_taken_away_counts_for_nothing(tmp_path: Path) -> None
     display = ProgressDisplay(Console(file=io.StringIO()))
     stage = Stage("", (1,))
     pool = Script([taken, taken, lost, taken, lost, taken, Committed])
-    assert StageDriver(Store(str(tmp_path)), stage, pool, 1, display).run() == []
-    [record] = StageDriver(Store(str(tmp_path)), stage, Script([lost, taken, lost, lost]), 1, display).run()
+    assert StageDriver(Store(str(tmp_path)), stage, [0], pool, 1, display).run() == []
+    pool = Script([lost, taken, lost, lost])
+    [record] = StageDriver(Store(str(tmp_path)), stage, [0], pool, 1, display).run()
     assert record.message == "shard 0 failed 3 times and was left out: killed"
     assert json.loads((tmp_path / "given_up" / "00000.json").read_text())["attempts"] == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -10,13 +11,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
+from gbcd.errors import BadInput
+from gbcd.pipeline import run_study
 from gbcd.run.commits import committed_ids
 from gbcd.run.norms_work import NormsWork
+from gbcd.run.results import summary
 from gbcd.run.store import Store
 from gbcd.run.verification import verify
-from gbcd.run.work import Committed, Task
+from gbcd.run.work import Committed, Slice, Task, slice_of
 from gbcd.run.worker import Worker
 
 
@@ -82,6 +87,32 @@ def test_two_drivers_on_one_folder_double_nothing(reference: Path, tmp_path: Pat
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     assert same(tables(out), tables(str(reference / "out")))
     assert verify(out).is_sound
+
+
+def test_slices_that_run_at_once_make_the_whole_run(reference: Path, tmp_path: Path) -> None:
+    """Both plan, share the means, and compute their shards; who commits last reduces."""
+    out = str(tmp_path / "out")
+    words = [[*command(reference, out), "--slice", f"{number}/2"] for number in (1, 2)]
+    slices = [subprocess.Popen(some, stdout=subprocess.PIPE, text=True) for some in words]
+    said = [one.communicate(timeout=120)[0] for one in slices]
+    assert [one.returncode for one in slices] == [0, 0], said
+    assert any(f"in {N_SHARDS} of {N_SHARDS} shards" in log for log in said)
+    assert same(tables(out), tables(str(reference / "out")))
+    assert summary(out).collect().equals(summary(str(reference / "out")).collect())
+    assert verify(out).is_sound
+
+
+def test_a_slice_computes_its_shards_and_the_last_one_reduces(reference: Path, tmp_path: Path) -> None:
+    study = small_study(reference, out=str(tmp_path / "out"))
+    run = run_study(study, Console(file=io.StringIO()), part=Slice(2, 3))
+    assert committed_ids(Store(study.out)) == {1, 4}
+    assert (run.missing, run.left_to_others, run.summary) == ((), (0, 2, 3), None)
+    finished(study)
+    assert summary(study.out).collect().equals(summary(str(reference / "out")).collect())
+    assert slice_of("2/3") == Slice(2, 3)
+    for nonsense in ("0/3", "4/3", "1", "1/0", "-1/2", "1/2/3"):
+        with pytest.raises(BadInput, match="--slice"):
+            slice_of(nonsense)
 
 
 def test_a_zombie_that_commits_late_changes_nothing(

@@ -108,7 +108,7 @@ def test_every_job_is_a_command(file: str, command: str) -> None:
 
 
 #: The page's commands for a cluster that is up: those of a laptop start a head, the others submit jobs to it.
-LAPTOP, *SUBMISSIONS = [block.code for block in of_kind("sh") if block.page == "docs/cluster.md"][1:4]
+LAPTOP, *SUBMISSIONS = [block.code for block in of_kind("sh") if block.page == "docs/cluster.md"][1:5]
 
 #: In the place of `ray`: the head that it starts has ports of its own and ends alone, since `ray stop` ends all heads.
 RAY = """#!/bin/sh

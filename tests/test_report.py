@@ -29,7 +29,6 @@ from report_data import (
 from test_cli import gbcd
 
 from gbcd.analysis.circuits import INPUT, LOGITS
-from gbcd.analysis.edges import EDGES_FILE
 from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.analysis.shard_values import Key
 from gbcd.errors import BadInput
@@ -41,6 +40,7 @@ from gbcd.report.data import ReportData
 from gbcd.report.dots import BY_HEIGHT, NAMED, marked
 from gbcd.report.page import page, sections, write_figures, write_report
 from gbcd.report.reading import MAX_EDGES, read_data
+from gbcd.run.results import EDGES_FILE
 from gbcd.run.results import prompts as stored_prompts
 
 SECTIONS = ["found", "study", "where", "effects", "circuit", "agreement", "prompts", "computed", "words"]
@@ -429,7 +429,7 @@ def test_an_evaluation_that_failed_does_not_break_the_report(out: Path, tmp_path
 def test_a_damaged_table_is_named_with_what_writes_it_again(out: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(out, tmp_path / "out")
     damaged(tmp_path / "out" / f"{name}.parquet")
-    with pytest.raises(BadInput, match=r"a table is damaged .*`gbcd reduce .*` writes those of the reduction again"):
+    with pytest.raises(BadInput, match=r"another version; `gbcd (reduce|verify --repair) .*` writes it again"):
         read_data(str(tmp_path / "out"))
 
 

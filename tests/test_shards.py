@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ PROOF = SelfCheck(logits=1e-6, norms=1e-6, worst="a0.h0.q", n_blocks=2)
 
 
 def plan(*shards: Shard) -> Plan:
-    return Plan(study=STUDY, sources=SOURCES, inputs=FILE, self_check=PROOF, shards=shards)
+    shards = shards or cut({"ioi": 9}, 4)
+    return Plan(study=STUDY, sources=SOURCES, inputs=FILE, self_check=PROOF, means=(), shards=shards)
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.integers(1, 200), min_size=1), st.integers(1, 9), st.integers(1, 9))
@@ -39,6 +41,18 @@ def test_batches_of_a_shard_are_those_of_the_task() -> None:
     assert [planned.batches(shard) for shard in planned.shards] == [
         [slice(0, 2), slice(2, 4)], [slice(0, 2), slice(2, 4)], [slice(0, 1)],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[(0, 4), (4, 8)], [(0, 4), (5, 9)], [(0, 5), (4, 9)], [(0, 9), (9, 9)], [(4, 9), (0, 4)], [(0, 4), (4, 10)]],
+)
+def test_a_plan_whose_shards_are_not_its_rows_is_refused(rows: list[tuple[int, int]], tmp_path: Path) -> None:
+    edited = [{"id": number, "task": "ioi", "start": a, "stop": b} for number, (a, b) in enumerate(rows)]
+    content = plan().model_dump(mode="json") | {"shards": edited}
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=r"damaged or edited \(1 problem\)"):
+        read_plan(Store(str(tmp_path)))
 
 
 def test_differences_name_what_changed_and_nothing_else() -> None:

@@ -42,6 +42,7 @@ def test_flags_win_over_the_file_and_leave_the_rest_of_compute(tmp_path: Path) -
         ("prompts_per_task = 0", "prompts_per_task = 0"),
         ('seed = "one"', "seed = 'one'"),
         ("[compute]\nworkers = -1", "compute.workers = -1"),
+        ("[compute]\nthreads = 100000", "compute.threads = 100000"),
         ('[compute]\ndtype = "float8"', "compute.dtype = 'float8'"),
         ('wrong_answers = ["foil", "foil"]', "named twice: foil"),
         ("seed = true", "seed = True"),

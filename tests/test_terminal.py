@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -38,6 +39,13 @@ def test_numbers_end_and_words_begin_at_the_same_place() -> None:
     table(console, ["node", "rank"], [["a10.h11", "1"], ["m3", "100"]], words=["node"])
     lines = console.file.getvalue().splitlines()  # pyright: ignore
     assert [line.rstrip() for line in lines] == ["node      rank", "a10.h11      1", "m3         100"]
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(typer.Exit) as ended, terminal.exit_status():
+        (tmp_path / "file" / "below").mkdir()
+    assert ended.value.exit_code == 2
 
 
 def test_windows_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from small_runs import N_SHARDS, finished, same, small_study, tables
+from small_runs import N_SHARDS, as_toml, finished, same, small_study, tables
+from typer.testing import CliRunner
 
 from gbcd.analysis.reduce import reduce
+from gbcd.cli import app
 from gbcd.commands.verify import again
 from gbcd.errors import BadInput
 from gbcd.run.commits import committed_ids, publish
@@ -151,6 +154,36 @@ def test_committed_files_are_not_called_orphaned_whatever_else_is_damaged(out: P
     found = verify(str(out))
     assert not found.is_sound
     assert found.orphans == 1
+
+
+def test_a_commit_of_a_shard_that_is_not_planned_is_not_reduced(out: Path) -> None:
+    (out / "commits" / "00099.json").write_text((out / "commits" / "00001.json").read_text())
+    with pytest.raises(BadInput, match=r"00099.json is of a shard that is not planned here; `gbcd verify --repair"):
+        reduce(str(out))
+
+
+@pytest.mark.parametrize("name", ["components", "summary", "analysis/template_sums"])
+def test_a_damaged_table_beside_the_shards_is_named_with_what_writes_it_again(out: Path, name: str) -> None:
+    reduce(str(out))
+    path = out / f"{name}.parquet"
+    path.write_bytes(path.read_bytes()[:-10])
+    result = CliRunner().invoke(app, ["evaluate", str(out), "--pairs", "4", "--workers", "0"])
+    assert result.exit_code == 2, result.output
+    assert re.search(rf"{name}.parquet is damaged or of another version; `gbcd .*` writes it again", result.stderr)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-50])])
+def test_prompts_that_are_lost_are_said_by_every_command_that_needs_them(
+    out: Path, damage: Callable[[Path], object]
+) -> None:
+    study = read_plan(Store(str(out))).study.model_copy(update={"out": str(out)})
+    damage(next((out / "inputs").iterdir()))
+    file = out.parent / "study.toml"
+    file.write_text(as_toml(study, workers=0))
+    for words in (["run", str(file)], ["verify", str(out)], ["verify", "--repair", str(out)]):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 2, result.output
+        assert re.search(r"prompts are (gone|damaged|gone or damaged); .*start again in another folder", result.stderr)
 
 
 def test_shards_of_an_evaluation_are_verified_too(out: Path) -> None:

@@ -9,7 +9,6 @@ and that of a neuron by its MLP's.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,9 +23,8 @@ from gbcd.analysis.nodes import NodeMap
 from gbcd.analysis.shard_values import SIGNED, Key
 from gbcd.component import Component
 from gbcd.engine.tables import EDGES
+from gbcd.run.results import NEURONS_FILE, read_stored
 from gbcd.run.store import Store
-
-EDGES_FILE, NEURONS_FILE = "edges.parquet", "neurons.parquet"
 
 
 def edge_table(collected: Collected, components: Sequence[Component], cfg: Config | None) -> pl.DataFrame | None:
@@ -72,7 +70,7 @@ def neuron_table(collected: Collected, components: Sequence[Component]) -> pl.Da
 
 def read_neurons(store: Store) -> pl.DataFrame | None:
     """The table of neurons; None where the study has none."""
-    return pl.read_parquet(io.BytesIO(store.read(NEURONS_FILE))) if store.exists(NEURONS_FILE) else None
+    return read_stored(store, NEURONS_FILE) if store.exists(NEURONS_FILE) else None
 
 
 def _table(

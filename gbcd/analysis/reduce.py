@@ -7,6 +7,7 @@ shards -> collect -> analysis/        sums by template, samples of prompts, coun
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from gbcd.analysis.circuit_files import circuit_files
 from gbcd.analysis.circuits import Config
 from gbcd.analysis.collect import Collected, Moments, collect
-from gbcd.analysis.edges import EDGES_FILE, NEURONS_FILE, edge_table, neuron_table
+from gbcd.analysis.edges import edge_table, neuron_table
 from gbcd.analysis.heatmap import draw_heatmaps
 from gbcd.analysis.intervals import resampled_means
 from gbcd.analysis.nodes import NodeMap
@@ -27,8 +28,9 @@ from gbcd.analysis.stored import store_collected
 from gbcd.component import Component
 from gbcd.engine.tables import ATTRIBUTIONS
 from gbcd.errors import BadInput
-from gbcd.run.commits import committed_ids
-from gbcd.run.results import SUMMARY_FILE, encoded, read_components, runs_in_parallel
+from gbcd.run.commits import commit_path, committed_ids
+from gbcd.run.results import EDGES_FILE, NEURONS_FILE, SUMMARY_FILE, encoded, read_components, runs_in_parallel
+from gbcd.run.shards import PLAN, read_plan
 from gbcd.run.store import Store
 
 #: Draws of templates that the intervals of ranks are taken from.
@@ -77,6 +79,7 @@ def reduce(out: str, score: str | None = None) -> pl.DataFrame:
         raise BadInput(
             f"nothing is committed in {store.location!r}, so there is nothing to reduce: run the study first"
         )
+    _refuse_unplanned(store)
     components = read_components(store)
     collected = collect(store, components)
     table = summarise(collected, components, score)
@@ -91,6 +94,15 @@ def reduce(out: str, score: str | None = None) -> pl.DataFrame:
     for name, content in (circuit_files(summary, cfg, edges) | draw_heatmaps(summary)).items():
         store.write(name, content)
     return summary
+
+
+def _refuse_unplanned(store: Store) -> None:
+    """Commits that were copied here from another study would count twice."""
+    if store.exists(PLAN) and (unplanned := committed_ids(store) - set(range(len(read_plan(store).shards)))):
+        raise BadInput(
+            f"{store.location}/{commit_path(min(unplanned))} is of a shard that is not planned here; "
+            f"`gbcd verify --repair {quote(store.root)}` removes it"
+        )
 
 
 def summarise(collected: Collected, components: list[Component], score: str | None = None) -> pa.Table:

@@ -8,7 +8,6 @@ analysis/extremes.parquet           the prompts with the largest and the smalles
 
 from __future__ import annotations
 
-import io
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from gbcd.analysis.nodes import NodeMap
 from gbcd.analysis.shard_values import SUMMARISED, Key
 from gbcd.component import Component, file_name
 from gbcd.errors import BadInput
-from gbcd.run.results import encoded, read_components, summary
+from gbcd.run.results import encoded, read_components, read_stored, summary
 from gbcd.run.store import Store
 
 _TEMPLATES, _COUNTS, _EXTREMES = (f"analysis/{name}.parquet" for name in ("template_sums", "counts", "extremes"))
@@ -100,7 +99,7 @@ def read_template_sums(store: Store) -> dict[Key, dict[str, TemplateSums]]:
         BadInput: the study has not been reduced.
     """
     found: dict[Key, dict[str, TemplateSums]] = {}
-    table = _read(store, _TEMPLATES)
+    table = read_stored(store, _TEMPLATES)
     for (task, wrong_answer, statistic), rows in table.group_by(
         "task", "wrong_answer", "statistic", maintain_order=True
     ):
@@ -118,14 +117,11 @@ def read_sample(store: Store, key: Key, statistics: tuple[str, ...] = SUMMARISED
     nodes = NodeMap.of(read_components(store))
     chosen = [nodes.nodes[index] for index in ranked_nodes(nodes)]
     if not store.exists(_sample_file(key)):
-        _read(store, _COUNTS)
+        read_stored(store, _COUNTS)
         return Sample(pl.DataFrame(schema={"prompt_id": pl.String, "template": pl.String}), chosen, {})
-    content = io.BytesIO(store.read(_sample_file(key)))
-    stored = pl.read_parquet_schema(content)
-    columns = [name for name in stored if name not in SUMMARISED or name in statistics]
-    table = pl.read_parquet(content, columns=columns)
-    values = {name: _matrix(table[name], len(chosen)) for name in statistics if name in columns}
-    return Sample(table.drop(list(values)), chosen, values)
+    table = read_stored(store, _sample_file(key))
+    values = {name: _matrix(table[name], len(chosen)) for name in statistics if name in table.columns}
+    return Sample(table.drop(SUMMARISED, strict=False), chosen, values)
 
 
 def read_prompt_rows(out: str, wrong_answer: str | None = None) -> PromptRows:
@@ -167,7 +163,7 @@ def read_extremes(store: Store) -> pl.DataFrame:
     Raises:
         BadInput: the study has not been reduced.
     """
-    return _read(store, _EXTREMES)
+    return read_stored(store, _EXTREMES)
 
 
 def read_counts(store: Store) -> pl.DataFrame:
@@ -176,17 +172,11 @@ def read_counts(store: Store) -> pl.DataFrame:
     Raises:
         BadInput: the study has not been reduced.
     """
-    return _read(store, _COUNTS)
+    return read_stored(store, _COUNTS)
 
 
 def _sample_file(key: Key) -> str:
     return file_name("analysis/sample", *key, suffix="parquet")
-
-
-def _read(store: Store, path: str) -> pl.DataFrame:
-    if not store.exists(path):
-        raise BadInput(f"{store.location!r} holds no {path} (yet): run the study, or `gbcd reduce`")
-    return pl.read_parquet(io.BytesIO(store.read(path)))
 
 
 def _matrix(values: pl.Series, n_nodes: int) -> Float32[np.ndarray, "prompts nodes"]:

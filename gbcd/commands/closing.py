@@ -34,6 +34,11 @@ def closing_summary(run: Run, console: Console) -> None:
         fact(console, "Given up", record.message)
     failed_prompts(console, run.failed)
     fact(console, "Computed", _computed(run))
+    if run.left_to_others:
+        left = f"{counted(len(run.left_to_others), 'shard')} of other slices are not committed yet"
+        fact(
+            console, "Slice", f"{run.part}; {left}. The last one writes summary and report, or gbcd run without --slice"
+        )
     fact(console, "Results", run.out)
     fact(console, "Names", "a3.h5 is head 5 of layer 3, m3 the MLP of layer 3; both count from 0")
 
@@ -60,9 +65,10 @@ def _can_be_evaluated(run: Run, task: str) -> bool:
 def _computed(run: Run) -> str:
     """Prompts, shards and time, in a line."""
     n_prompts, n_shards = run.plan.n_prompts, len(run.plan.shards)
-    n_done = n_prompts - sum(run.plan.shards[shard].n_prompts for shard in run.missing) - len(run.failed)
+    missing = [*run.missing, *run.left_to_others]
+    n_done = n_prompts - sum(run.plan.shards[shard].n_prompts for shard in missing) - len(run.failed)
     before = f", {run.found:,} of them before" if run.found else ""
-    shards = f"{n_shards - len(run.missing):,} of {counted(n_shards, 'shard')}{before}"
+    shards = f"{n_shards - len(missing):,} of {counted(n_shards, 'shard')}{before}"
     return f"{n_done:,} of {counted(n_prompts, 'prompt')}, in {shards}; this run took {duration(run.seconds)}"
 
 

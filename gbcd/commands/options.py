@@ -58,6 +58,10 @@ Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cp
 DType = Annotated[str | None, typer.Option("--dtype", metavar="NAME", help="float32, float64 or bfloat16.")]
 ShardSize = Annotated[int | None, typer.Option("--shard-size", metavar="N", help="Prompts per shard.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Prompts per forward pass.")]
+Part = Annotated[
+    str,
+    typer.Option("--slice", metavar="I/N", help="Compute every N-th shard, from the I-th on; others compute the rest."),
+]
 Pairs = Annotated[
     int,
     typer.Option("--pairs", metavar="N", help="Prompts per task, each with its counterfactual, to measure effects on."),

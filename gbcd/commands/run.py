@@ -8,6 +8,7 @@ from gbcd.commands import options
 from gbcd.commands.report import write as write_report
 from gbcd.commands.terminal import console, exit_status, hush_libraries
 from gbcd.errors import INTERRUPTED, Incomplete
+from gbcd.run.work import Slice, slice_of
 from gbcd.study import Study
 
 
@@ -30,22 +31,23 @@ def run(
     shard_size: options.ShardSize = None,
     batch_size: options.BatchSize = None,
     score: options.Score = None,
+    part: options.Part = "1/1",
 ) -> None:
     """Run a study, or go on with one that was interrupted; several studies one after the other."""
-    flags = {name: value for name, value in locals().items() if name != "score"}
+    flags = {name: value for name, value in locals().items() if name not in ("score", "part")}
     with exit_status(resumes=True):
-        asked = options.asked_studies(flags)
+        chosen, asked = slice_of(part), options.asked_studies(flags)
     hush_libraries()
-    statuses = [_status(one, score) for one in asked]
+    statuses = [_status(one, score, chosen) for one in asked]
     if worst := max(statuses):
         raise typer.Exit(worst)
 
 
-def _status(study: Study, score: str | None) -> int:
+def _status(study: Study, score: str | None, part: Slice) -> int:
     """The exit status of one study. Whatever becomes of it, the next one is run, unless a person interrupts."""
     try:
         with exit_status(resumes=True):
-            _run(study, score)
+            _run(study, score, part)
     except typer.Exit as ended:
         if ended.exit_code == INTERRUPTED:
             raise
@@ -53,11 +55,11 @@ def _status(study: Study, score: str | None) -> int:
     return 0
 
 
-def _run(study: Study, score: str | None) -> None:
+def _run(study: Study, score: str | None, part: Slice) -> None:
     from gbcd.commands.closing import closing_summary, next_step, unfinished
     from gbcd.pipeline import run_study
 
-    result = run_study(study, console, score=score)
+    result = run_study(study, console, score=score, part=part)
     closing_summary(result, console)
     if result.summary is not None:
         write_report(study.out)

@@ -24,6 +24,9 @@ from gbcd.run.store import StorageError
 #: Exactly once rests on what file systems promise a POSIX program.
 IS_WINDOWS = os.name == "nt"
 
+#: Why a place that a person named cannot be written.
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+
 console = SafeConsole(highlight=False)
 errors = SafeConsole(stderr=True, highlight=False)
 
@@ -49,6 +52,8 @@ def exit_status(resumes: bool = False) -> Generator[None]:
     except (Incomplete, StorageError) as error:
         _fail("yellow", "incomplete", f"{error}\n{again}", INCOMPLETE)
     except OSError as error:
+        if error.errno in _UNWRITABLE and error.filename:
+            _fail("red", "error", f"{error.filename!r} cannot be written: {error.strerror}", BAD_INPUT)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered cannot be written either
@@ -69,11 +74,13 @@ def say(label: str, text: str) -> None:
 
 
 def hush_libraries() -> None:
-    """Keep the progress bars of libraries out of ours; also in the workers, which inherit the environment."""
+    """Keep the bars and reports of libraries out of ours; also in the workers, which inherit the environment."""
     os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def _fail(colour: str, word: str, text: str, code: int) -> None:

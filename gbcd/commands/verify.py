@@ -9,7 +9,7 @@ import typer
 
 from gbcd.commands import options
 from gbcd.commands.terminal import console, exit_status, hush_libraries, say
-from gbcd.errors import Incomplete
+from gbcd.errors import BadInput, Incomplete
 from gbcd.printing import counted, failed_prompts
 
 if TYPE_CHECKING:
@@ -26,9 +26,12 @@ def verify(
     """Read everything back: every prompt exactly once, every byte as committed. Status 0 if so, else 3."""
     with exit_status(resumes=True):
         from gbcd.run import verification
+        from gbcd.run.inputs import LOST
 
         found = verification.verify(out)
         _show(found)
+        if not found.has_prompts:
+            raise BadInput(f"the study's prompts are gone or damaged; {LOST}")
         if repair and not found.is_sound:
             _repair(out, found, workers, definitions or ())
             found = verification.verify(out)

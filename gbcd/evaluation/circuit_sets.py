@@ -8,7 +8,6 @@ than either of its ends, so it has the smaller of their scores.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +19,7 @@ from gbcd.analysis.circuits import INPUT, LOGITS, Config, edge_ends
 from gbcd.analysis.selection import without_dead_ends
 from gbcd.evaluation.agreement import SIZES, largest
 from gbcd.evaluation.recovery import Score
-from gbcd.run.results import encoded
+from gbcd.run.results import encoded, read_stored
 from gbcd.run.store import Store
 
 Kind = Literal["nodes", "edges"]
@@ -114,6 +113,6 @@ def store_circuits(store: Store, folder: str, by_task: Mapping[str, Circuits]) -
 
 def read_circuits(store: Store, folder: str, task: str) -> dict[Kind, list[list[int]]]:
     """The circuits of a task, in the order of their numbers."""
-    table = pl.read_parquet(io.BytesIO(store.read(f"{folder}/{_FILE}"))).filter(task=task)
+    table = read_stored(store, f"{folder}/{_FILE}").filter(task=task)
     kinds: tuple[Kind, ...] = ("nodes", "edges")
     return {kind: table.filter(kind=kind)["members"].to_list() for kind in kinds}

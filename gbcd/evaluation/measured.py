@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ from jaxtyping import Bool, Float
 
 from gbcd import tasks, wrong_answers
 from gbcd.analysis.circuits import Config
-from gbcd.analysis.edges import EDGES_FILE
 from gbcd.analysis.nodes import NodeMap
 from gbcd.analysis.ranking import METHODS
 from gbcd.analysis.stored import read_template_sums
@@ -25,7 +23,7 @@ from gbcd.evaluation.resampling import Draws
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.prompt_shapes import TASK
 from gbcd.run.commits import read_commits, read_table
-from gbcd.run.results import read_components, summary
+from gbcd.run.results import EDGES_FILE, read_components, read_stored, summary
 from gbcd.run.store import Store
 
 #: Statistics whose nodes give edges a score (the smaller of their ends'), beside the one that ranks.
@@ -133,7 +131,7 @@ def edge_scores(
     """Of the study where it scored edges, of baselines, and of some scores of nodes."""
     found: list[EdgeScore] = []
     if store.exists(EDGES_FILE):
-        rows = pl.read_parquet(io.BytesIO(store.read(EDGES_FILE))).filter(task=measured.task)
+        rows = read_stored(store, EDGES_FILE).filter(task=measured.task)
         for (wrong_answer,), group in rows.group_by("wrong_answer", maintain_order=True):
             found.append(EdgeScore("edges", str(wrong_answer), 3.0, group["mean"].to_numpy()))
     found += [EdgeScore(name, None, every_baseline()[name].passes, values) for name, values in measured.edges.items()]

@@ -22,11 +22,11 @@ from jaxtyping import Bool, Float, Int
 
 from gbcd.analysis.circuit_files import read_circuits
 from gbcd.analysis.circuits import Circuit, Config, Edge, edge_ends, n_edges, node_names
-from gbcd.analysis.edges import EDGES_FILE
 from gbcd.analysis.shard_values import Key
 from gbcd.errors import BadInput
 from gbcd.evaluation.circuit_sets import EdgeTable
 from gbcd.evaluation.tables import EDGE_SCORES_FILE
+from gbcd.run.results import EDGES_FILE, read_stored
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
 
@@ -136,7 +136,7 @@ def _scores(store: Store, key: Key, circuit: Circuit, table: EdgeTable) -> Float
                (EDGE_SCORES_FILE, pl.col("method") == "attribution_patching", "score"))  # fmt: skip
     for path, chosen, column in sources:
         if store.exists(path):
-            rows = pl.read_parquet(io.BytesIO(store.read(path))).filter(chosen, task=key.task)
+            rows = read_stored(store, path).filter(chosen, task=key.task)
             if len(rows) == n_edges(circuit.cfg):
                 return rows[column].to_numpy()
     return table.of_nodes({name: node.score for name, node in circuit.nodes.items() if node.score is not None})

@@ -86,6 +86,8 @@ def _refuse_quantised(folder: Path) -> None:
 
 def _refuse_broken(folder: Path) -> None:
     for file in sorted(folder.glob("*.safetensors")):
+        if not file.is_file():
+            raise BadInput(f"{file.name} is no file: fetch the model again")
         with file.open("rb") as opened:
             head = opened.read(len(_POINTER))
         if head == _POINTER:
@@ -93,10 +95,18 @@ def _refuse_broken(folder: Path) -> None:
         if not head:
             raise BadInput(f"{file.name} is empty: fetch it again")
         try:
-            with safe_open(file, "pt"):
-                pass
+            with safe_open(file, "pt") as tensors:
+                types = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
         except Exception as error:  # SafetensorError is no subclass of anything narrower
             raise BadInput(f"{file.name} is damaged or cut off ({error}): fetch it again") from error
+        packed = [f"{name} ({kind})" for name, kind in types.items() if _is_packed(name, kind)]
+        if packed:
+            raise BadInput(f"{file.name} holds quantised numbers, and config.json does not say how:\n{listed(packed)}")
+
+
+def _is_packed(name: str, kind: str) -> bool:
+    """Whether a tensor is of whole or 8-bit numbers, which the library takes as they are; masks are no weights."""
+    return kind.startswith(("I", "U", "F8", "F4")) and not _COMPUTED.search(name)
 
 
 def _refuse_incomplete(report: dict[str, Any]) -> None:

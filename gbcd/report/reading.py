@@ -6,14 +6,12 @@ finite effect. Neither keeps the rest from being shown.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
-from gbcd.analysis.edges import EDGES_FILE, read_neurons
+from gbcd.analysis.edges import read_neurons
 from gbcd.analysis.shard_values import Key
 from gbcd.analysis.stored import read_counts, read_extremes, read_sample
 from gbcd.errors import BadInput
@@ -32,7 +30,7 @@ from gbcd.printing import duration
 from gbcd.report.data import EXAMPLES, Measured, ReportData, Sample
 from gbcd.run.commits import Commit, read_commits
 from gbcd.run.given_up import given_up
-from gbcd.run.results import SUMMARY_FILE
+from gbcd.run.results import EDGES_FILE, SUMMARY_FILE, read_stored
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.status import n_prompts
 from gbcd.run.store import Store
@@ -52,20 +50,8 @@ def read_data(out: str) -> ReportData:
     """
     store = Store(out)
     plan = read_plan(store)
-    if not store.exists(SUMMARY_FILE):
-        raise BadInput(f"{store.location!r} holds no {SUMMARY_FILE} (yet): run the study, or `gbcd reduce`")
-    try:
-        return _read(store, plan)
-    except (pl.exceptions.PolarsError, pa.ArrowException) as error:
-        raise BadInput(
-            f"{store.location!r}: a table is damaged or of another version ({error}). `gbcd reduce {out}` writes those "
-            f"of the reduction again, `gbcd verify {out} --repair` all others"
-        ) from error
-
-
-def _read(store: Store, plan: Plan) -> ReportData:
     commits = read_commits(store)
-    summary = pl.read_parquet(io.BytesIO(store.read(SUMMARY_FILE)))
+    summary = read_stored(store, SUMMARY_FILE)
     keys = summary.select("task", "wrong_answer", "score_name").unique(maintain_order=True)
     scores = {Key(task, wrong_answer): name for task, wrong_answer, name in keys.iter_rows()}
     counts = read_counts(store)
@@ -203,8 +189,8 @@ def _edges_of_evaluation(store: Store, group: Key) -> pl.LazyFrame:
 
 def _table(store: Store, path: str) -> pl.DataFrame | None:
     try:
-        return pl.read_parquet(io.BytesIO(store.read(path)))
-    except (FileNotFoundError, pl.exceptions.PolarsError):
+        return read_stored(store, path)
+    except BadInput:
         return None
 
 

@@ -33,7 +33,8 @@ from gbcd.run.partners import PartnerPool
 from gbcd.run.trial import try_definitions
 from gbcd.study import Study
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 #: Prompts that are tokenised and written together.
 CHUNK = 1024

@@ -10,6 +10,7 @@ goes on. A machine that is taken away counts for nothing. Storage that fails is 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from gbcd.errors import Incomplete
@@ -26,27 +27,37 @@ MAX_FAILURES = 3
 TICK = 1.0
 
 
-def missing(store: Store, stage: Stage) -> list[int]:
-    """Shards of a stage that are not committed; `store` is that of the results folder."""
+def missing(store: Store, stage: Stage, wanted: Sequence[int]) -> list[int]:
+    """Shards of `wanted` that are not committed; `store` is that of the results folder."""
     done = committed_ids(store.below(stage.folder))
-    return [shard for shard in range(len(stage.sizes)) if shard not in done]
+    return [shard for shard in wanted if shard not in done]
 
 
 class StageDriver:
     """One run over what is left of a stage."""
 
-    def __init__(self, store: Store, stage: Stage, pool: Pool, n_workers: int, display: ProgressDisplay) -> None:
+    def __init__(
+        self,
+        store: Store,
+        stage: Stage,
+        wanted: Sequence[int],
+        pool: Pool,
+        n_workers: int,
+        display: ProgressDisplay,
+    ) -> None:
         """Find out what is left.
 
         Args:
             store: of the results folder.
-            stage: what is wanted.
+            stage: what is computed.
+            wanted: its shards that are, in this order.
             pool: workers, started.
             n_workers: how many are asked for, shown to the reader.
             display: where progress is shown.
         """
-        shards = missing(store, stage)
+        shards = missing(store, stage, wanted)
         self._store, self._stage, self._pool, self._display = store.below(stage.folder), stage, pool, display
+        total = sum(stage.sizes[shard] for shard in wanted)
         self._left = deque(Task(stage.folder, shard) for shard in shards)
         self._failures = Counter[int]()
         self._in_flight = 0
@@ -54,10 +65,10 @@ class StageDriver:
         self._progress = Progress(
             title=stage.title,
             noun=stage.noun,
-            shards_done=len(stage.sizes) - len(shards),
-            shards=len(stage.sizes),
-            done=sum(stage.sizes) - sum(stage.sizes[shard] for shard in shards),
-            total=sum(stage.sizes),
+            shards_done=len(wanted) - len(shards),
+            shards=len(wanted),
+            done=total - sum(stage.sizes[shard] for shard in shards),
+            total=total,
             n_workers=n_workers,
         )
 

@@ -16,7 +16,7 @@ from gbcd.run.driver import StageDriver, missing
 from gbcd.run.given_up import GivenUp
 from gbcd.run.progress import ProgressDisplay
 from gbcd.run.store import StorageError, Store
-from gbcd.run.work import Build, Pool, Stage
+from gbcd.run.work import WHOLE, Build, Pool, Slice, Stage
 from gbcd.run.worker import LocalPool
 
 
@@ -35,7 +35,12 @@ class Workers(NamedTuple):
 
 
 def execute(
-    location: str, stages: Sequence[Stage], build: Build, workers: Workers, display: ProgressDisplay
+    location: str,
+    stages: Sequence[Stage],
+    build: Build,
+    workers: Workers,
+    display: ProgressDisplay,
+    part: Slice = WHOLE,
 ) -> list[GivenUp]:
     """Compute what is not committed yet.
 
@@ -45,6 +50,8 @@ def execute(
         build: builds the work in each worker.
         workers: who computes; no more are started than there are shards left.
         display: where progress is shown.
+        part: of the last stage, what is computed. The stages before it are computed whole, those of this slice first:
+            nobody waits for another slice, and what one has committed no other computes.
 
     Returns:
         Shards of the last stage that were given up.
@@ -56,18 +63,27 @@ def execute(
     """
     store = Store(location)
     try:
-        n_left = max(len(missing(store, stage)) for stage in stages)
+        wanted = [_own_first(stage, part) for stage in stages[:-1]] + [_own(stages[-1], part)]
+        n_left = max(len(missing(store, *both)) for both in zip(stages, wanted, strict=True))
         if not n_left:
             return []
         n = min(workers.n, n_left)
         with _pool(location, build, workers._replace(n=n)) as pool:
             pool.start()
-            for stage in stages[:-1]:
-                if given_up := StageDriver(store, stage, pool, n, display).run():
+            for stage, shards in zip(stages[:-1], wanted, strict=False):
+                if given_up := StageDriver(store, stage, shards, pool, n, display).run():
                     raise Incomplete(f"{stage.title.lower()} cannot be completed: {given_up[0].message}")
-            return StageDriver(store, stages[-1], pool, n, display).run()
+            return StageDriver(store, stages[-1], wanted[-1], pool, n, display).run()
     except StorageError as error:
         raise Incomplete(str(error)) from error
+
+
+def _own(stage: Stage, part: Slice) -> list[int]:
+    return [shard for shard in range(len(stage.sizes)) if part.has(shard)]
+
+
+def _own_first(stage: Stage, part: Slice) -> list[int]:
+    return sorted(range(len(stage.sizes)), key=lambda shard: not part.has(shard))
 
 
 @contextmanager

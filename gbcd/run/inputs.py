@@ -28,6 +28,9 @@ from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.run.shards import Plan, Shard, StoredFile
 from gbcd.run.store import Store
 
+#: What remains to be done where the stored prompts cannot be read.
+LOST = "nothing computes them again, so start again in another folder"
+
 _TOKENS = pa.list_(pa.int32())
 _VALUES = pa.list_(pa.float64())
 
@@ -132,17 +135,22 @@ class Inputs:
     """Reads stored prompts by shard."""
 
     def __init__(self, store: Store, plan: Plan) -> None:
-        """Open the file; only its footer is read."""
-        self._plan = plan
-        self._file = pq.ParquetFile(store.open(plan.inputs.path), page_checksum_verification=True)
+        """Open the file; only its footer is read.
+
+        Raises:
+            BadInput: it is gone or damaged, here or when it is read.
+        """
+        self._plan, self._location = plan, f"{store.location}/{plan.inputs.path}"
+        with self._stored():
+            self._file = pq.ParquetFile(store.open(plan.inputs.path), page_checksum_verification=True)
 
     def read(self, shard: Shard) -> list[EncodedPrompt]:
         """The prompts of a shard, in order; `Plan.batches` says where their batches lie."""
-        return [encoded for _, encoded in rows_of(self._file.read_row_group(shard.id))]
+        return [encoded for _, encoded in rows_of(self._rows(shard))]
 
     def ids(self, shard: Shard) -> list[str]:
         """The identifiers of a shard's prompts, in order."""
-        return self._file.read_row_group(shard.id, columns=["id"]).column("id").to_pylist()
+        return self._rows(shard, ["id"])["id"].to_pylist()
 
     def sample(self, task: str, n: int) -> list[EncodedPrompt]:
         """The first `n` prompts of a task in the order in which they were shuffled: a random draw."""
@@ -150,8 +158,20 @@ class Inputs:
         for shard in (one for one in self._plan.shards if one.task == task):
             if sum(place < n for place, _ in found) == n:
                 break
-            found += (row for row in rows_of(self._file.read_row_group(shard.id)) if row[0] < n)
+            found += (row for row in rows_of(self._rows(shard)) if row[0] < n)
         return [encoded for _, encoded in sorted(found, key=lambda row: row[0])]
+
+    def _rows(self, shard: Shard, columns: list[str] | None = None) -> pa.Table:
+        with self._stored():
+            return self._file.read_row_group(shard.id, columns=columns)
+
+    @contextmanager
+    def _stored(self) -> Generator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            state = "gone" if isinstance(error, FileNotFoundError) else "damaged"
+            raise BadInput(f"{self._location}: the study's prompts are {state}; {LOST}") from error
 
 
 def table_of(prompts: Sequence[EncodedPrompt], places: Sequence[int]) -> pa.Table:

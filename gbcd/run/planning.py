@@ -188,7 +188,7 @@ def _resumed(store: Store, plan: Plan, study: Study, sources: Sources) -> Plan:
 
 
 def _created(store: Store, study: Study, loaded: LoadedModel, sources: Sources, on_progress: OnProgress) -> Planned:
-    proof = self_check(loaded)
+    asked, proof = study, self_check(loaded)
     with ExitStack() as stack:
         drafts: list[TaskDraft] = []
         for task, n_prompts, prompts in drawn(study, loaded):
@@ -212,7 +212,9 @@ def _created(store: Store, study: Study, loaded: LoadedModel, sources: Sources, 
         plan = Plan(study=study, sources=sources, inputs=inputs, self_check=proof, means=means, shards=shards)
         if not store.create(PLAN, plan.model_dump_json(indent=1).encode()):
             store.delete(inputs.path)
-            return Planned(store, _resumed(store, read_plan(store), study, sources), study.model, resumed=True)
+            first = read_plan(store)  # of another process, which may have measured other sizes
+            study = _as_before(asked, first.study)
+            return Planned(store, _resumed(store, first, study, sources), study.model, resumed=True)
     coverage = [draft.coverage[plan.centering].shortfall() for draft in drafts]
     notes = [note for draft in drafts for note in draft.notes()]
     return Planned(store, plan, study.model, resumed=False, notes=tuple(filter(None, notes + coverage)))

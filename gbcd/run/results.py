@@ -7,10 +7,12 @@ a query asks for.
 
 from __future__ import annotations
 
+import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from shlex import quote
 from typing import TypeVar
 
 import polars as pl
@@ -29,6 +31,8 @@ T = TypeVar("T")
 
 COMPONENTS_FILE = "components.parquet"
 SUMMARY_FILE = "summary.parquet"
+EDGES_FILE = "edges.parquet"
+NEURONS_FILE = "neurons.parquet"
 
 #: In the metadata of the file of components: whether attention and MLP of a block both read the block's input.
 _PARALLEL = b"parallel_attn_mlp"
@@ -48,7 +52,7 @@ def scan(out: str) -> pl.LazyFrame:
     Raises:
         BadInput: nothing is committed in `out`.
     """
-    return unfold(_committed(out, "norms"), _parquet(Store(out), COMPONENTS_FILE).collect())
+    return unfold(_committed(out, "norms"), read_stored(Store(out), COMPONENTS_FILE))
 
 
 def unfold(norms: pl.LazyFrame, parts: pl.DataFrame) -> pl.LazyFrame:
@@ -89,7 +93,7 @@ def components(out: str) -> pl.LazyFrame:
     Raises:
         BadInput: `out` holds no results.
     """
-    return _parquet(Store(out), COMPONENTS_FILE)
+    return read_stored(Store(out), COMPONENTS_FILE).lazy()
 
 
 def summary(out: str) -> pl.LazyFrame:
@@ -98,7 +102,7 @@ def summary(out: str) -> pl.LazyFrame:
     Raises:
         BadInput: `out` has not been reduced.
     """
-    return _parquet(Store(out), SUMMARY_FILE)
+    return read_stored(Store(out), SUMMARY_FILE).lazy()
 
 
 def shard_tables(store: Store) -> Iterator[ShardTables]:
@@ -151,17 +155,16 @@ def read_components(store: Store) -> list[Component]:
     """Parts of the model in canonical order.
 
     Raises:
-        FileNotFoundError: no worker has started yet.
+        BadInput: their file is missing or damaged.
     """
-    table = pq.read_table(pa.BufferReader(store.read(COMPONENTS_FILE)))
-    return [Component(row.pop("component"), **row) for row in table.to_pylist()]
+    return [Component(row.pop("component"), **row) for row in read_stored(store, COMPONENTS_FILE).to_dicts()]
 
 
 def runs_in_parallel(store: Store) -> bool:
     """Whether attention and MLP of a block both read the block's input, as the model's architecture says.
 
     Raises:
-        FileNotFoundError: no worker has started yet.
+        FileNotFoundError: nothing is planned yet.
     """
     metadata = pq.read_schema(pa.BufferReader(store.read(COMPONENTS_FILE))).metadata
     return metadata is not None and metadata.get(_PARALLEL) == b"true"
@@ -212,7 +215,28 @@ def _refuse_missing(store: Store, kind: str, files: Sequence[StoredFile]) -> Non
             raise damaged(store, f"{file.path} is {'damaged' if file.path in sizes else 'gone'}")
 
 
-def _parquet(store: Store, path: str) -> pl.LazyFrame:
-    if not store.exists(path):
-        raise BadInput(f"{store.location!r} holds no {path} (yet): run the study, or `gbcd reduce` for a summary")
-    return pl.scan_parquet(store.url(path), glob=False)
+def read_stored(store: Store, path: str) -> pl.DataFrame:
+    """A table that lies beside the shards: of components, of the reduction or of an evaluation.
+
+    Raises:
+        BadInput: it is missing or damaged; says what writes it again.
+        StorageError: it cannot be read now.
+    """
+    try:
+        return pl.read_parquet(io.BytesIO(store.read(path)))
+    except FileNotFoundError:
+        again = f"run the study, or `{_writes(path)} {quote(store.root)}`"
+        raise BadInput(f"{store.location!r} holds no {path} (yet): {again}") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        again = f"`{_writes(path)} {quote(store.root)}` writes it again"
+        raise BadInput(f"{store.location}/{path} is damaged or of another version; {again}") from error
+
+
+def _writes(path: str) -> str:
+    if path == COMPONENTS_FILE:
+        return "gbcd verify --repair"
+    return (
+        "gbcd reduce"
+        if path in (SUMMARY_FILE, EDGES_FILE, NEURONS_FILE) or path.startswith("analysis/")
+        else "gbcd evaluate"
+    )

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from gbcd.engine.self_check import SelfCheck
 from gbcd.errors import BadInput
+from gbcd.printing import counted
 from gbcd.run.store import Store
 from gbcd.study import Study
 
@@ -115,6 +116,14 @@ class Plan(BaseModel):
     means: tuple[MeansShard, ...]
     shards: tuple[Shard, ...]
 
+    @model_validator(mode="after")
+    def _covers_all_rows(self) -> Plan:
+        edges = [0, *(shard.stop for shard in self.shards)]
+        found = [(shard.id, shard.start) for shard in self.shards]
+        if found != list(enumerate(edges[:-1])) or edges[-1] != self.inputs.rows or sorted(set(edges)) != edges:
+            raise ValueError("the shards do not cover the rows of the prompts, each once")
+        return self
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks, in order; `prompts` where the prompts come from a file."""
@@ -199,8 +208,8 @@ def read_plan(store: Store) -> Plan:
         return Plan.model_validate_json(raw)
     except ValidationError as error:
         raise BadInput(
-            f"{store.location}/{PLAN} was not written by this version of gbcd, or it is damaged "
-            f"({error.error_count()} fields do not fit): use the version that wrote it, or another folder"
+            f"{store.location}/{PLAN} was not written by this version of gbcd, or it is damaged or edited "
+            f"({counted(error.error_count(), 'problem')}): use the version that wrote it, or another folder"
         ) from error
 
 

@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gbcd.engine.tables import FAILED
+from gbcd.errors import BadInput
 from gbcd.run.commits import Commit, commit_path, committed_ids, read_record, read_verified
+from gbcd.run.inputs import LOST
 from gbcd.run.norm_checks import check_norms
 from gbcd.run.norms_work import MEANS, MEANS_KEY, NORMS, means_sha256
 from gbcd.run.results import COMPONENTS_FILE, failed_prompts, read_components
@@ -78,6 +80,11 @@ class Verification(NamedTuple):
         """True if every prompt is there exactly once, none failed, and nothing is damaged."""
         bad = [stage.bad for stage in (self.means, self.norms, *self.evaluations.values())]
         return not (self.common or any(bad) or self.means.missing or self.norms.missing or self.failed)
+
+    @property
+    def has_prompts(self) -> bool:
+        """True if the stored prompts are as planned, without which nothing can be computed again."""
+        return self.plan.inputs.path not in self.common
 
     @property
     def orphans(self) -> int:
@@ -216,7 +223,7 @@ def _common_problems(store: Store, plan: Plan) -> Iterator[tuple[str, str]]:
         yield plan.inputs.path, problem
     try:
         read_components(store)
-    except (FileNotFoundError, pa.ArrowException, OSError, KeyError, TypeError) as error:
+    except (BadInput, KeyError, TypeError) as error:
         yield COMPONENTS_FILE, f"it cannot be read: {error}"
 
 
@@ -225,9 +232,9 @@ def _inputs_problem(store: Store, plan: Plan) -> str | None:
     try:
         content = store.read(plan.inputs.path)
     except FileNotFoundError:
-        return "it is gone, and with it the prompts; start again in another folder"
+        return f"it is gone, and with it the study's prompts; {LOST}"
     if hashlib.sha256(content).hexdigest() != plan.inputs.sha256:
-        return "it does not have the checksum that is in the plan; start again in another folder"
+        return f"it does not have the checksum that is in the plan; {LOST}"
     ids = pq.read_table(pa.BufferReader(content), columns=["id"]).column("id")
     distinct = len(ids.unique())
     if distinct != len(ids) or distinct != plan.n_prompts:

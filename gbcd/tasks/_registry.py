@@ -129,7 +129,7 @@ class Draw(NamedTuple):
                 hashes.append(hash(filled.text))
                 numbers.append(number)
                 yield Prompt(f"{name}/{number:06d}", name, family.template, *filled)
-        self._refuse_repeated(np.array(hashes), np.array(numbers))
+        self._refuse_repeated(np.frombuffer(hashes, np.int64), np.frombuffer(numbers, np.uint64))
 
     def _refuse_repeated(self, hashes: Int64[np.ndarray, " prompts"], numbers: UInt64[np.ndarray, " prompts"]) -> None:
         by_hash = np.argsort(hashes, kind="stable")
