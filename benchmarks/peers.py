@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from effects import random_pairs
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
@@ -33,6 +32,7 @@ from gbcd.evaluation.places import places_of
 from gbcd.evaluation.score_context import ScoreContext
 from gbcd.evaluation.work import circuit_components
 from gbcd.models.load import LoadedModel, load, prepared
+from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
 from training.tokenizer import build_tokenizer
 
@@ -205,6 +205,15 @@ def compared(found: list[Contender], rounds: int) -> Iterator[str]:
         own, peer = (statistics.median(seconds[name][1:]) for name in (one.own, one.peer))
         off = np.abs(values[one.own] - values[one.peer]).max() / np.abs(values[one.peer]).max()
         yield f"| {one.own} | {own:.3f} | {one.peer} | {peer:.3f} | {peer / own:.1f} | {off:.1e} |"
+
+
+def random_pairs(n: int, length: int, vocab: int) -> list[EncodedPrompt]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocab, (2, n, length), generator=generator).tolist()
+    return [
+        EncodedPrompt(Prompt(str(i), "ioi", "t", "", (" a",)), tuple(clean), (0,), (1,), None, tuple(other))
+        for i, (clean, other) in enumerate(zip(*ids, strict=True))
+    ]
 
 
 def case(name: str, n_pairs: int, n_layers: int) -> tuple[LoadedModel, list[EncodedPrompt]]:

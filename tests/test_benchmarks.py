@@ -61,7 +61,7 @@ def test_every_benchmark_runs_here_and_is_named_by_a_document() -> None:
     run = {command.split()[0] for command in [*SMALL, DISCOVERY]}
     scripts = {path.name: path.read_text() for path in (ROOT / "benchmarks").glob("*.py")}
     assert run == {name for name, text in scripts.items() if "__main__" in text}
-    pages = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    pages = "".join(path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
     assert [name for name in run if f"benchmarks/{name}" not in pages] == []
 
 
