@@ -171,7 +171,7 @@ def _effects(loaded: LoadedModel, prompts: Sequence[EncodedPrompt], metric: str)
 
 def _nodes(loaded: LoadedModel) -> list[str]:
     nodes = NodeMap.of(loaded.components).nodes
-    return [node.name for node in nodes if node.is_circuit_part and not node.is_group]
+    return [node.name for node in nodes if node.is_circuit_part]
 
 
 def _statistics(
@@ -194,7 +194,7 @@ def _of_engine(
 ) -> Iterator[tuple[str, np.ndarray]]:
     nodes = NodeMap.of(engine.components)
     chosen = [len(engine.components) + index for index, node in enumerate(nodes.nodes)
-              if node.is_circuit_part and not node.is_group]  # fmt: skip
+              if node.is_circuit_part]  # fmt: skip
     norms = engine.compute(prompts).norms
     for loss in dict.fromkeys(norms["wrong_answer"].to_pylist()):
         rows = norms.filter(np.array(norms["wrong_answer"].to_pylist()) == loss)

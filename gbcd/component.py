@@ -49,8 +49,12 @@ class Component:
 
     @property
     def is_circuit_part(self) -> bool:
-        """True for heads, groups and MLPs and their parts, which are what a circuit is made of."""
-        return self.head is not None or self.is_group or self.node == f"m{self.layer}"
+        """True for heads and MLPs, which are what a circuit is made of, and for all their parts.
+
+        Keys and values that heads share are parts; the group of both is no node of a circuit, since what it writes is
+        what its heads write.
+        """
+        return self.head is not None or self.node == f"m{self.layer}" or (self.is_group and self.part != "group")
 
     @property
     def is_group(self) -> bool:

@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from evaluation_cases import baselines_of, context_of
 from oracle_values import engine_values, exact_calibration, loaded_model, mixed_prompts
 from slow_edges import edge_names
 
 from gbcd import wrong_answers
 from gbcd.engine.engine import Engine, loss_context
 from gbcd.engine.oracle import Oracle, _matrix
+from gbcd.evaluation.baselines import every_baseline
+from gbcd.evaluation.metrics import metric_for
 from gbcd.wrong_answers.losses import TowardsTokens
 
 
@@ -118,6 +121,27 @@ def test_attributions_of_the_embeddings_come_to_the_difference_of_the_losses(fam
     first, second = error(50), error(200)
     assert abs(second) < abs(first) / 3
     assert abs(second) < 0.02 * abs(here - there)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_studys_attribution_is_that_of_the_evaluations_baseline(family, steps):
+    """Of the loss `margin` and the metric that it is, for every part and edge, in batches of other sizes."""
+    loaded = loaded_model(family)
+    prompts = [replace(one, twin_ids=None, answer_ids=one.answer_ids[:1]) for one in mixed_prompts((6, 6, 4, 5))]
+    metric = metric_for("logit_difference", prompts, loaded.device)
+    context = context_of(loaded, prompts, metric, "part", with_edges=True)
+    name = {1: "attribution_patching", 5: "attribution_patching_ig"}[steps]
+    wanted = baselines_of(context, name)[name]
+    engine = Engine(loaded, ["margin"], edges=True, ig_steps=steps)
+    rows = [group.losses[0] for at in (0, 2) for group in engine._batch(prompts[at : at + 2])]
+    column = {component.name: index for index, component in enumerate(loaded.components)}
+    chosen = [column[component.name] for component in context.components]
+    found = torch.cat([one.statistics["attribution"][:, chosen] for one in rows])
+    torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-9, atol=1e-12)
+    edges = torch.cat([one.many["edges"] for one in rows])
+    torch.testing.assert_close(edges, every_baseline()[name].edges(context), rtol=1e-9, atol=1e-12)
+    assert found.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3", "gpt_neox"])

@@ -12,8 +12,10 @@ import time
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import fault_engines
+import polars as pl
 import pytest
 import ray
 from fault_engines import killed_by, refusing, slow, stopped_once
@@ -21,6 +23,7 @@ from ray import cloudpickle
 from rich.console import Console
 from small_runs import as_toml, finished, same, small_study, tables, wait_for
 
+from gbcd.analysis.edges import EDGES_FILE, NEURONS_FILE
 from gbcd.errors import BadInput
 from gbcd.pipeline import run_study
 from gbcd.run import ray_pool, timeouts
@@ -51,6 +54,19 @@ def ray_here() -> Generator[None]:
     cloudpickle.register_pickle_by_value(fault_engines)  # workers do not have the tests on their path
     yield
     ray.shutdown()
+
+
+def test_edges_neurons_and_steps_do_not_depend_on_the_number_of_workers(reference: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"edges": True, "neurons": ("m0", "m1"), "ig_steps": 3, "prompts_per_task": 16}
+    here, there = (
+        small_study(reference, workers=workers, out=str(tmp_path / str(workers)), **asked) for workers in (0, 2)
+    )
+    assert finished(here).missing == finished(there).missing == ()
+    assert same(tables(here.out), tables(there.out))
+    for name in (EDGES_FILE, NEURONS_FILE):
+        one, other = (pl.read_parquet(Path(study.out) / name) for study in (here, there))
+        assert one.height > 0
+        assert one.equals(other)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

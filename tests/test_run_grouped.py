@@ -30,16 +30,21 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> str:
     return study.out
 
 
-def test_norms_are_finite_and_groups_are_ranked_beside_heads(out: str) -> None:
+def test_groups_are_measured_and_only_what_writes_to_the_residual_stream_is_ranked(out: str) -> None:
     rows = gbcd.scan(out).collect()
     assert rows["grad_norm"].is_finite().all()
     assert set(rows.filter(pl.col("node") == "a1.g0")["part"]) == {"k", "v"}
     assert set(rows.filter(pl.col("node") == "a1.h0")["part"]) == {"q", "o"}
     nodes = gbcd.summary(out).filter(level="node", wrong_answer="inverse_logits").collect()
     kinds = nodes.filter(pl.col("rank").is_not_null()).group_by("part").len()
-    assert dict(kinds.iter_rows()) == {"head": 12, "group": 6, "mlp": 3}
+    assert dict(kinds.iter_rows()) == {"head": 12, "mlp": 3}
     group = nodes.row(by_predicate=pl.col("component") == "a1.g0", named=True)
-    assert group["head"] is None
+    assert (group["head"], group["part"], group["rank"]) == (None, "group", None)
+    assert group["score"] > 0
+    parts = gbcd.summary(out).filter(level="part", wrong_answer="inverse_logits").drop_nulls("rank").collect()
+    assert dict(parts.group_by("part").len().iter_rows()) == {
+        **dict.fromkeys("qo", 12), **dict.fromkeys("kv", 6), **dict.fromkeys(("gate", "up", "down"), 3)
+    }  # fmt: skip
 
 
 def test_the_circuit_file_has_heads_and_mlps(out: str) -> None:
@@ -49,9 +54,10 @@ def test_the_circuit_file_has_heads_and_mlps(out: str) -> None:
     assert all("score" in node for name, node in circuit["nodes"].items() if name[0] in "am")
 
 
-def test_evaluation_measures_groups_too(out: str) -> None:
-    found = evaluate(out, n_pairs=4)
-    effects = found.effects.filter(pl.col("method") == "resample")
-    assert set(effects["part"]) == {"head", "group", "mlp"}
-    assert effects["value"].is_finite().all()
-    assert effects.filter(pl.col("part") == "group")["value"].abs().max() > 0
+def test_evaluation_measures_what_is_ranked(out: str) -> None:
+    """Heads and MLPs; of parts also keys and values of groups."""
+    for level, kinds in (("node", {"head", "mlp"}), ("part", {"q", "k", "v", "o", "gate", "up", "down"})):
+        effects = evaluate(out, n_pairs=4, level=level).effects.filter(pl.col("method") == "resample")
+        assert set(effects["part"]) == kinds
+        assert effects["value"].is_finite().all()
+    assert effects.filter(pl.col("component").str.contains(r"\.g\d\.v"))["value"].abs().max() > 0

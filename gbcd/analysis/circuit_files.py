@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from gbcd.analysis.circuits import Circuit, Config, Selection, circuit_of_edges, circuit_of_nodes, n_edges, node_names
+from gbcd.analysis.circuits import Circuit, Config, Selection, circuit_of_edges, circuit_of_nodes, n_edges
 from gbcd.analysis.ranking import CIRCUIT_SHARE, EDGE_SHARE
 from gbcd.analysis.selection import select
 from gbcd.analysis.shard_values import Key
@@ -37,9 +37,7 @@ def circuit_files(summary: pl.DataFrame, cfg: Config | None, edges: pl.DataFrame
     """
     if cfg is None:
         return {}
-    nodes = summary.filter(
-        (pl.col("level") == "node") & pl.col("rank").is_not_null() & pl.col("component").is_in(node_names(cfg))
-    )
+    nodes = summary.filter(level="node").drop_nulls("rank")
     files: dict[str, bytes] = {}
     for (task, wrong_answer), rows in nodes.group_by("task", "wrong_answer", maintain_order=True):
         key = Key(str(task), str(wrong_answer))

@@ -134,7 +134,7 @@ class Collected:
 
 
 def ranked_nodes(nodes: NodeMap) -> list[int]:
-    """Places of the heads, groups and MLPs among the nodes."""
+    """Places of the heads and MLPs among the nodes."""
     return [index for index, node in enumerate(nodes.nodes) if node.is_circuit_part]
 
 

@@ -7,7 +7,9 @@ Attributions do not add. A node's attribution is the first-order effect of repla
 a chain: scaling `v` by `1 - e` and scaling `o` by `1 - e` change the head's output in one and the same way, so
 their sum counts that change twice, and `q` and `k` add the effect of flatter attention. So the attribution of a head is
 that of its `o`, of an MLP that of its `out` or `down`, and of a node with one part that part's. A group of heads that
-share keys and values hands values to them, so its attribution is that of its `v`.
+share keys and values hands values to them, so its attribution is that of its `v`. What it writes reaches the residual
+stream through its heads, whose attributions have it already: groups are measured as nodes, and only heads and MLPs are
+ranked, evaluated and in circuits.
 """
 
 from __future__ import annotations

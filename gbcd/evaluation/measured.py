@@ -36,7 +36,7 @@ class Measured(NamedTuple):
     Attributes:
         task: its name.
         planned: what was asked for.
-        components: heads, groups and MLPs, or their parts.
+        components: heads and MLPs, or their parts.
         rows: a row per pair: `clean`, `counterfactual`, a list for every ablation and baseline.
         edges: mean over pairs of the scores of edges, by baseline.
         draws: of templates.

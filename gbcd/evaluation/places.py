@@ -1,8 +1,7 @@
 """Where a component's value lies in a run: the name of a value of the decoder, and a slice of it.
 
 A head is what it hands to the attention output (`a3.z`). An MLP is what it adds to the residual stream (`m3.out`),
-after the norm that some models put there. A group of heads that share keys and values is the values that it hands to
-them; like a head's queries, its keys only say where those are looked for. Of the parts, `q`, `k`, `v`, `in`, `gate` and
+after the norm that some models put there. Of the parts, `q`, `k`, `v`, `in`, `gate` and
 `up` are outputs of their maps (queries and keys before norm and rotation), and the others the same place as their node.
 """
 
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from gbcd.analysis.nodes import GROUP_WRITERS, WRITERS
+from gbcd.analysis.nodes import WRITERS
 from gbcd.component import Component
 
 Level = Literal["node", "part"]
@@ -39,11 +38,10 @@ class Place(NamedTuple):
 
 
 def places_of(components: Sequence[Component], level: Level) -> list[Place]:
-    """Places of all heads, groups and MLPs (`node`), or of all their parts (`part`), in the order of `components`."""
+    """Places of all heads and MLPs (`node`), or of all their parts (`part`), in the order of `components`."""
     found: list[Place] = []
     for component in components:
-        writes = component.part in (GROUP_WRITERS if component.is_group else WRITERS)
-        if component.is_circuit_part and (writes or level == "part"):
+        if component.is_circuit_part and (component.part in WRITERS or level == "part"):
             block, *rest = component.node.split(".")
             name = component.node if level == "node" else component.name
             value = f"{block}.{_VALUES.get(component.part, component.part)}"

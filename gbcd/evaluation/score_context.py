@@ -52,7 +52,7 @@ class ScoreContext:
     Attributes:
         loaded: the model.
         prompts: rows of what is computed for each prompt.
-        components: heads, groups and MLPs, or their parts: what values are wanted for, in this order.
+        components: heads and MLPs, or their parts: what values are wanted for, in this order.
         places: where the values of `components` lie in a run of `loaded.decoder`.
         rng: for what is drawn; the same for all prompts.
     """
@@ -96,7 +96,7 @@ class ScoreContext:
 
         It is `a . f` at the answer: f is the gradient of the metric by the final residual stream, passed back through
         the final norm as if its statistics were constants, and a what the node adds to that stream. For the logit
-        difference this is direct logit attribution. Groups of heads write to their heads: theirs is zero.
+        difference this is direct logit attribution.
         """
         decoder, names = self.loaded.decoder, {place.value for place in self.places}
         run = decoder.run(self.packed, Options(record=names, edges=True))
@@ -130,6 +130,4 @@ def _written(decoder: Decoder, run: Run, name: str) -> Float[Tensor, "prompt seq
     block, part = name.split(".")
     if part == "out":
         return value
-    if part == "v":
-        return value.new_zeros(*value.shape[:3], decoder.spec.d_model)
     return decoder.written_by_heads(int(block[1:]), value)

@@ -199,7 +199,7 @@ def _edge_run_bytes(loaded: LoadedModel, n_tokens: int) -> int:
 
 
 def circuit_components(loaded: LoadedModel, level: Level) -> list[Component]:
-    """Heads, groups and MLPs, or their parts, in the order of `places_of`."""
+    """Heads and MLPs, or their parts, in the order of `places_of`."""
     everything = loaded.components if level == "part" else NodeMap.of(loaded.components).nodes
     return [component for component in everything if component.is_circuit_part]
 
