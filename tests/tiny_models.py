@@ -77,7 +77,9 @@ def random_gpt2(
     )  # fmt: skip
     model = GPT2LMHeadModel(shape).to(dtype)
     for name, parameter in model.named_parameters():
-        spread = torch.randn(parameter.shape, generator=generator) * (0.3 if parameter.ndim == 1 else width**-0.5)
+        # in float64, which is drawn alike by every instruction set; stored values depend on it
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        spread = drawn * (0.3 if parameter.ndim == 1 else width**-0.5)
         parameter.data.copy_(spread + (1.0 if "ln_" in name and name.endswith("weight") else 0.0))
     return model, small_tokenizer()
 
