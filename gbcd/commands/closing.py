@@ -30,8 +30,6 @@ def closing_summary(run: Run, console: Console) -> None:
             show_neurons(neurons, console)
     for task in _short_tasks(run):
         fact(console, "Fewer", task)
-    for record in run.given_up:
-        fact(console, "Given up", record.message)
     failed_prompts(console, run.failed)
     fact(console, "Computed", _computed(run))
     if run.left_to_others:
