@@ -47,6 +47,19 @@ def test_a_log_gets_plain_lines_every_so_often_and_at_the_end(clock: list[float]
     assert "\x1b" not in written.getvalue()
 
 
+def test_planning_is_told_without_shards_and_the_bar_comes_with_it() -> None:
+    written, seen = io.StringIO(), io.StringIO()
+    with ProgressDisplay(Console(file=written)) as display:
+        display.planning("ioi", 3000, 1024)
+    assert written.getvalue() == "Planning ioi: 1,024 of 3,000 prompts\n"
+    with ProgressDisplay(Console(file=seen, force_terminal=True, width=100)) as display:
+        display.say("said")
+        assert "0/" not in seen.getvalue()
+        display.planning("ioi", 3000, 1024)
+        display.say("said")
+        assert "1024/3000" in seen.getvalue()
+
+
 def test_a_log_never_gets_the_same_line_again(clock: list[float]) -> None:
     written = io.StringIO()
     with ProgressDisplay(Console(file=written)) as display:

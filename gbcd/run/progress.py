@@ -47,7 +47,7 @@ class ProgressDisplay:
             disable=not console.is_terminal,
             transient=True,
         )
-        self._bar_task = self._bar.add_task("", total=None, noun="", detail="")
+        self._bar_task = self._bar.add_task("", total=None, visible=False, noun="", detail="")
         self._now: Progress | None = None
         self._began = (0.0, 0)
         self._said: Progress | None = None
@@ -82,6 +82,7 @@ class ProgressDisplay:
         self._bar.update(
             self._bar_task,
             description=progress.title,
+            visible=True,
             completed=progress.done,
             total=progress.total,
             noun=progress.noun,

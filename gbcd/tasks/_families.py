@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
@@ -33,15 +33,16 @@ class Slot:
     Attributes:
         names: names of the places, separated by spaces, for example `first second`.
         words: what may stand there.
+        size: number of ways to fill the places: n (n - 1) ... for n words.
     """
 
     names: str
     words: Sequence[str]
+    size: int = field(init=False)
 
-    @property
-    def size(self) -> int:
-        """Number of ways to fill the places: n (n - 1) ... for n words."""
-        return math.perm(len(self.words), len(self.names.split()))
+    def __post_init__(self) -> None:
+        """Count the ways once: they are asked for with every prompt."""
+        object.__setattr__(self, "size", math.perm(len(self.words), len(self.names.split())))
 
     def at(self, index: int) -> dict[str, str]:
         """The way numbered `index` (0 <= index < size), as name of the place -> word."""
