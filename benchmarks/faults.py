@@ -60,15 +60,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--repeats", type=int, default=10)
     arguments.add_argument("--slow-repeats", type=int, default=0)
+    arguments.add_argument("--only", default="", help="faults whose name has this in it")
     asked = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         reference = small_study(Path(folder))
         finished(reference)
         print("| fault | runs | rows lost | rows doubled | runs that differ |\n|---|---|---|---|---|", flush=True)
-        for name, fault in FAULTS.items():
-            report(name, fault, reference, asked.repeats)
-        for name, fault in SLOW_FAULTS.items():
-            report(name, fault, reference, asked.slow_repeats)
+        for faults, repeats in ((FAULTS, asked.repeats), (SLOW_FAULTS, asked.slow_repeats)):
+            for name, fault in faults.items():
+                if asked.only in name:
+                    report(name, fault, reference, repeats)
 
 
 def report(name: str, fault: Break, reference: Study, repeats: int) -> None:

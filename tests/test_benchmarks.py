@@ -28,7 +28,7 @@ SMALL = {
     "scale.py store --prompts 20 --shard-size 10": '"verify_s"',
     "scale.py resume --prompts 20 --shard-size 10": '"resume_s"',
     "few_prompts.py --prompts 16 --seeds 1 --against 32": "16 prompts  score",
-    "faults.py --repeats 1": "| disk full | 1 | 0 | 0 | 0 |",
+    "faults.py --repeats 1 --only disk": "| disk full | 1 | 0 | 0 | 0 |",
 }
 DISCOVERY = "discovery.py --pairs 4 --block 2 --pool 64 --workers 1 --work blocks"
 

@@ -56,8 +56,7 @@ def test_planning_is_told_without_shards_and_the_bar_comes_with_it() -> None:
         display.say("said")
         assert "0/" not in seen.getvalue()
         display.planning("ioi", 3000, 1024)
-        display.say("said")
-        assert "1024/3000" in seen.getvalue()
+    assert "1024/3000" in seen.getvalue()
 
 
 def test_a_log_never_gets_the_same_line_again(clock: list[float]) -> None:
