@@ -9,7 +9,8 @@ from random_prompts import VOCAB
 from tiny_models import FAMILIES, random_gpt2, random_model, small_tokenizer
 
 from gbcd.analysis.circuits import Config, edge_names
-from gbcd.engine.edges import EdgeScores, recorded
+from gbcd.engine.edge_sources import EdgeSources, recorded
+from gbcd.engine.edges import EdgeScores
 from gbcd.engine.engine import packed_for
 from gbcd.models.edge_runs import CircuitRuns
 from gbcd.models.forward import Options
@@ -131,7 +132,8 @@ def test_where_the_counterfactual_is_near_one_edge_does_what_its_attribution_say
     packed, others = (packed_for(loaded, [(tuple(token + odd for token in ids),) for ids in prompts]) for odd in (0, 1))
     names = recorded(loaded.decoder)
     run = loaded.decoder.run(packed, Options(graph=True, record=names, edges=True))
-    scores = EdgeScores(loaded.decoder, run, loaded.decoder.run(others, Options(record=names)))
+    other = loaded.decoder.run(others, Options(record=names))
+    scores = EdgeScores(loaded.decoder, run, EdgeSources(loaded.decoder, run, other))
     direction = torch.zeros_like(run.logits)
     direction[..., 3], direction[..., 5] = 1.0, -1.0
     run.backward(direction, scores)

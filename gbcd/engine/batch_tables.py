@@ -96,7 +96,7 @@ def _moments(rows: Iterable[tuple[BatchRows, LossRows]]) -> pa.Table | None:
             found = PromptMoments.of(values[used.to(values.device)])
             moments[key] = moments[key].added(found) if key in moments else found
     names = ("task", "wrong_answer", "of")
-    lists = [dict(zip(names, key, strict=True)) | found.lists() for key, found in moments.items()]
+    lists = [dict(zip(names, key, strict=True)) | found.columns() for key, found in moments.items()]
     return pa.Table.from_pylist(lists, schema=tables.MOMENTS) if lists else None
 
 

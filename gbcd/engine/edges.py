@@ -16,111 +16,176 @@ and for each reader in the order of what stands before it: the embeddings (`inpu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gbcd.engine.edge_sources import EdgeSources
 from gbcd.engine.gram import widened
 from gbcd.models.captured import EmbeddingGradient, Gradient, MapGradient
 from gbcd.models.decoder import Decoder, Run
-from gbcd.models.packing import Packed
-from gbcd.models.pieces import Norm
-
-
-def recorded(decoder: Decoder) -> tuple[str, ...]:
-    """Values of a run that attribution of edges reads."""
-    layers = range(decoder.spec.n_layers)
-    return ("x0", *(f"a{layer}.z" for layer in layers), *(f"m{layer}.out" for layer in layers))
+from gbcd.models.pieces import Norm, slices_by_part
 
 
 class EdgeScores:
-    """Receives the gradients of one backward pass (`Run.backward`), beside the difference of two runs.
+    """Receives the gradients of one backward pass (`Run.backward`), beside what sources wrote.
 
-    What every node writes, less what it writes in the other run, lies in one tensor, source by source, so that the
-    sources before a reader are a slice of it. The norm before a reader is linear on the way back: for an RMS norm with
-    weight s, input x of width d and inverse deviation r, `g = r s h - (r^3 / d) <s h, x> x` of a gradient h by its
-    output, so that `a . g = r <a, s h> - (r^3 / d) <s h, x> <a, x>`: the reader's gradients are never formed beside h.
+    The gradient g at a head's input is never passed through the norm before it by itself. With W the head's weight, s
+    the norm's, r its inverse deviation and n = r x the normalised input of width d (for a layer norm, x and the columns
+    of s W less their means), a gradient h by the map's output `y = n s W` gives
+
+        g = r (s W h - <y, h> n / d)
+
+    so that one product makes the gradients of all heads and a second one takes them to all sources.
     """
 
-    def __init__(self, decoder: Decoder, run: Run, other: Run) -> None:
-        """`run` is passed back; both recorded what `recorded` names, and `run` keeps its norms' inputs."""
-        self._decoder, self._run = decoder, run
-        self._written = _differences(decoder, run, other)
-        self._at_answers = run.packed.at_answers(self._written.flatten(2)).unflatten(2, self._written.shape[2:])
-        self._reader_rows: Tensor | None = None
-        self._parts_in_rows: set[str] = set()
+    def __init__(self, decoder: Decoder, run: Run, sources: EdgeSources) -> None:
+        """`run` is passed back, and keeps its norms' inputs."""
+        self._decoder, self._run, self._sources = decoder, run, sources
+        everywhere = sources.everywhere
+        self._rows = everywhere.new_empty(len("qkv"), decoder.spec.n_heads, *everywhere.shape[1:])
+        self._layer: dict[str, _Readers] = {}
         self._into_heads: dict[int, Tensor] = {}
         self._d_mlps: dict[int, Tensor] = {}
-        self._into_logits: Tensor | None = None
+        self._d_hidden: Tensor | None = None
 
     def __call__(self, gradient: Gradient) -> None:
         """Take in one gradient."""
         if isinstance(gradient, EmbeddingGradient):
-            n_sources = self._written.shape[2]
-            rows = _one_reader(gradient.d_hidden)
-            self._into_logits = self._scores(n_sources, rows, 1, self._decoder.final_norm)
+            self._d_hidden = gradient.d_hidden
         elif isinstance(gradient, MapGradient) and gradient.axis == "out":
             name = gradient.components[0]
             layer = int(name.split(".")[0][1:])
-            if name.startswith("m"):
-                before = self._d_mlps.get(layer)
-                self._d_mlps[layer] = gradient.d_input if before is None else before + gradient.d_input
-            else:
+            if name.startswith("a"):
                 self._heads(layer, gradient)
+            elif layer in self._d_mlps:
+                self._d_mlps[layer] = self._d_mlps[layer] + gradient.d_input
+            else:
+                self._d_mlps[layer] = gradient.d_input
 
     def values(self) -> Float[Tensor, "prompt edge"]:
         """Scores of all edges, after the pass."""
         decoder, n_heads = self._decoder, self._decoder.spec.n_heads
+        into_mlps = self._mlps()
         found: list[Tensor] = []
         for layer in range(decoder.spec.n_layers):
             found.append(self._into_heads.pop(layer).flatten(1))
-            mlp = decoder.mlps[layer]
-            if mlp is not None:
-                n_sources = self._n_before(layer) + (0 if decoder.spec.parallel else n_heads)
-                rows = _one_reader(self._d_mlps.pop(layer))
-                found.append(self._scores(n_sources, rows, 1, mlp.norm).flatten(1))
-        assert self._into_logits is not None
-        return torch.cat([*found, self._into_logits.flatten(1)], 1)
+            if layer in into_mlps:
+                n_sources = self._sources.before(layer) + (0 if decoder.spec.parallel else n_heads)
+                found.append(into_mlps[layer][:, :n_sources])
+        assert self._d_hidden is not None
+        logits = self._before_norm(decoder.final_norm, self._d_hidden)
+        return torch.cat([*found, self._products(logits.unsqueeze(0)).squeeze(1)], 1)
+
+    def _mlps(self) -> dict[int, Float[Tensor, "prompt source"]]:
+        """Products of gradients at inputs of MLPs with all sources, those behind them too: one product of matrices."""
+        by_rows: dict[int, dict[int, Tensor]] = {}
+        for layer, d in sorted(self._d_mlps.items()):
+            mlp = self._decoder.mlps[layer]
+            assert mlp is not None
+            rows = self._sources.kept(self._before_norm(mlp.norm, d))
+            by_rows.setdefault(rows.shape[1], {})[layer] = rows
+        self._d_mlps.clear()
+        found: dict[int, Tensor] = {}
+        for rows in by_rows.values():
+            found |= dict(zip(rows, self._products(torch.stack(list(rows.values()))).unbind(1), strict=True))
+        return found
 
     def _heads(self, layer: int, gradient: MapGradient) -> None:
-        """Edges into the queries, keys and values of every head, from the gradients of their maps' outputs."""
-        n_heads = self._decoder.spec.n_heads
-        width = gradient.d_output.shape[2] // len(gradient.components)
-        by_part: dict[str, list[int]] = {}
-        for index, name in enumerate(gradient.components):
-            by_part.setdefault(name.rsplit(".", 1)[1], []).append(index)
-        for part, indices in by_part.items():
-            shared = self._run.trace.shared.pop(f"a{layer}.{part}", None)
-            if shared is None:
-                d = gradient.d_output.unflatten(2, (-1, width))[:, :, indices]
-            else:
-                d = self._before_norm(layer, part, shared)
-            weight = gradient.weight.unflatten(1, (-1, width))[:, indices]
-            weight = weight.repeat_interleave(n_heads // len(indices), 1)
-            into = torch.einsum("erhk,dhk->erhd", d.to(weight.dtype), weight)
-            place = "qkv".index(part) * n_heads
+        """Gradients at the inputs of queries, keys or values, one for every head; of a whole layer, their edges."""
+        n_slices = len(gradient.components)
+        for part, which in slices_by_part(gradient.components).items():
+            weight, y = (one.unflatten(-1, (n_slices, -1))[..., which, :] for one in (gradient.weight, gradient.output))
+            d = self._run.trace.shared.pop(f"a{layer}.{part}", None)
+            if d is None:
+                d = gradient.d_output.unflatten(2, (n_slices, -1))[:, :, which]
+            elif part == "k":
+                d = self._before_key_norm(layer, d)
+            self._layer[part] = self._readers(layer, part, weight, self._sources.kept(y), self._sources.kept(d))
+        if len(self._layer) == len("qkv"):
+            self._into_heads[layer] = self._scores(layer)
+            self._layer = {}
+
+    def _readers(
+        self,
+        layer: int,
+        part: str,
+        weight: Float[Tensor, "d_model group d_head"],
+        y: Float[Tensor, "prompt row group d_head"],
+        d: Float[Tensor, "prompt row head d_head"],
+    ) -> _Readers:
+        """Gradients of one part of all heads at the residual stream, but for what goes along the norm's input."""
+        n_prompts, n_rows, n_heads, width = d.shape
+        weight, y, d = widened(weight), widened(y), widened(d).unflatten(2, (weight.shape[1], -1))
+        norm, along = self._decoder.attentions[layer].norm, None
+        if norm is not None:
+            d = d * norm.inverse_deviation(self._norm_input(norm, n_rows))[..., None, None]
+            if not self._run.trace.rules.fixed_norms:
+                y = y if norm.bias is None else y - torch.einsum("d,dgk->gk", widened(norm.bias), weight)
+                along = torch.linalg.vecdot(d, y.unsqueeze(3)).flatten(2).permute(2, 0, 1) / -len(weight)
+            weight = weight * norm.scale[:, None, None]
+            weight = weight - weight.mean(0) if norm.kind == "layer" else weight
+        rows = self._rows["qkv".index(part)]
+        if n_rows != rows.shape[2]:
+            rows = rows.new_empty(n_heads, n_prompts, n_rows, len(weight))
+        by_group = d.permute(2, 3, 0, 1, 4).reshape(d.shape[2], -1, width)
+        torch.bmm(by_group, weight.permute(1, 2, 0), out=rows.view(len(by_group), -1, len(weight)))
+        return _Readers(rows, along)
+
+    def _scores(self, layer: int) -> Float[Tensor, "prompt head part source"]:
+        """Scores of the edges into the heads of a layer, whose readers are all there."""
+        q, k, v = (self._layer[part] for part in "qkv")
+        if q.rows.shape == k.rows.shape:
+            found = self._into(layer, self._rows, (q, k, v))
+        else:
             # in the last block, queries stand at the answers alone
-            rows = self._rows(3 * n_heads)[:, :, place : place + n_heads]
-            _put(self._run.packed, rows.zero_() if into.shape[1] != rows.shape[1] else rows, into)
-            self._parts_in_rows.add(part)
-        if len(self._parts_in_rows) == len("qkv"):
-            norm = self._decoder.attentions[layer].norm
-            found = self._scores(self._n_before(layer), self._rows(3 * n_heads), 3 * n_heads, norm)
-            self._into_heads[layer] = found.unflatten(1, (3, n_heads)).transpose(1, 2)
-            self._parts_in_rows = set()
+            found = torch.cat(
+                [self._into(layer, q.rows.unsqueeze(0), (q,)), self._into(layer, self._rows[1:], (k, v))], 1
+            )
+        return found.transpose(1, 2)
 
-    def _rows(self, n_readers: int) -> Float[Tensor, "prompt pos reader_and_one d_model"]:
-        """Where gradients of readers are collected, with a place for the input of their norm."""
-        if self._reader_rows is None:
-            n_prompts, length, _, width = self._written.shape
-            self._reader_rows = self._written.new_zeros(n_prompts, length, n_readers + 1, width)
-        return self._reader_rows
+    def _into(
+        self, layer: int, rows: Float[Tensor, "part head prompt row d"], readers: Sequence[_Readers]
+    ) -> Float[Tensor, "prompt part head source"]:
+        """Scores of the edges into `readers`, whose rows lie in `rows`, which are changed."""
+        norm, along = self._decoder.attentions[layer].norm, [one.along for one in readers if one.along is not None]
+        if norm is not None and along:
+            x = self._norm_input(norm, rows.shape[3])
+            rows.addcmul_(torch.stack(along).unsqueeze(4), norm.normalised(x, norm.inverse_deviation(x)))
+        products = self._products(rows.flatten(0, 1), self._sources.before(layer))
+        return products.unflatten(1, rows.shape[:2])
 
-    def _before_norm(
-        self, layer: int, part: str, d: Float[Tensor, "prompt pos head d_head"]
+    def _products(
+        self, readers: Float[Tensor, "reader prompt row d"], n_sources: int | None = None
+    ) -> Float[Tensor, "prompt reader source"]:
+        """Inner products, over positions and width, of readers and the first `n_sources`."""
+        sources = self._sources.everywhere
+        if readers.shape[2] != sources.shape[2]:
+            sources = self._sources.at_answers
+        return torch.bmm(readers.flatten(2).transpose(0, 1), sources[:n_sources].flatten(2).permute(1, 2, 0))
+
+    def _norm_input(self, norm: Norm, n_rows: int) -> Float[Tensor, "prompt row d"]:
+        x = self._run.trace.sources[norm.component]
+        at_answers = n_rows != self._rows.shape[3] and x.shape[1] != n_rows
+        return widened(self._run.packed.at_answers(x) if at_answers else self._sources.kept(x))
+
+    def _before_norm(self, norm: Norm | None, d: Float[Tensor, "prompt row d"]) -> Float[Tensor, "prompt row d"]:
+        """Gradients of one reader, back through its norm."""
+        if norm is None:
+            return widened(d)
+        x = self._run.trace.sources[norm.component]
+        x = self._run.packed.at_answers(x) if x.shape[1] != d.shape[1] else x
+        _, mean, rstd = norm(x)
+        return widened(norm.back(d, x, mean, rstd, self._run.trace.rules.fixed_norms))
+
+    def _before_key_norm(
+        self, layer: int, d: Float[Tensor, "prompt pos head d_head"]
     ) -> Float[Tensor, "prompt pos head d_head"]:
         """Gradients of keys, one for every head of queries, back through their norm where the model has one."""
-        norm = self._decoder.attentions[layer].k_norm if part == "k" else None
+        norm = self._decoder.attentions[layer].k_norm
         if norm is None:
             return d
         x = self._run.trace.sources[norm.component]
@@ -128,84 +193,9 @@ class EdgeScores:
         _, mean, rstd = norm(x)
         return norm.back(d.contiguous(), x, mean, rstd, self._run.trace.rules.fixed_norms)
 
-    def _n_before(self, layer: int) -> int:
-        """How many sources stand before `layer`."""
-        n_mlps = sum(mlp is not None for mlp in self._decoder.mlps[:layer])
-        return 1 + layer * self._decoder.spec.n_heads + n_mlps
 
-    def _scores(
-        self, n_sources: int, rows: Float[Tensor, "prompt row reader_and_one d"], n_readers: int, norm: Norm | None
-    ) -> Float[Tensor, "prompt reader source"]:
-        """Inner products of what sources wrote and readers' gradients by the output of their norm.
+class _Readers(NamedTuple):
+    """Of one part of all heads: gradients at the residual stream, and what is added of the norm's input, if any."""
 
-        The last of `rows` is free: the norm's input takes it, so that sources are read once. `rows` are changed.
-        """
-        at_answers = rows.shape[1] != self._run.packed.ids.shape[1]
-        written = (self._at_answers if at_answers else self._written)[:, :, :n_sources].transpose(2, 3)
-        if norm is None:
-            return torch.matmul(rows, written)[:, :, :n_readers].sum(1)
-        x = self._run.trace.sources[norm.component]
-        x = widened(self._run.packed.at_answers(x) if at_answers and x.shape[1] != rows.shape[1] else x)
-        rstd = norm.inverse_deviation(x)
-        rows.mul_((norm.scale * rstd).unsqueeze(2))
-        if norm.kind == "layer":
-            x = x - x.mean(-1, keepdim=True)
-            rows.sub_(rows.mean(-1, keepdim=True))
-        rows[:, :, n_readers] = x
-        products = torch.matmul(rows, written)
-        found = products[:, :, :n_readers].sum(1)
-        if self._run.trace.rules.fixed_norms:
-            return found
-        along = torch.matmul(rows, x.unsqueeze(3))[:, :, :n_readers, 0] * rstd.square() / x.shape[2]
-        return found - torch.matmul(along.transpose(1, 2), products[:, :, n_readers])
-
-
-def _one_reader(d: Float[Tensor, "prompt row d"]) -> Float[Tensor, "prompt row reader_and_one d"]:
-    return torch.nn.functional.pad(widened(d).unsqueeze(2), (0, 0, 0, 1))
-
-
-def _differences(decoder: Decoder, run: Run, other: Run) -> Float[Tensor, "prompt pos source d_model"]:
-    """What every node writes to the residual stream, less what it writes in the other run, in the order of sources.
-
-    What was written at the answers alone (last block) is zero elsewhere.
-    """
-    n_heads, n_mlps = decoder.spec.n_heads, sum(mlp is not None for mlp in decoder.mlps)
-    x0 = _aligned(run, run.values["x0"], other.values["x0"])
-    n_sources = 1 + decoder.spec.n_layers * n_heads + n_mlps
-    wide = torch.promote_types(x0.dtype, torch.float32)
-    found = torch.zeros(*x0.shape[:2], n_sources, x0.shape[2], dtype=wide, device=x0.device)
-    found[:, :, 0] = x0
-    at = 1
-    for layer in range(decoder.spec.n_layers):
-        here, there = (decoder.written_by_heads(layer, one.values[f"a{layer}.z"]) for one in (run, other))
-        heads = _aligned(run, here.flatten(2), there.flatten(2)).unflatten(2, (n_heads, -1))
-        _put(run.packed, found[:, :, at : at + n_heads], heads)
-        at += n_heads
-        if decoder.mlps[layer] is not None:
-            name = f"m{layer}.out"
-            mlp = _aligned(run, run.values[name].squeeze(2), other.values[name].squeeze(2))
-            _put(run.packed, found[:, :, at : at + 1], mlp.unsqueeze(2))
-            at += 1
-    return found
-
-
-def _put(
-    packed: Packed, place: Float[Tensor, "prompt pos source d"], rows: Float[Tensor, "prompt row source d"]
-) -> None:
-    if rows.shape[1] == place.shape[1]:
-        place.copy_(rows)
-    else:
-        index = packed.answers[:, :, None, None].expand(-1, -1, *rows.shape[2:])
-        place.scatter_(1, index, rows.to(place.dtype))
-
-
-def _aligned(
-    run: Run, here: Float[Tensor, "prompt row d"], there: Float[Tensor, "prompt other_row d"]
-) -> Float[Tensor, "prompt row d"]:
-    packed = run.packed
-    if packed.positions.stride(0) == 0:
-        return here - there
-    if here.shape[1] != packed.ids.shape[1]:
-        return here - there.expand_as(here)
-    index = packed.positions.clamp(max=there.shape[1] - 1)
-    return here - there.gather(1, index.unsqueeze(2).expand(-1, -1, there.shape[2]))
+    rows: Float[Tensor, "head prompt row d"]
+    along: Float[Tensor, "head prompt row"] | None

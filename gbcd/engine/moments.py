@@ -23,7 +23,7 @@ class PromptMoments:
     def of(values: Float[Tensor, "prompt value"]) -> PromptMoments:
         """Moments of some prompts."""
         wide = values.double()
-        return PromptMoments(len(wide), wide.sum(0), wide.square().sum(0), (wide > 0).double().sum(0))
+        return PromptMoments(len(wide), wide.sum(0), wide.square().sum(0), (wide > 0).sum(0).double())
 
     def added(self, other: PromptMoments) -> PromptMoments:
         """Those of both."""
@@ -31,6 +31,6 @@ class PromptMoments:
             self.n + other.n, self.sum + other.sum, self.sum_sq + other.sum_sq, self.n_positive + other.n_positive
         )
 
-    def lists(self) -> dict[str, Any]:
+    def columns(self) -> dict[str, Any]:
         """Columns of the table `MOMENTS`."""
-        return {name: value.tolist() for name, value in vars(self).items() if name != "n"} | {"n": self.n}
+        return {name: value.cpu().numpy() for name, value in vars(self).items() if name != "n"} | {"n": self.n}

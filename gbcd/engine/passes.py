@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gbcd.component import Component
-from gbcd.engine.edges import EdgeScores, recorded
+from gbcd.engine.edge_sources import EdgeSources, recorded
+from gbcd.engine.edges import EdgeScores
 from gbcd.engine.neurons import NeuronScores
 from gbcd.engine.references import Reference, RunReference, aligned
 from gbcd.engine.scores import STATISTICS, ScoreTable
@@ -100,7 +101,8 @@ class Passes:
         """
         table = self._decoder.token_table
         references = means if other is None else {**means, "other": RunReference(other, table)}
-        found = [self._back(run, other, references, loss, self._statistics) for loss in losses]
+        sources = EdgeSources(self._decoder, run, other) if self._with_edges and other is not None else None
+        found = [self._back(run, sources, references, loss, self._statistics) for loss in losses]
         if other is None or self._steps == 1:
             return found
         start, end = self._decoder.embed(other.packed), self._decoder.embed(run.packed)
@@ -109,15 +111,14 @@ class Passes:
         for step in range(1, self._steps):
             at = self._decoder.run(run.packed, self._options, Start(0, torch.lerp(start, end, step / self._steps)))
             # nodes write what they write on the prompt; only the gradient is of this point
-            at.values.update(run.values)
-            points = [self._back(at, other, way, loss, (ATTRIBUTION,)) for loss in losses]
+            points = [self._back(at, sources, way, loss, (ATTRIBUTION,)) for loss in losses]
             found = [_added(one, point) for one, point in zip(found, points, strict=True)]
         return [_divided(one, self._steps) for one in found]
 
     def _back(
         self,
         run: Run,
-        other: Run | None,
+        sources: EdgeSources | None,
         references: Mapping[str, Reference],
         loss: LossGradient,
         names: Collection[str],
@@ -126,9 +127,9 @@ class Passes:
         table = ScoreTable(self._components, len(run.logits), references, wanted)
         receivers: list[Callable[[Gradient], None]] = [table]
         edges = neurons = None
-        if other is not None and self._with_edges:
-            receivers.append(edges := EdgeScores(self._decoder, run, other))
-        if other is not None and self._neurons:
+        if sources is not None:
+            receivers.append(edges := EdgeScores(self._decoder, run, sources))
+        if "other" in references and self._neurons:
             receivers.append(neurons := NeuronScores(self._neurons, references["other"]))
 
         def receive(gradient: Gradient) -> None:

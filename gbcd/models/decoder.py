@@ -70,17 +70,29 @@ class Decoder:
             x = x + self.position_table[packed.positions + self.spec.embedding.first_position]
         return x
 
+    def head_shares(
+        self, layer: int, z: Float[Tensor, "example row head d_head"]
+    ) -> Float[Tensor, "example row head d_head"]:
+        """What `head_weights` turns into what each head adds to the residual stream: `z`.
+
+        Where a norm follows the block, a head adds its share of the normed sum, so `z` times the inverse deviation.
+        """
+        attention = self.attentions[layer]
+        if attention.post_norm is None:
+            return z
+        return z * attention.post_norm.inverse_deviation(attention.out(z.flatten(2))).unsqueeze(2)
+
+    def head_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """The attention output's weight by head, times that of the norm where one follows the block."""
+        attention = self.attentions[layer]
+        weight = attention.out.weight.unflatten(0, (self.spec.n_heads, -1))
+        return weight if attention.post_norm is None else weight * attention.post_norm.scale
+
     def written_by_heads(
         self, layer: int, z: Float[Tensor, "example row head d_head"]
     ) -> Float[Tensor, "example row head d_model"]:
-        """What each head adds to the residual stream; where a norm follows the block, its share of the normed sum."""
-        attention = self.attentions[layer]
-        written = torch.einsum("erhk,hkd->erhd", z, attention.out.weight.unflatten(0, (z.shape[2], -1)))
-        norm = attention.post_norm
-        if norm is None:
-            return written
-        rstd = norm.inverse_deviation(attention.out(z.flatten(2)))
-        return (written * rstd.unsqueeze(2) * norm.scale).to(z.dtype)
+        """What each head adds to the residual stream."""
+        return torch.einsum("erhk,hkd->erhd", self.head_shares(layer, z).to(z.dtype), self.head_weights(layer))
 
     def run(self, packed: Packed, options: Options | None = None, start: Start | None = None) -> Run:
         """A forward pass over `packed`, from its tokens or from `start` on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -31,6 +32,16 @@ def weight_of(module: nn.Module) -> Float[Tensor, "d_in d_out"]:
     return weight if isinstance(module, Conv1D) else weight.T
 
 
+@cache
+def slices_by_part(components: tuple[str, ...]) -> dict[str, slice]:
+    """Where the slices of each part lie: of interleaved queries, keys and values, `q` is every third."""
+    found: dict[str, list[int]] = {}
+    for index, name in enumerate(components):
+        found.setdefault(name.rsplit(".", 1)[1], []).append(index)
+    steps = {part: at[1] - at[0] if len(at) > 1 else 1 for part, at in found.items()}
+    return {part: slice(at[0], at[-1] + 1, steps[part]) for part, at in found.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class LinearMap:
     """A linear map with its weights; see `MapSpec`."""
@@ -49,12 +60,8 @@ class LinearMap:
 
     @property
     def parts(self) -> dict[str, slice]:
-        """Where the slices of each part lie: of interleaved queries, keys and values, `q` is every third."""
-        found: dict[str, list[int]] = {}
-        for index, name in enumerate(self.components):
-            found.setdefault(name.rsplit(".", 1)[1], []).append(index)
-        steps = {part: at[1] - at[0] if len(at) > 1 else 1 for part, at in found.items()}
-        return {part: slice(at[0], at[-1] + 1, steps[part]) for part, at in found.items()}
+        """Where the slices of each part lie."""
+        return slices_by_part(self.components)
 
     def __call__(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
         """Apply the map."""
