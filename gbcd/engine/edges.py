@@ -29,6 +29,9 @@ from gbcd.models.captured import EmbeddingGradient, Gradient, MapGradient
 from gbcd.models.decoder import Decoder, Run
 from gbcd.models.pieces import Norm, slices_by_part
 
+#: Readers in one product with sources, about.
+_READERS = 108
+
 
 class EdgeScores:
     """Receives the gradients of one backward pass (`Run.backward`), beside what sources wrote.
@@ -39,15 +42,19 @@ class EdgeScores:
 
         g = r (s W h - <y, h> n / d)
 
-    so that one product makes the gradients of all heads and a second one takes them to all sources.
+    so that one product makes the gradients of all heads. Those of some layers are kept, and a second product takes
+    them to all sources: with the readers of one layer it would be slow, since it would have few rows.
     """
 
     def __init__(self, decoder: Decoder, run: Run, sources: EdgeSources) -> None:
         """`run` is passed back, and keeps its norms' inputs."""
         self._decoder, self._run, self._sources = decoder, run, sources
-        everywhere = sources.everywhere
-        self._rows = everywhere.new_empty(len("qkv"), decoder.spec.n_heads, *everywhere.shape[1:])
+        everywhere, n_heads = sources.everywhere, decoder.spec.n_heads
+        n_layers = min(-(-_READERS // (3 * n_heads)), decoder.spec.n_layers)
+        self._rows = everywhere.new_zeros(n_layers, len("qkv"), n_heads, *everywhere.shape[1:])
+        self._block: list[int] = []
         self._layer: dict[str, _Readers] = {}
+        self._late_queries: Tensor | None = None
         self._into_heads: dict[int, Tensor] = {}
         self._d_mlps: dict[int, Tensor] = {}
         self._d_hidden: Tensor | None = None
@@ -69,10 +76,11 @@ class EdgeScores:
     def values(self) -> Float[Tensor, "prompt edge"]:
         """Scores of all edges, after the pass."""
         decoder, n_heads = self._decoder, self._decoder.spec.n_heads
+        self._score_block()
         into_mlps = self._mlps()
         found: list[Tensor] = []
         for layer in range(decoder.spec.n_layers):
-            found.append(self._into_heads.pop(layer).flatten(1))
+            found.append(self._into_heads.pop(layer).transpose(1, 2).flatten(1))
             if layer in into_mlps:
                 n_sources = self._sources.before(layer) + (0 if decoder.spec.parallel else n_heads)
                 found.append(into_mlps[layer][:, :n_sources])
@@ -97,8 +105,9 @@ class EdgeScores:
     def _heads(self, layer: int, gradient: MapGradient) -> None:
         """Gradients at the inputs of queries, keys or values, one for every head; of a whole layer, their edges."""
         n_slices = len(gradient.components)
+        output = gradient.input.x @ gradient.weight if gradient.output is None else gradient.output
         for part, which in slices_by_part(gradient.components).items():
-            weight, y = (one.unflatten(-1, (n_slices, -1))[..., which, :] for one in (gradient.weight, gradient.output))
+            weight, y = (one.unflatten(-1, (n_slices, -1))[..., which, :] for one in (gradient.weight, output))
             d = self._run.trace.shared.pop(f"a{layer}.{part}", None)
             if d is None:
                 d = gradient.d_output.unflatten(2, (n_slices, -1))[:, :, which]
@@ -106,8 +115,7 @@ class EdgeScores:
                 d = self._before_key_norm(layer, d)
             self._layer[part] = self._readers(layer, part, weight, self._sources.kept(y), self._sources.kept(d))
         if len(self._layer) == len("qkv"):
-            self._into_heads[layer] = self._scores(layer)
-            self._layer = {}
+            self._complete(layer)
 
     def _readers(
         self,
@@ -128,35 +136,51 @@ class EdgeScores:
                 along = torch.linalg.vecdot(d, y.unsqueeze(3)).flatten(2).permute(2, 0, 1) / -len(weight)
             weight = weight * norm.scale[:, None, None]
             weight = weight - weight.mean(0) if norm.kind == "layer" else weight
-        rows = self._rows["qkv".index(part)]
+        rows = self._rows[len(self._block), "qkv".index(part)]
         if n_rows != rows.shape[2]:
             rows = rows.new_empty(n_heads, n_prompts, n_rows, len(weight))
         by_group = d.permute(2, 3, 0, 1, 4).reshape(d.shape[2], -1, width)
         torch.bmm(by_group, weight.permute(1, 2, 0), out=rows.view(len(by_group), -1, len(weight)))
         return _Readers(rows, along)
 
-    def _scores(self, layer: int) -> Float[Tensor, "prompt head part source"]:
-        """Scores of the edges into the heads of a layer, whose readers are all there."""
-        q, k, v = (self._layer[part] for part in "qkv")
+    def _complete(self, layer: int) -> None:
+        """Complete the readers of a layer, and score the block where it is full."""
+        q, k, v = (self._layer.pop(part) for part in "qkv")
+        rows = self._rows[len(self._block)]
         if q.rows.shape == k.rows.shape:
-            found = self._into(layer, self._rows, (q, k, v))
+            self._add_along(layer, rows, (q, k, v))
         else:
             # in the last block, queries stand at the answers alone
-            found = torch.cat(
-                [self._into(layer, q.rows.unsqueeze(0), (q,)), self._into(layer, self._rows[1:], (k, v))], 1
-            )
-        return found.transpose(1, 2)
+            self._add_along(layer, rows[1:], (k, v))
+            self._add_along(layer, q.rows.unsqueeze(0), (q,))
+            self._late_queries = self._products(q.rows, self._sources.before(layer))
+        self._block.append(layer)
+        if len(self._block) == len(self._rows):
+            self._score_block()
 
-    def _into(
+    def _add_along(
         self, layer: int, rows: Float[Tensor, "part head prompt row d"], readers: Sequence[_Readers]
-    ) -> Float[Tensor, "prompt part head source"]:
-        """Scores of the edges into `readers`, whose rows lie in `rows`, which are changed."""
+    ) -> None:
+        """Add to `rows`, which are those of `readers`, what goes along the norm's input."""
         norm, along = self._decoder.attentions[layer].norm, [one.along for one in readers if one.along is not None]
         if norm is not None and along:
             x = self._norm_input(norm, rows.shape[3])
             rows.addcmul_(torch.stack(along).unsqueeze(4), norm.normalised(x, norm.inverse_deviation(x)))
-        products = self._products(rows.flatten(0, 1), self._sources.before(layer))
-        return products.unflatten(1, rows.shape[:2])
+
+    def _score_block(self) -> None:
+        """Score the edges into the heads of the layers that are complete."""
+        if not self._block:
+            return
+        n_sources = self._sources.before(max(self._block))
+        rows = self._rows[: len(self._block)]
+        found = self._products(rows.flatten(0, 2), n_sources).unflatten(1, rows.shape[:3])
+        for number, layer in enumerate(self._block):
+            scores = found[:, number, ..., : self._sources.before(layer)]
+            if self._late_queries is not None:
+                scores = torch.cat([self._late_queries.unsqueeze(1), scores[:, 1:]], 1)
+                self._late_queries = None
+            self._into_heads[layer] = scores
+        self._block.clear()
 
     def _products(
         self, readers: Float[Tensor, "reader prompt row d"], n_sources: int | None = None
@@ -165,11 +189,12 @@ class EdgeScores:
         sources = self._sources.everywhere
         if readers.shape[2] != sources.shape[2]:
             sources = self._sources.at_answers
-        return torch.bmm(readers.flatten(2).transpose(0, 1), sources[:n_sources].flatten(2).permute(1, 2, 0))
+        written = sources[:n_sources].flatten(2).transpose(0, 1)
+        return torch.bmm(written, readers.flatten(2).permute(1, 2, 0)).transpose(1, 2)
 
     def _norm_input(self, norm: Norm, n_rows: int) -> Float[Tensor, "prompt row d"]:
         x = self._run.trace.sources[norm.component]
-        at_answers = n_rows != self._rows.shape[3] and x.shape[1] != n_rows
+        at_answers = n_rows != self._sources.everywhere.shape[2] and x.shape[1] != n_rows
         return widened(self._run.packed.at_answers(x) if at_answers else self._sources.kept(x))
 
     def _before_norm(self, norm: Norm | None, d: Float[Tensor, "prompt row d"]) -> Float[Tensor, "prompt row d"]:
