@@ -46,13 +46,8 @@ def inner_products(
     a: Float[Tensor, "example pos width"], b: Float[Tensor, "example pos width"], n_slices: int
 ) -> Float[Tensor, "example slice"]:
     """`sum_t <a_t, b_t>` over each of `n_slices` equal-width slices of the last axis."""
-    examples, length, width = a.shape
-    if n_slices == 1:
-        return torch.bmm(a.reshape(examples, 1, length * width), b.reshape(examples, length * width, 1)).view(
-            examples, 1
-        )
-    slices = (examples, length, n_slices, width // n_slices)
-    return torch.linalg.vecdot(a.reshape(slices), b.reshape(slices)).sum(1)
+    slices = (n_slices, a.shape[2] // n_slices)
+    return torch.linalg.vecdot(a.unflatten(2, slices), b.unflatten(2, slices)).sum(1)
 
 
 def materialising_pays(length: int, d_in: int, d_out: int) -> bool:

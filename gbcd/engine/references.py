@@ -27,7 +27,7 @@ class Reference(Protocol):
         ...
 
     def output_difference(self, gradient: MapGradient) -> Float[Tensor, "example pos d_out"]:
-        """`(X - X') W`."""
+        """`(X - X') W`, of a map whose output is sliced."""
         ...
 
     def one_hot_gram(self, gradient: EmbeddingGradient) -> Float[Tensor, "example pos pos"]:
@@ -63,6 +63,7 @@ class MeanReference:
 
     def output_difference(self, gradient: MapGradient) -> Float[Tensor, "example pos d_out"]:
         """See `Reference`."""
+        assert gradient.output is not None
         return self._less(gradient.input, gradient.output, self._tables.outputs(gradient))
 
     def one_hot_gram(self, gradient: EmbeddingGradient) -> Float[Tensor, "example pos pos"]:
@@ -205,8 +206,10 @@ class RunReference:
     def output_difference(self, gradient: MapGradient) -> Float[Tensor, "example pos d_out"]:
         """See `Reference`."""
         y = gradient.output if self._own_maps is None else self._own_maps[gradient.components].output
-        rows = gradient.input
-        return y - aligned(self._maps[gradient.components].output, rows.positions, rows.at_answers)
+        rows, there = gradient.input, self._maps[gradient.components].output
+        assert y is not None
+        assert there is not None
+        return y - aligned(there, rows.positions, rows.at_answers)
 
     def one_hot_gram(self, gradient: EmbeddingGradient) -> Float[Tensor, "example pos pos"]:
         """See `Reference`."""

@@ -77,7 +77,7 @@ class ScoreTable:
                 found = embedding_scores.squares if one.is_norm else embedding_scores.attributions
                 columns = found(gradient, reference)
             elif isinstance(gradient, NormGradient):
-                columns = self._of_norm(gradient, one, reference)
+                columns = self._of_norm(gradient, one, reference, shared)
             elif one.is_norm:
                 columns = {gradient.components: self._squares(gradient, one.reference, reference, shared)}
             else:
@@ -127,18 +127,23 @@ class ScoreTable:
     def _attribution(
         self, gradient: MapGradient, name: str | None, reference: Reference | None
     ) -> Float[Tensor, "example slice"]:
-        n = len(gradient.components)
-        if gradient.axis == "in":
+        if gradient.output is None:
+            # the inner product with D W^T is the same, and what is compared of the input is there already
             x = self._input(gradient.input, name, reference).x
-            return gram.inner_products(x, gram.widened(gradient.d_input), n)
+            return gram.inner_products(x, gram.widened(gradient.d_input), len(gradient.components))
         y = gradient.output if reference is None else reference.output_difference(gradient)
-        return gram.inner_products(gram.widened(y), gram.widened(gradient.d_output), n)
+        return gram.inner_products(gram.widened(y), gram.widened(gradient.d_output), len(gradient.components))
 
-    def _of_norm(self, gradient: NormGradient, one: Statistic, reference: Reference | None) -> Columns:
-        x = self._input(gradient.input, one.reference, reference).x
-        # heads that share a norm lie side by side
-        by_weight = (x * gram.widened(gradient.d_output)).sum(1).unflatten(1, (-1, len(gradient.weight))).sum(1)
-        value = by_weight.square().sum(1) if one.is_norm else by_weight @ gram.widened(gradient.weight)
+    def _of_norm(
+        self, gradient: NormGradient, one: Statistic, reference: Reference | None, shared: dict[str, Tensor]
+    ) -> Columns:
+        name = f"weight against {one.reference}"
+        if name not in shared:
+            x = self._input(gradient.input, one.reference, reference).x
+            # heads that share a norm lie side by side
+            by_weight = (x * gram.widened(gradient.d_output)).sum(1)
+            shared[name] = by_weight.unflatten(1, (-1, len(gradient.weight))).sum(1)
+        value = shared[name].square().sum(1) if one.is_norm else shared[name] @ gram.widened(gradient.weight)
         return {(gradient.component,): value.unsqueeze(1)}
 
 

@@ -30,7 +30,7 @@ class MapGradient(NamedTuple):
         components: names of its slices, in order.
         axis: which side is sliced.
         input: what the map reads; maps that read the same tensor carry the same object.
-        output: `X W`, bias left out.
+        output: `X W`, bias left out, of a map with several slices of its output; None of others.
         d_output: gradient of the loss by the map's output.
         d_input: gradient by its input, through this map alone.
         weight: `W`.
@@ -39,7 +39,7 @@ class MapGradient(NamedTuple):
     components: tuple[str, ...]
     axis: Axis
     input: InputRows
-    output: Float[Tensor, "example pos d_out"]
+    output: Float[Tensor, "example pos d_out"] | None
     d_output: Float[Tensor, "example pos d_out"]
     d_input: Float[Tensor, "example pos d_in"]
     weight: Float[Tensor, "d_in d_out"]

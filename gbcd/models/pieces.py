@@ -70,8 +70,10 @@ class LinearMap:
         flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
         return flat.view(*x.shape[:-1], -1)
 
-    def less_bias(self, output: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows d_out"]:
-        """`X W` of an output `X W + b`."""
+    def sliced_output(self, output: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows d_out"] | None:
+        """`X W` of an output `X W + b` that has several slices; None of others."""
+        if self.axis == "in" or len(self.components) == 1:
+            return None
         return output if self.bias is None else output - self.bias
 
     def back(self, d: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows d_in"]:
@@ -158,10 +160,10 @@ class Norm:
 
 
 class KeptMap(NamedTuple):
-    """Input and output (less bias) of a map, of a run that keeps them."""
+    """Input and output of a map, of a run that keeps them; see `MapGradient`."""
 
     input: InputRows
-    output: Float[Tensor, "example pos d_out"]
+    output: Float[Tensor, "example pos d_out"] | None
 
 
 @dataclass(slots=True)
@@ -210,7 +212,7 @@ class _Map(torch.autograd.Function):
         linear: LinearMap = ctx.linear
         d_input = linear.back(d)
         if ctx.trace.receive is not None:
-            output = linear.less_bias(ctx.output) if linear.axis == "out" else ctx.output
+            output = linear.sliced_output(ctx.output)
             ctx.trace.receive(MapGradient(linear.components, linear.axis, ctx.rows, output, d, d_input, linear.weight))
         return d_input, None, None, None
 
@@ -260,7 +262,7 @@ def mapped(
     """Apply a map; on the way back its gradients are handed to the trace's receiver."""
     output = cast(Tensor, _Map.apply(x, linear, rows, trace))
     if trace.keep:
-        trace.maps[linear.components] = KeptMap(rows, linear.less_bias(output.detach()))
+        trace.maps[linear.components] = KeptMap(rows, linear.sliced_output(output.detach()))
     return output
 
 
