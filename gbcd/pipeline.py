@@ -83,7 +83,7 @@ def run_study(
         KeyboardInterrupt: Ctrl-C or SIGTERM; the same call goes on.
     """
     started = time.monotonic()
-    check_score(score)
+    check_score(score, study.statistics)
     with interruptible(), ProgressDisplay(console or Console()) as display:
         display.say(f"Planning {study.out}: loading {study.model}, checking prompts")
         planned = open_plan(study, display.planning)

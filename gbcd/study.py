@@ -90,6 +90,8 @@ class Study(BaseModel):
     ig_steps: PositiveInt = 1
     """At how many points between the embeddings of the reference and those of the prompt the gradient of attributions
     against it is taken and averaged (integrated gradients, arXiv 2403.17806); 1: on the prompt alone."""
+    statistics: Names = ()
+    """Which statistics are computed and stored, where not all of them; `grad_norm` always is. The others are null."""
     edges: bool = False
     """Whether edges between nodes are scored too."""
     neurons: Names = ()
@@ -105,7 +107,7 @@ class Study(BaseModel):
     """Folder for the results, or `s3://bucket/prefix` or `gs://bucket/prefix`."""
     compute: Compute = Compute()
 
-    @field_validator("tasks", "wrong_answers", "definitions", "neurons")
+    @field_validator("tasks", "wrong_answers", "definitions", "statistics", "neurons")
     @classmethod
     def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if repeated := sorted({name for name in names if names.count(name) > 1}):

@@ -5,14 +5,14 @@ The choice of score and of the cut is made here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from gbcd.analysis.shard_values import SIGNED, SUMMARISED
+from gbcd.analysis.shard_values import SIGNED, SUMMARISED, WRITING
 from gbcd.component import Component
 from gbcd.engine.tables import ATTRIBUTIONS
 from gbcd.errors import BadInput
@@ -40,14 +40,19 @@ EDGE_SHARE = 0.05
 FEW_TEMPLATES = 5
 
 
-def check_score(name: str | None) -> None:
-    """Refuse a name that is no score.
+def check_score(name: str | None, statistics: Collection[str] = ()) -> None:
+    """Refuse a name that is no score, or one of a study that computes `statistics` alone; where none is given, all.
 
     Raises:
-        BadInput: it is not one of `SCORES`.
+        BadInput: it is not one of `SCORES`, or of a statistic that is left out.
     """
-    if name is not None and name not in SCORES:
+    if name is None:
+        return
+    if name not in SCORES:
         raise BadInput(f"unknown score {name!r}; known: {', '.join(SCORES)}")
+    needed = "centered_grad_norm" if name == WRITING else name
+    if statistics and needed not in {*statistics, "grad_norm"}:
+        raise BadInput(f"the score {name} needs the statistic {needed}, which the study leaves out")
 
 
 def choose_score(counts: Mapping[str, int], wanted: str | None = None) -> str | None:

@@ -51,6 +51,9 @@ prompts_per_task = 2000
 # At how many points between reference and prompt the gradient of attributions is averaged (integrated gradients).
 # ig_steps = 1
 
+# Compute and store these alone, and grad_norm; the others are null. Without the key, all of them.
+# statistics = ["grad_norm", "centered_grad_norm", "contrast_norm", "taylor", "mean_attribution", "attribution"]
+
 # Score edges between nodes too.
 # edges = false
 

@@ -15,15 +15,12 @@ from transformers import PreTrainedTokenizerBase
 from gbcd.component import Component
 from gbcd.engine import tables
 from gbcd.engine.moments import PromptMoments
-from gbcd.engine.tables import FAILED, NON_FINITE, OK, STATISTICS, UNCALIBRATED, ShardTables
+from gbcd.engine.tables import CENTERED, COMPARED, FAILED, NON_FINITE, OK, STATISTICS, UNCALIBRATED, ShardTables
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import LossContext, WrongAnswer
 from gbcd.wrong_answers.losses import Target, set_logits
 from gbcd.wrong_answers.output_targets import OutputContext
 from gbcd.wrong_answers.output_targets import readings as output_readings
-
-#: Statistics that compare with the mean, and with the counterfactual or partner.
-_CENTERED, _COMPARED = ("centered_grad_norm", "mean_attribution"), ("contrast_norm", "attribution")
 
 
 class LossRows(NamedTuple):
@@ -130,7 +127,7 @@ def _prompt_rows(group: BatchRows, loss: LossRows, tokenizer: PreTrainedTokenize
 def _statuses(group: BatchRows, loss: LossRows) -> list[str]:
     if group.reason is not None:
         return [FAILED] * len(group.prompts)
-    missed = any(name in loss.statistics for name in _CENTERED)
+    missed = any(name in loss.statistics for name in CENTERED)
     return [
         NON_FINITE if not finite else UNCALIBRATED if missed and not calibrated else OK
         for finite, calibrated in zip(_finite(loss).tolist(), group.is_calibrated, strict=True)
@@ -171,8 +168,8 @@ def _norm_rows(group: BatchRows, loss: LossRows, n_components: int) -> pa.Table:
         "template": [record.template for record in records],
         "wrong_answer": [loss.wrong_answer] * len(records),
     }
-    present = {name: finite & np.array(group.is_calibrated) for name in _CENTERED}
-    present |= {name: finite & np.array(group.has_other) for name in _COMPARED}
+    present = {name: finite & np.array(group.is_calibrated) for name in CENTERED}
+    present |= {name: finite & np.array(group.has_other) for name in COMPARED}
     for name in STATISTICS:
         columns[name] = _lists(loss.statistics.get(name), present.get(name, finite), n_components)
     return pa.table(columns, schema=tables.norms_schema(n_components))

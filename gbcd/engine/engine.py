@@ -7,7 +7,7 @@ its gradient norm and its attribution against each reference (`scores.py`). Noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -22,7 +22,7 @@ from gbcd.engine.calibration import Calibration, Centering, MeanAccumulator, Tas
 from gbcd.engine.gram import widened
 from gbcd.engine.passes import Passes
 from gbcd.engine.references import MeanReference, MeanTables, Reference
-from gbcd.engine.tables import ShardTables
+from gbcd.engine.tables import STATISTICS, ShardTables
 from gbcd.errors import BadInput
 from gbcd.models.decoder import Run
 from gbcd.models.forward import Options
@@ -52,6 +52,7 @@ class Engine:
         edges: bool = False,
         neurons: Sequence[str] = (),
         ig_steps: int = 1,
+        statistics: Collection[str] = STATISTICS,
     ) -> None:
         """Prepare `loaded` for the definitions `wrong_answers`.
 
@@ -63,13 +64,14 @@ class Engine:
             edges: score edges, too.
             neurons: MLPs whose neurons are scored, too.
             ig_steps: points between counterfactual and prompt at which the gradient of attributions is taken.
+            statistics: names of what is computed.
 
         Raises:
             BadInput: an unknown wrong answer.
         """
         self._loaded, self._calibration = loaded, calibration
         self._definitions = [registry.get(name) for name in wrong_answers]
-        self._passes = Passes(loaded.decoder, loaded.components, rules, edges, neurons, ig_steps)
+        self._passes = Passes(loaded.decoder, loaded.components, rules, edges, neurons, ig_steps, statistics)
         self._space = space_of(loaded.tokenizer)
         self._means: dict[str, MeanTables] = {}
         self.components: list[Component] = loaded.components
@@ -197,7 +199,7 @@ class Engine:
             prompt.reference_ids is not None and all(len(sequence) == len(prompt.ids) for sequence in example)
             for prompt, example in zip(batch, examples, strict=True)
         ]
-        if not any(has_other):
+        if not (any(has_other) and self._passes.compares):
             return has_other, None
         others = [
             (prompt.reference_ids if has and prompt.reference_ids is not None else prompt.ids,)

@@ -22,7 +22,7 @@ from gbcd.engine.edges import EdgeScores
 from gbcd.engine.neurons import NeuronScores
 from gbcd.engine.references import Reference, RunReference, aligned
 from gbcd.engine.scores import STATISTICS, ScoreTable
-from gbcd.engine.tables import EDGES
+from gbcd.engine.tables import COMPARED, EDGES
 from gbcd.engine.tables import STATISTICS as ALL
 from gbcd.models.captured import Gradient
 from gbcd.models.decoder import Decoder, Run, Start
@@ -76,6 +76,8 @@ class Passes:
         """
         self._decoder, self._components, self._steps = decoder, components, steps
         self._with_edges, self._neurons, self._statistics = edges, neurons, statistics
+        #: Whether anything is compared with a counterfactual or partner.
+        self.compares = edges or bool(neurons) or not set(COMPARED).isdisjoint(statistics)
         names = recorded(decoder) if edges else ()
         self._options = Options(rules=RULES[rules], graph=True, keep=steps > 1, record=names, edges=edges)
         self._other_options = Options(keep=True, record=names)

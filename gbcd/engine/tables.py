@@ -18,6 +18,9 @@ NORMS = ("grad_norm", "centered_grad_norm", "contrast_norm")
 ATTRIBUTIONS = ("taylor", "mean_attribution", "attribution")
 STATISTICS = (*NORMS, *ATTRIBUTIONS)
 
+#: Those that compare with the mean, and with the counterfactual or partner.
+CENTERED, COMPARED = ("centered_grad_norm", "mean_attribution"), ("contrast_norm", "attribution")
+
 OK, NON_FINITE, UNCALIBRATED, FAILED = "ok", "non_finite", "uncalibrated", "failed"
 """Status of a row. `uncalibrated`: the prompt is longer than the calibration sample reaches, or its template too rare
 in it, so what is centred at its mean is null; the rest of the row is good. `failed`: the computation raised on this

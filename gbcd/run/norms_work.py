@@ -16,7 +16,7 @@ import torch
 from gbcd.component import Component
 from gbcd.engine.calibration import Calibration, Centering
 from gbcd.engine.engine import Engine
-from gbcd.engine.tables import ShardTables, concatenated
+from gbcd.engine.tables import STATISTICS, ShardTables, concatenated
 from gbcd.errors import BadInput
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
@@ -68,7 +68,10 @@ def build_engine(loaded: LoadedModel, plan: Plan, calibration: Calibration | Non
 
 def engine_of(loaded: LoadedModel, study: Study, calibration: Calibration | None) -> Engine:
     """The gradient engine of a study."""
-    return Engine(loaded, study.wrong_answers, calibration, study.rules, study.edges, study.neurons, study.ig_steps)
+    return Engine(
+        loaded, study.wrong_answers, calibration, study.rules, study.edges, study.neurons, study.ig_steps,
+        study.statistics or STATISTICS,
+    )  # fmt: skip
 
 
 def stages(plan: Plan) -> tuple[Stage, Stage]:
@@ -147,8 +150,8 @@ class NormsWork:
         return self._engine[1:]
 
 
-def read_means(store: Store, plan: Plan, task: str) -> tuple[Calibration, str]:
-    """The mean inputs of a task, as they are frozen for a study, and their hash.
+def read_means(store: Store, plan: Plan, task: str) -> tuple[Calibration | None, str]:
+    """The mean inputs of a task, as they are frozen for a study, and their hash; None of a study that centres nothing.
 
     Raises:
         BadInput: they are missing or damaged.
@@ -160,7 +163,8 @@ def read_means(store: Store, plan: Plan, task: str) -> tuple[Calibration, str]:
     if missing := set(wanted) - {commit.shard for commit in commits}:
         raise damaged(below, f"{commit_path(min(missing))} is gone")
     shards = [{name: read_table(below, file) for name, file in commit.files.items()} for commit in commits]
-    return Calibration(plan.centering, {task: means_from_tables(shards)}), means_sha256(commits)
+    found = Calibration(plan.centering, {task: means_from_tables(shards)}) if shards else None
+    return found, means_sha256(commits)
 
 
 def means_sha256(commits: Sequence[Commit]) -> str:

@@ -22,7 +22,7 @@ from gbcd import tasks, wrong_answers
 from gbcd.engine.calibration import Centering
 from gbcd.engine.engine import Engine
 from gbcd.engine.self_check import self_check
-from gbcd.engine.tables import STATISTICS
+from gbcd.engine.tables import CENTERED, STATISTICS
 from gbcd.errors import BadInput
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
@@ -137,6 +137,7 @@ def _as_before(study: Study, before: Study) -> Study:
     fields = {
         "wrong_answers": study.wrong_answers or before.wrong_answers,
         "centering": before.centering if study.centering == "auto" else study.centering,
+        "statistics": _statistics(study),
     }
     return _with_compute(study.model_copy(update=fields), **open_compute)
 
@@ -201,9 +202,10 @@ def _created(store: Store, study: Study, loaded: LoadedModel, sources: Sources, 
             for shard in in_tables_of(by_length(draft.tables(), batch), size):
                 writer.add(shard)
         shards = cut({draft.task: draft.n_prompts for draft in drafts}, size)
+        centred = [draft for draft in drafts if {*CENTERED} & {*study.statistics}]
         means = tuple(
             shard
-            for draft in drafts
+            for draft in centred
             for shard in cut_means(draft.task, draft.coverage[cast(Centering, study.centering)].sample_sizes())
         )
         if not store.is_local:
@@ -215,7 +217,7 @@ def _created(store: Store, study: Study, loaded: LoadedModel, sources: Sources, 
             first = read_plan(store)  # of another process, which may have measured other sizes
             study = _as_before(asked, first.study)
             return Planned(store, _resumed(store, first, study, sources), study.model, resumed=True)
-    coverage = [draft.coverage[plan.centering].shortfall() for draft in drafts]
+    coverage = [draft.coverage[plan.centering].shortfall() for draft in centred]
     notes = [note for draft in drafts for note in draft.notes()]
     return Planned(store, plan, study.model, resumed=False, notes=tuple(filter(None, notes + coverage)))
 
@@ -230,6 +232,7 @@ def _settled(study: Study, drafts: Sequence[TaskDraft], loaded: LoadedModel) -> 
     fields = {
         "wrong_answers": study.wrong_answers or (_default_wrong_answer(drafts, loaded),),
         "centering": settled(study.centering, missed, n_prompts),
+        "statistics": _statistics(study),
     }
     study = study.model_copy(update=fields)
     compute = study.compute
@@ -239,9 +242,14 @@ def _settled(study: Study, drafts: Sequence[TaskDraft], loaded: LoadedModel) -> 
         batch = batch if size == "auto" else min(batch, size)
     if size == "auto":
         seconds = _seconds_per_prompt(study, drafts, batch, loaded)
-        row_bytes = 4 * len(STATISTICS) * len(loaded.components) * len(study.wrong_answers)
+        row_bytes = 4 * len(study.statistics) * len(loaded.components) * len(study.wrong_answers)
         size = shard_sizes.shard_size(n_prompts, batch, compute.workers, seconds, row_bytes)
     return _with_compute(study, batch_size=batch, shard_size=batch * max(1, size // batch))
+
+
+def _statistics(study: Study) -> tuple[str, ...]:
+    """Those that a study computes, in the order of the tables."""
+    return tuple(name for name in STATISTICS if name in (study.statistics or STATISTICS) or name == "grad_norm")
 
 
 def _default_wrong_answer(drafts: Sequence[TaskDraft], loaded: LoadedModel) -> str:

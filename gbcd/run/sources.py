@@ -17,6 +17,8 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from gbcd import tasks, wrong_answers
+from gbcd.engine.tables import STATISTICS
+from gbcd.errors import BadInput
 from gbcd.models.load import LoadedModel
 from gbcd.prompting import prompt_files
 from gbcd.prompting.prompt import Prompt
@@ -44,11 +46,14 @@ def refuse_unknown(study: Study) -> None:
     """Check what can be checked without the model.
 
     Raises:
-        BadInput: unknown tasks or wrong answers, no prompt file, no library for sentence embeddings.
+        BadInput: unknown tasks, wrong answers or statistics, no prompt file, no library for sentence embeddings.
     """
     check_names("task", study.tasks, tasks.names(), f"`gbcd list tasks` describes them; {OWN}")
     answers = wrong_answers.names()
     check_names("wrong answer", study.wrong_answers, answers, f"`gbcd list wrong-answers` describes them; {OWN}")
+    check_names("statistic", study.statistics, [*STATISTICS], "A study that names none has them all")
+    if study.ig_steps > 1 and study.statistics and "attribution" not in study.statistics:
+        raise BadInput("ig_steps is of the statistic attribution, which the study leaves out")
     if study.prompts is not None:
         prompt_files.sha256(study.prompts)
     if needs_meaning(study.wrong_answers):
