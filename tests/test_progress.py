@@ -50,6 +50,7 @@ def test_a_log_gets_plain_lines_every_so_often_and_at_the_end(clock: list[float]
 def test_planning_is_told_without_shards_and_the_bar_comes_with_it() -> None:
     written, seen = io.StringIO(), io.StringIO()
     with ProgressDisplay(Console(file=written)) as display:
+        display.planning("ioi", 40, 40)
         display.planning("ioi", 3000, 1024)
     assert written.getvalue() == "Planning ioi: 1,024 of 3,000 prompts\n"
     with ProgressDisplay(Console(file=seen, force_terminal=True, width=100)) as display:

@@ -69,7 +69,9 @@ class ProgressDisplay:
         line(self._console, message)
 
     def planning(self, task: str, n_prompts: int, done: int) -> None:
-        """Show how many of a task's prompts are checked."""
+        """Show how many of a task's prompts are checked, unless all are at once."""
+        if self._now is None and done == n_prompts:
+            return
         self.show(Progress(f"Planning {task}", "prompt", 0, 0, done, n_prompts, n_workers=0, workers_ready=1))
 
     def show(self, progress: Progress) -> None:
