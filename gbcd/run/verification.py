@@ -223,8 +223,8 @@ def _common_problems(store: Store, plan: Plan) -> Iterator[tuple[str, str]]:
         yield plan.inputs.path, problem
     try:
         read_components(store)
-    except (BadInput, KeyError, TypeError) as error:
-        yield COMPONENTS_FILE, f"it cannot be read: {error}"
+    except (BadInput, KeyError, TypeError):
+        yield COMPONENTS_FILE, "it cannot be read"
 
 
 def _inputs_problem(store: Store, plan: Plan) -> str | None:
