@@ -10,7 +10,7 @@ from evaluation_cases import baselines_of, context_of
 from oracle_values import engine_values, exact_calibration, loaded_model, mixed_prompts
 from slow_edges import edge_names
 
-from gbcd import wrong_answers
+from gbcd import tasks, wrong_answers
 from gbcd.engine.engine import Engine, loss_context
 from gbcd.engine.oracle import Oracle, _matrix
 from gbcd.evaluation.baselines import every_baseline
@@ -124,12 +124,14 @@ def test_attributions_of_the_embeddings_come_to_the_difference_of_the_losses(fam
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_studys_attribution_is_that_of_the_evaluations_baseline(family, steps):
+@pytest.mark.parametrize(("family", "task"), [("gpt2", "ioi"), ("llama", "greater_than"), ("llama", "induction")])
+def test_a_studys_attribution_is_that_of_the_evaluations_baseline(family, task, steps):
     """Of the loss `margin` and the metric that it is, for every part and edge, in batches of other sizes."""
     loaded = loaded_model(family)
-    prompts = [replace(one, twin_ids=None, answer_ids=one.answer_ids[:1]) for one in mixed_prompts((6, 6, 4, 5))]
-    metric = metric_for("logit_difference", prompts, loaded.device)
+    prompts = [
+        replace(one, twin_ids=None, prompt=replace(one.prompt, task=task)) for one in mixed_prompts((6, 6, 4, 5))
+    ]
+    metric = metric_for(tasks.get(task).metric, prompts, loaded.device)
     context = context_of(loaded, prompts, metric, "part", with_edges=True)
     name = {1: "attribution_patching", 5: "attribution_patching_ig"}[steps]
     wanted = baselines_of(context, name)[name]

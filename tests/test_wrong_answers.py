@@ -47,3 +47,17 @@ def test_losses_of_sets_are_of_their_total_probability() -> None:
         target = wrong_answers.get(name).define(context((0, 1), (2, 3)))
         losses, _ = loss_gradient(target, LOGITS.unsqueeze(1))
         assert losses.item() == pytest.approx(value), name
+
+
+def test_the_margin_is_the_metric_of_the_task() -> None:
+    p = [math.exp(logit) / sum(math.exp(other) for other in LOGITS[0].tolist()) for logit in LOGITS[0].tolist()]
+    expected = {
+        "logit_difference": math.log((p[0] + p[1]) / (p[2] + p[3])),
+        "probability_difference": p[0] + p[1] - p[2] - p[3],
+        "negative_log_probability": math.log(p[0] + p[1]),
+    }
+    for metric, value in expected.items():
+        target = wrong_answers.get("margin").define(context((0, 1), (2, 3))._replace(metric=metric))
+        losses, gradient = loss_gradient(target, LOGITS.unsqueeze(1))
+        assert losses.item() == pytest.approx(value)
+        assert gradient.sum().item() == pytest.approx(0.0, abs=1e-6)  # none of them sees a shift of all logits

@@ -25,7 +25,6 @@ from gbcd.printing import counted
 from gbcd.prompting.notes import Notes
 from gbcd.prompting.outputs import OutputSpace, space_of
 from gbcd.prompting.prompt import Prompt
-from gbcd.prompting.prompt_shapes import TASK
 from gbcd.prompting.special_tokens import Bos
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import LossContext, meaning, output_targets
@@ -131,10 +130,7 @@ def _solved(encoded: Sequence[EncodedPrompt], readings: Sequence[_Reading]) -> I
 
 
 def _metric_name(encoded: EncodedPrompt) -> str:
-    """What the prompt's task is measured by; a prompt of a file by its logit difference, if it has a wrong answer."""
-    if encoded.prompt.task != TASK:
-        return tasks.get(encoded.prompt.task).metric
-    return "logit_difference" if encoded.wrong_ids else "negative_log_probability"
+    return tasks.metric_of(encoded.prompt.task, bool(encoded.wrong_ids))
 
 
 def _lines(encoded: EncodedPrompt, logits: Float[Tensor, "1 vocab"], loaded: LoadedModel) -> Iterator[Line]:

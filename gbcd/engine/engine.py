@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gbcd import tasks
 from gbcd import wrong_answers as registry
 from gbcd.component import Component
 from gbcd.engine.batch_tables import BatchRows, LossRows, assemble, failed
@@ -99,11 +100,11 @@ class Engine:
             batch_size: prompts in a forward pass; halved where one does not run.
             on_progress: told how many prompts of the task are done.
         """
-        tasks: dict[str, TaskMeans] = {}
+        means: dict[str, TaskMeans] = {}
         for task in sorted({prompt.prompt.task for prompt in prompts}):
             sample = [prompt for prompt in prompts if prompt.prompt.task == task]
-            tasks[task] = self._task_means(sample, centering, batch_size, on_progress)
-        return Calibration(centering, tasks)
+            means[task] = self._task_means(sample, centering, batch_size, on_progress)
+        return Calibration(centering, means)
 
     def pack(self, examples: Sequence[Example]) -> Packed:
         """Lay examples out for the model."""
@@ -267,10 +268,11 @@ def unchanged_weights(definition: WrongAnswer, context: LossContext) -> Generato
 def loss_context(
     batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt vocab"], loaded: LoadedModel
 ) -> LossContext:
-    """What definitions of wrong answers may look at; `logits` are those of the prompts themselves, without twins."""
+    """What definitions of wrong answers may look at, of prompts of one task; `logits` are those without twins."""
     answers, wrong = [prompt.answer_ids for prompt in batch], [prompt.wrong_ids for prompt in batch]
     farthest = [prompt.farthest_ids for prompt in batch]
-    return LossContext(widened(logits.detach()), answers, wrong, loaded.unembedding, farthest)
+    metric = tasks.metric_of(batch[0].prompt.task)
+    return LossContext(widened(logits.detach()), answers, wrong, loaded.unembedding, farthest, metric)
 
 
 def losses_of(target: Target, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:

@@ -1,13 +1,8 @@
 """How well a model solves one prompt, read from its logits; higher is always better.
 
-Answers and wrong answers are sets of tokens A and W. With p the probability and lse the log of a sum of exponentials:
-
-    logit_difference            lse logits(A) - lse logits(W), the log odds of right against wrong; for one token each
-                                it is the plain difference of logits
-    probability_difference      p(A) - p(W)
-    negative_log_probability    log p(A): the name is that of the loss, the sign that of a metric
-    mean_squared_error          -(1 / T) sum_t ||y_t - answer_t||^2 over the positions after BOS, for models that answer
-                                at every position; again the sign is that of a metric
+For tokens the metrics are those of `gbcd.wrong_answers.losses.METRICS`, which the loss `margin` follows. For models
+that answer at every position it is `-(1 / T) sum_t ||y_t - answer_t||^2` over the positions after BOS:
+`mean_squared_error`, with the sign of a metric.
 """
 
 from __future__ import annotations
@@ -16,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gbcd.engine.gram import widened
@@ -24,6 +19,7 @@ from gbcd.errors import BadInput
 from gbcd.models.decoder import Run
 from gbcd.prompting.outputs import OutputSpace
 from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.wrong_answers.losses import METRICS
 from gbcd.wrong_answers.output_targets import mean_squared_error, output_context
 
 MEAN_SQUARED_ERROR = "mean_squared_error"
@@ -42,15 +38,17 @@ def metric_for(
     """
     if space is not None and name == MEAN_SQUARED_ERROR:
         return _mean_squared_error(encoded, space)
-    if name not in _METRICS:
-        raise BadInput(f"effects cannot be measured by {name!r}; the metrics are {', '.join(_METRICS)}")
+    if name not in METRICS:
+        raise BadInput(f"effects cannot be measured by {name!r}; the metrics are {', '.join(METRICS)}")
     needs_wrong = name != "negative_log_probability"
     if needs_wrong and (lacking := [prompt.prompt.id for prompt in encoded if not prompt.wrong_ids]):
         raise BadInput(f"{name} needs a wrong answer, and {len(lacking)} prompts have none, the first is {lacking[0]}")
-    answers = _padded([prompt.answer_ids for prompt in encoded], device)
-    wrong = _padded([prompt.wrong_ids for prompt in encoded], device) if needs_wrong else answers
-    formula = _METRICS[name]
-    return lambda logits, rows: formula(widened(logits), answers[rows], wrong[rows])
+    answers, wrong = [prompt.answer_ids for prompt in encoded], [prompt.wrong_ids for prompt in encoded]
+
+    def metric(logits: Tensor, rows: list[int]) -> Tensor:
+        return METRICS[name](widened(logits), [answers[row] for row in rows], [wrong[row] for row in rows])
+
+    return metric
 
 
 def metric_of(
@@ -80,33 +78,3 @@ def _mean_squared_error(encoded: Sequence[EncodedPrompt], space: OutputSpace) ->
         return -mean_squared_error(widened(outputs), context.right, context.real)
 
     return metric
-
-
-def _logit_difference(logits: Tensor, answers: Tensor, wrong: Tensor) -> Tensor:
-    return _lse(logits, answers) - _lse(logits, wrong)
-
-
-def _probability_difference(logits: Tensor, answers: Tensor, wrong: Tensor) -> Tensor:
-    log_p = logits.log_softmax(-1)
-    return _lse(log_p, answers).exp() - _lse(log_p, wrong).exp()
-
-
-def _log_probability(logits: Tensor, answers: Tensor, wrong: Tensor) -> Tensor:
-    return _lse(logits.log_softmax(-1), answers)
-
-
-_METRICS = {
-    "logit_difference": _logit_difference,
-    "probability_difference": _probability_difference,
-    "negative_log_probability": _log_probability,
-}
-
-
-def _lse(logits: Float[Tensor, "batch vocab"], tokens: Int[Tensor, "batch set"]) -> Float[Tensor, " batch"]:
-    chosen = logits.gather(1, tokens.clamp_min(0))
-    return chosen.masked_fill(tokens < 0, -torch.inf).logsumexp(1)
-
-
-def _padded(sets: Sequence[tuple[int, ...]], device: torch.device) -> Int[Tensor, "prompt set"]:
-    longest = max(map(len, sets))
-    return torch.tensor([[*tokens, *[-1] * (longest - len(tokens))] for tokens in sets], device=device)

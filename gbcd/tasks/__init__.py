@@ -2,7 +2,7 @@
 
 from gbcd.tasks._families import Family, Filled, Slot, others
 from gbcd.tasks._published import PublishedCircuit
-from gbcd.tasks._registry import Draw, Metric, Task, draw, get, names, task
+from gbcd.tasks._registry import Draw, Metric, Task, draw, get, metric_of, names, task
 
 __all__ = [
     "Draw",
@@ -14,6 +14,7 @@ __all__ = [
     "Task",
     "draw",
     "get",
+    "metric_of",
     "names",
     "others",
     "task",

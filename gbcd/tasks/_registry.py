@@ -185,6 +185,13 @@ def refuse_unknown_metric(name: str, metric: str) -> None:
         raise BadInput(f"Task '{name}' is measured by '{metric}'; the metrics are {', '.join(get_args(Metric))}.")
 
 
+def metric_of(task: str, has_wrong_answers: bool = True) -> Metric:
+    """What prompts of `task` are measured by; prompts of no registered task by what their answers allow."""
+    if task in names():
+        return get(task).metric
+    return "logit_difference" if has_wrong_answers else "negative_log_probability"
+
+
 def names() -> list[str]:
     """The registered tasks, in alphabetical order."""
     _import_own_tasks()

@@ -38,6 +38,7 @@ class LossContext(NamedTuple):
         wrong: the task's own wrong tokens of each prompt; empty where the task has none.
         unembedding: the model's unembedding matrix.
         farthest: the token farthest in meaning from the answer, of each prompt; empty where no study asked for it.
+        metric: how well prompts of this task are solved is measured by this, one of `losses.METRICS`.
     """
 
     logits: Float[Tensor, "prompt vocab"]
@@ -45,6 +46,7 @@ class LossContext(NamedTuple):
     wrong: Sequence[TokenSet]
     unembedding: Float[Tensor, "vocab d_model"]
     farthest: Sequence[TokenSet] = ()
+    metric: str = "logit_difference"
 
 
 class WrongAnswer(NamedTuple):
@@ -147,11 +149,12 @@ def refuse_undefined(
 
 @wrong_answer("margin", needs_foil=True)
 def margin(context: LossContext) -> Target:
-    """Logit of the answer minus that of the wrong answer.
+    """How far the answer is ahead of the wrong answer, by the task's own metric.
 
-    `logit_answer - logit_wrong`; for sets of tokens, the log odds of one set against the other.
+    `logit_answer - logit_wrong`, for sets of tokens the log odds of one set against the other; of tasks that are
+    measured otherwise, their metric: `p(answer) - p(wrong)`, or `log p(answer)`.
     """
-    return Margin(context.answers, context.wrong)
+    return Margin(context.answers, context.wrong, context.metric)
 
 
 @wrong_answer("logit_difference", needs_foil=True, reads_twin=True)

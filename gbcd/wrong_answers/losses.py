@@ -6,7 +6,7 @@ losses here are of one prompt each (over all sequences of its unit); nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -87,16 +87,45 @@ class SquaredLogitDifference:
 
 @dataclass(frozen=True)
 class Margin:
-    """`logit_answer - logit_wrong` at the prompt's own answer position; of sets of tokens, their log odds."""
+    """How well the prompt is solved, by the metric of its task, one of `METRICS`; at its own answer position."""
 
     answers: Sequence[TokenSet]
     tokens: Sequence[TokenSet]
+    metric: str = "logit_difference"
     reads_all: bool = False
 
     def __call__(self, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:
-        """The margin of each prompt; see `Target`."""
-        own = logits[:, 0]
-        return set_logits(own, self.answers) - set_logits(own, self.tokens)
+        """The metric of each prompt; see `Target`."""
+        return METRICS[self.metric](logits[:, 0], self.answers, self.tokens)
+
+
+def _logit_difference(
+    logits: Float[Tensor, "prompt vocab"], answers: Sequence[TokenSet], wrong: Sequence[TokenSet]
+) -> Float[Tensor, " prompt"]:
+    return set_logits(logits, answers) - set_logits(logits, wrong)
+
+
+def _probability_difference(
+    logits: Float[Tensor, "prompt vocab"], answers: Sequence[TokenSet], wrong: Sequence[TokenSet]
+) -> Float[Tensor, " prompt"]:
+    log_p = logits.log_softmax(-1)
+    return set_logits(log_p, answers).exp() - set_logits(log_p, wrong).exp()
+
+
+def _log_probability(
+    logits: Float[Tensor, "prompt vocab"], answers: Sequence[TokenSet], wrong: Sequence[TokenSet]
+) -> Float[Tensor, " prompt"]:
+    return set_logits(logits.log_softmax(-1), answers)
+
+
+#: How well a prompt is solved, by its set of answers A and of wrong answers W; higher is better. With p the probability
+#: and lse the log of a sum of exponentials: `lse logits(A) - lse logits(W)` (of single tokens, the difference of their
+#: logits); `p(A) - p(W)`; `log p(A)`, whose name is that of the loss and whose sign that of a metric.
+METRICS: dict[str, Callable[[Tensor, Sequence[TokenSet], Sequence[TokenSet]], Tensor]] = {
+    "logit_difference": _logit_difference,
+    "probability_difference": _probability_difference,
+    "negative_log_probability": _log_probability,
+}
 
 
 def set_logits(logits: Float[Tensor, "prompt vocab"], sets: Sequence[TokenSet]) -> Float[Tensor, " prompt"]:
