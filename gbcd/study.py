@@ -85,8 +85,9 @@ class Study(BaseModel):
     reference: Literal["auto", "counterfactual", "partner"] = "auto"
     """What each prompt's activations are compared with: its own `counterfactual`, a `partner` (another prompt of its
     task, template and length), or `auto`: the counterfactual where there is one of equal length, else a partner."""
-    rules: Literal["plain", "relp", "gim"] = "plain"
-    """Rules of the backward pass: `plain` gradients, `relp` (arXiv 2508.21258) or `gim` (arXiv 2505.17630)."""
+    rules: Literal["plain", "relp", "gim", "combined"] = "plain"
+    """Rules of the backward pass: `plain` gradients, `relp` (arXiv 2508.21258), `gim` (arXiv 2505.17630), or
+    `combined`, those of both."""
     ig_steps: PositiveInt = 1
     """At how many points between the embeddings of the reference and those of the prompt the gradient of attributions
     against it is taken and averaged (integrated gradients, arXiv 2403.17806); 1: on the prompt alone."""

@@ -45,6 +45,8 @@ MAIN = next(words for block in BLOCKS for words in commands(block.code) if words
 #: What lies in a results folder only now and then, and where it is tested.
 SELDOM = {
     "given_up/": "after failures: test_run.py",
+    "moments/": "where a study asks for edges or neurons: test_neurons.py",
+    "neurons.parquet": "where a study asks for neurons: test_neurons.py",
     "edges.parquet": "where a study asks for edges: test_collect.py",
     "report.html": "not where a study is only planned: test_report.py",
 }

@@ -32,9 +32,12 @@ def with_constant_statistics(module, kind, offset, x):
     return centred / statistic * (module.weight + offset) + bias
 
 
-def softened_attention(module, query, key, value, attention_mask, **options):
-    """Softmax goes back by the Jacobian of the softmax at twice the temperature, without its factor of a half."""
-    query, key, value = passing(query, 0.25), passing(key, 0.25), passing(value, 0.5)
+def softened_attention(share, module, query, key, value, attention_mask, **options):
+    """Softmax goes back by the Jacobian of the softmax at twice the temperature, without its factor of a half.
+
+    Queries and keys get `share` of their gradient, values half.
+    """
+    query, key, value = passing(query, share), passing(key, share), passing(value, 0.5)
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     scores = query @ key.transpose(2, 3) * (options.get("scaling") or query.shape[-1] ** -0.5)
@@ -66,9 +69,10 @@ def changed(loaded, name):
     for norm in loaded.spec.norms:
         module = oracle.model.get_submodule(norm.module)
         module.forward = partial(with_constant_statistics, module, norm.kind, norm.offset)
-    if name == "gim":
-        ALL_ATTENTION_FUNCTIONS.register("softened", softened_attention)
+    if name in ("gim", "combined"):
+        ALL_ATTENTION_FUNCTIONS.register("softened", partial(softened_attention, 0.25 if name == "gim" else 0.5))
         oracle.model.config._attn_implementation = "softened"
+    if name == "gim":
         return oracle
     for module in oracle.model.modules():
         if hasattr(module, "gate_proj"):
@@ -78,7 +82,7 @@ def changed(loaded, name):
     return oracle
 
 
-@pytest.mark.parametrize("name", ["relp", "gim"])
+@pytest.mark.parametrize("name", ["relp", "gim", "combined"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rules_are_those_of_the_librarys_modules_changed_by_hand(family, name):
     loaded, prompts = loaded_model(family), mixed_prompts((6, 4))
@@ -125,6 +129,6 @@ def test_a_switch_changes_what_is_passed_back_and_nothing_else(switch):
 
 def test_the_rules_of_each_name_are_the_switches_of_its_paper():
     assert RULES["plain"] == PLAIN
-    assert {name: rules.fixed_norms for name, rules in RULES.items()} == {"plain": False, "relp": True, "gim": True}
+    assert [name for name, rules in RULES.items() if not rules.fixed_norms] == ["plain"]
     assert RULES["relp"].softmax_temperature == RULES["relp"].value_share == 1.0
     assert not RULES["gim"].split_gates

@@ -45,7 +45,7 @@ prompts_per_task = 2000
 # length), or "auto": the counterfactual where there is one of equal length, else a partner.
 # reference = "auto"
 
-# Rules of the backward pass: "plain" gradients, "relp" or "gim".
+# Rules of the backward pass: "plain" gradients, "relp", "gim" or "combined".
 # rules = "plain"
 
 # At how many points between reference and prompt the gradient of attributions is averaged (integrated gradients).
