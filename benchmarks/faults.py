@@ -1,11 +1,14 @@
 """Every fault again and again, at places and moments that a seed draws; prints the table of docs/reliability.md.
 
     python benchmarks/faults.py --repeats 10 --slow-repeats 2
+    python benchmarks/faults.py --repeats 0 --evaluations 20 --evaluations-on-ray 5
 
 A repeat runs a small study into a new folder, breaks it, lets the same command go on (or `verify` and `--repair` find
 and mend it), and holds the final tables against those of an uninterrupted run, bit by bit. `lost` and `doubled` count
 rows of prompts over all repeats, `differ` repeats with any other value. Processes are real: they are killed by signals,
-or by themselves at a named place (`tests/dying_run.py`). Slow faults need Ray or an S3 server.
+or by themselves at a named place (`tests/dying_run.py`). Slow faults need Ray or an S3 server. Evaluations are of the
+shipped model: the process is killed at a moment drawn from the seconds that a whole one takes, or one of two Ray
+workers at a pair that is drawn.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 import dying_run
 import fault_engines
 import polars as pl
+from evaluation_faults import evaluations
 from faulty_s3 import Fault, FaultyS3
 from ray import cloudpickle
 from small_runs import N_PROMPTS, N_SHARDS, as_toml, finished, same, small_study, tables
@@ -61,6 +65,9 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=10)
     arguments.add_argument("--slow-repeats", type=int, default=0)
     arguments.add_argument("--only", default="", help="faults whose name has this in it")
+    arguments.add_argument("--evaluations", type=int, default=0)
+    arguments.add_argument("--evaluations-on-ray", type=int, default=0)
+    arguments.add_argument("--first-seed", type=int, default=0, help="of evaluations")
     asked = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         reference = small_study(Path(folder))
@@ -70,6 +77,8 @@ def main() -> None:
             for name, fault in faults.items():
                 if asked.only in name:
                     report(name, fault, reference, repeats)
+        if asked.evaluations or asked.evaluations_on_ray:
+            evaluations(Path(folder), asked.evaluations, asked.evaluations_on_ray, asked.first_seed)
 
 
 def report(name: str, fault: Break, reference: Study, repeats: int) -> None:

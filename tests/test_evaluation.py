@@ -1,6 +1,10 @@
 import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +25,7 @@ from gbcd.evaluation import baselines
 from gbcd.evaluation.agreement import SIZES
 from gbcd.evaluation.circuit_sets import Circuits, EdgeScore, EdgeTable, of_edges
 from gbcd.evaluation.evaluate import evaluate
+from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK
 from gbcd.evaluation.given_circuit import judge
 from gbcd.evaluation.measured import edge_config
 from gbcd.evaluation.metrics import metric_for
@@ -105,6 +110,25 @@ def test_a_difference_is_to_the_score_that_ranks(evaluation):
         values["grad_norm", "foil", "spearman"] - values["attribution", "foil", "spearman"]
     )
     assert ("attribution", "foil", "spearman_difference") not in values
+    rows = evaluation.figures.filter(task="ioi").filter(pl.col("figure").str.starts_with("edge_cmd"))
+    values = {key: group["value"][0] for key, group in rows.group_by("method", "wrong_answer", "figure")}
+    assert values["relp", None, "edge_cmd_difference"] == pytest.approx(
+        values["relp", None, "edge_cmd"] - values["attribution", "foil", "edge_cmd"]
+    )
+    assert ("attribution", "foil", "edge_cmd_difference") not in values
+
+
+def blocks(prompts):
+    return prompts[:PAIRS_PER_BLOCK], prompts[PAIRS_PER_BLOCK:]
+
+
+def tail_share(prompts):
+    """The share of a block's tokens that resampled runs compute: those from the first difference on."""
+    tails = [
+        len(one.ids) - next(at for at, (a, b) in enumerate(zip(one.ids, one.reference_ids, strict=True)) if a != b)
+        for one in prompts
+    ]
+    return max(tails) / max(len(one.ids) for one in prompts)
 
 
 def test_effects_and_drops_are_the_measured_ones(study, evaluation, case):
@@ -121,7 +145,12 @@ def test_effects_and_drops_are_the_measured_ones(study, evaluation, case):
         assert of_prompt["component"].to_list() == [place.name for place in places]
         np.testing.assert_allclose(of_prompt["drop"], drops[3], atol=1e-5)
     assert table["gap"][0] == pytest.approx((effects.clean - effects.counterfactual).mean(), abs=1e-5)
-    assert dict(table.select("method", "cost").unique().iter_rows())["resample"] == 6.5
+    cost = dict(table.select("method", "cost").unique().iter_rows())
+    # 3 nodes a layer, of 2 blocks and 1 block out of 2, and the passes over prompts and counterfactuals
+    assert (cost["zero"], cost["mean"]) == (6.5, 6.5)
+    assert cost["resample"] == pytest.approx(
+        np.average([2 + 4.5 * tail_share(some) for some in blocks(prompts)], weights=[16, 4])
+    )
 
 
 def test_baselines_are_means_over_the_pairs(evaluation, case):
@@ -136,8 +165,7 @@ def test_the_terminal_tells_quality_and_cost(study, evaluation):
     text = io.StringIO()
     show_evaluation(evaluation, study, Console(file=text, width=120))
     found = text.getvalue()
-    # 3 nodes a layer, of 2 blocks and 1 block out of 2, and the passes over prompts and counterfactuals
-    assert "against resample ablation on 20 pairs (6.5 forward passes over each)" in " ".join(found.split())
+    assert "against resample ablation on 20 pairs (" in " ".join(found.split())
     assert "ioi: circuits of edges, as MIB measures them" in found
     line = next(line for line in found.splitlines() if line.strip().startswith("attribution_patching_ig"))
     assert line.split()[-1] == "11"
@@ -311,6 +339,27 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(study, evaluation, tmp_p
         assert one.equals(two)
     assert (folder / "effects" / commit_path(0)).read_bytes() == kept
     assert len(list((copy / "evaluation").iterdir())) == 1
+
+
+def test_an_evaluation_that_is_killed_again_and_again_loses_and_doubles_nothing(study, evaluation, tmp_path):
+    copy = shutil.copytree(study, tmp_path / "copy")
+    shutil.rmtree(copy / "evaluation")
+    names = [
+        f"{name}.parquet" for name in ("evaluation", "effects", "faithfulness", "edge_faithfulness", "edge_scores")
+    ]
+    names.append("effects/effects.ioi.parquet")
+    for name in names:
+        (copy / name).unlink()
+    words = ["evaluate", str(copy), "--pairs", str(N_PAIRS), "--ablations", "resample,mean,zero"]
+    for begun in ("evaluation.json", "effects/commits/*", "circuits/commits/*"):
+        process = subprocess.Popen([sys.executable, "-m", "gbcd", *words], stdout=subprocess.DEVNULL)
+        while process.poll() is None and not list(copy.glob(f"evaluation/*/{begun}")):
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    evaluate(str(copy), N_PAIRS, ablations=("resample", "mean", "zero"))
+    for name in names:
+        assert pl.read_parquet(copy / name).equals(pl.read_parquet(Path(study) / name))
 
 
 def test_circuits_are_exported_and_read_back(study, evaluation, tmp_path):

@@ -40,6 +40,9 @@ CircuitFile = Annotated[
     typer.Option("--circuit", metavar="FILE", help="Judge this circuit (.json, .pt) instead of the study's."),
 ]
 
+#: Heads the difference to the score that ranks; one score is better only where its interval leaves zero.
+_LESS = "less the ranking's"
+
 #: The truths that can be shown, best first.
 TRUTHS = ("resample", "mean", "zero")
 
@@ -91,7 +94,9 @@ def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
     measured = set(evaluation.figures["truth"])
     truth = next(name for name in TRUTHS if name in measured)
     shown = evaluation.figures.filter(
-        pl.col("truth") == truth, pl.col("group") == "all", pl.col("figure").is_in(["auroc", "spearman"])
+        pl.col("truth") == truth,
+        pl.col("group") == "all",
+        pl.col("figure").is_in(["auroc", "spearman", "spearman_difference"]),
     )
     for (task, wrong_answer), rows in shown.group_by("task", "wrong_answer", maintain_order=True):
         n_pairs, members, total = (rows[column][0] for column in ("n_pairs", "n_members", "n_components"))
@@ -102,11 +107,18 @@ def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
             f"({effects['cost'][0]:.3g} forward passes over each), {members} of {total} components in the circuit"
             + _sample(effects),
         )
-        table(console, ["score", "AUROC", "Spearman", "passes"], _methods(rows, ("auroc", "spearman")), words=["score"])
-    edges = evaluation.figures.filter(pl.col("figure").is_in(["edge_cpr", "edge_cmd"]))
+        table(
+            console,
+            ["score", "AUROC", "Spearman", _LESS, "passes"],
+            _methods(rows, ("auroc", "spearman")),
+            words=["score"],
+        )
+    edges = evaluation.figures.filter(pl.col("figure").is_in(["edge_cpr", "edge_cmd", "edge_cmd_difference"]))
     for (task,), rows in edges.group_by("task", maintain_order=True):
         heading(console, f"{task}: circuits of edges, as MIB measures them")
-        table(console, ["score", "CPR", "CMD", "passes"], _methods(rows, ("edge_cpr", "edge_cmd")), words=["score"])
+        table(
+            console, ["score", "CPR", "CMD", _LESS, "passes"], _methods(rows, ("edge_cpr", "edge_cmd")), words=["score"]
+        )
     console.print()
     for note in evaluation.notes:
         line(console, note)
@@ -121,7 +133,8 @@ def _sample(effects: pl.DataFrame) -> str:
 
 
 def _methods(rows: pl.DataFrame, figures: tuple[str, str]) -> list[tuple[str, ...]]:
-    """A line for each score: both figures with intervals, and what it costs; the largest second figure first."""
+    """A line for each score: both figures and the second's difference to that of the score that ranks, with intervals,
+    and what it costs; the largest second figure first."""
     found = {
         (str(method), wrong_answer): {row["figure"]: row for row in group.iter_rows(named=True)}
         for (method, wrong_answer), group in rows.group_by("method", "wrong_answer", maintain_order=True)
@@ -132,17 +145,23 @@ def _methods(rows: pl.DataFrame, figures: tuple[str, str]) -> list[tuple[str, ..
         (
             f"{key[0]}, {key[1]}" if several and key[1] is not None else key[0],
             *(_interval(found[key][figure]) for figure in figures),
+            _interval(found[key].get(f"{figures[1]}_difference"), signed=True),
             f"{found[key][figures[0]]['cost'] or 0:g}",
         )
         for key in best_first
     ]
 
 
-def _interval(row: Mapping[str, Any]) -> str:
-    value, low, high = (row[name] for name in ("value", "ci_low", "ci_high"))
+def _interval(row: Mapping[str, Any] | None, signed: bool = False) -> str:
+    value, low, high = (None if row is None else row[name] for name in ("value", "ci_low", "ci_high"))
     if value is None or value != value:
         return "-"
-    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    sign = "+" if signed else ""
+    return (
+        f"{value:{sign}.2f}"
+        if low is None or high is None
+        else f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+    )
 
 
 def _judge(out: str, circuit: Path, pairs: int, device: AskedDevice) -> None:

@@ -49,7 +49,7 @@ def curves(draws: Draws, rows: pl.DataFrame, found: Sequence[Cut], circuits: Cir
     metrics = {kind: draws.means(np.array(rows[kind].to_list(), dtype=np.float64)) for kind in ("nodes", "edges")}
     # a circuit of no nodes still has the embeddings
     nothing = {"nodes": metrics["nodes"][:, :1], "edges": counterfactual}
-    areas: dict[str, dict[int, np.ndarray]] = {}
+    areas: dict[str, dict[_Key, np.ndarray]] = {}
     for cut in found:
         curve = faithfulness(metrics[cut.kind][:, cut.numbers], nothing[cut.kind], clean)
         for column, size in enumerate(SIZES):
@@ -60,10 +60,10 @@ def curves(draws: Draws, rows: pl.DataFrame, found: Sequence[Cut], circuits: Cir
             else:
                 result.edges.append({**cut.score.keys, "ranking": cut.ranking, "n_edges": n, **row})
         for name, values in _areas(cut, curve).items():
-            areas.setdefault(name, {})[id(cut.score)] = values
+            areas.setdefault(name, {})[_key(cut.score)] = values
             row = {**cut.score.keys, "group": "all", "figure": name}
             result.figures.append({**row, **draws.bounded("value", values)})
-    _add_differences(result, found, areas, ranking, draws)
+    _add_differences(result, areas, ranking, draws)
     return result
 
 
@@ -76,16 +76,21 @@ def _areas(cut: Cut, curve: Float[np.ndarray, "resamples sizes"]) -> dict[str, F
 
 
 def _add_differences(
-    result: Curves,
-    found: Sequence[Cut],
-    areas: Mapping[str, dict[int, np.ndarray]],
-    ranking: Score | None,
-    draws: Draws,
+    result: Curves, areas: Mapping[str, Mapping[_Key, np.ndarray]], ranking: Score | None, draws: Draws
 ) -> None:
-    """Of nodes, to the score that ranks."""
-    for name in ("cpr", "cmd"):
-        base = areas.get(name, {}).get(id(ranking))
-        for cut in found:
-            if base is not None and cut.kind == "nodes" and cut.score is not ranking:
-                row = {**cut.score.keys, "group": "all", "figure": name + DIFFERENCE}
-                result.figures.append({**row, **draws.bounded("value", areas[name][id(cut.score)] - base)})
+    """To the score that ranks; of edges, to what it makes of them."""
+    if ranking is None:
+        return
+    base = _key(ranking)
+    for name, by_score in areas.items():
+        for key, values in by_score.items():
+            if base in by_score and key != base:
+                row = {**dict(key), "group": "all", "figure": name + DIFFERENCE}
+                result.figures.append({**row, **draws.bounded("value", values - by_score[base])})
+
+
+_Key = tuple[tuple[str, Any], ...]
+
+
+def _key(score: Score | EdgeScore) -> _Key:
+    return tuple(score.keys.items())

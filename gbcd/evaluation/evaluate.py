@@ -185,7 +185,7 @@ def _written(
             *drawn.figures,
         ]
         rows["figures"] += [{**shared, "n_components": len(measured.components), **row} for row in figures]
-        rows["effects"] += [{**shared, **row} for row in effect_rows(measured, loaded.spec.n_layers)]
+        rows["effects"] += [{**shared, **row} for row in effect_rows(measured)]
         rows["nodes"] += [{"task": measured.task, **row} for row in drawn.nodes]
         rows["edges"] += [{"task": measured.task, **row} for row in drawn.edges]
         store.write(tables.drops_file(measured.task), encoded(drop_rows(measured).to_arrow()))

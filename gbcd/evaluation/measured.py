@@ -169,11 +169,11 @@ def groups(components: Sequence[Component]) -> dict[str, Bool[np.ndarray, " comp
     return {name: inside for name, inside in found.items() if inside.any()}
 
 
-def effect_rows(measured: Measured, n_layers: int) -> Iterator[dict[str, Any]]:
+def effect_rows(measured: Measured) -> Iterator[dict[str, Any]]:
     """Rows of the table of effects: ablations of what was ablated, signed baselines of everything."""
-    passes = sum(n_layers - measured.components[index].layer for index in measured.ablated) / n_layers
     tables = {
-        name: (measured.ablated, passes + (1 if name == "zero" else 2)) for name in measured.planned.ablations
+        name: (measured.ablated, float(measured.rows[f"{name}_passes"].to_numpy().mean()))
+        for name in measured.planned.ablations
     } | {
         name: (list(range(len(measured.components))), one.passes)
         for name, one in every_baseline().items()

@@ -50,6 +50,7 @@ class PatchedBatch:
         clean: the metric on the prompts.
         other: the same, by the prompts' own answers, on their counterfactuals; where there are none, with every place
             at its mean.
+        passes: forward passes over each prompt so far, counted by blocks and tokens, padding included.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class PatchedBatch:
         streams = {f"x{place.layer}" for place in places}
         run = loaded.decoder.run(self._packed, Options(record={*names, *streams, *known_in(loaded.spec.n_layers)}))
         self._values, self._others = run.values, dict[str, Tensor]()
-        self.clean = metric_of(metric, run.logits, self._rows)
+        self.clean, self.passes = metric_of(metric, run.logits, self._rows), 1.0
         references = [prompt.reference_ids for prompt in prompts]
         if None in references:
             self.other = self.patched([places], "mean")[:, 0]
@@ -78,6 +79,7 @@ class PatchedBatch:
             self._tail = tail_of(self._packed, others)
             self._others = {name: self._of_tail(value) for name, value in other.values.items()}
             self.other = metric_of(metric, other.logits, self._rows)
+            self.passes += 1.0
 
     def drops(
         self, places: Sequence[Place], ablation: Ablation, on_progress: Callable[[int], None] = lambda n: None
@@ -113,8 +115,11 @@ class PatchedBatch:
         """Of a run from block `first` on, over the tail where prompts are resampled, with every prompt `times`
         times."""
         decoder, packed, x = self._loaded.decoder, self._packed.repeated(times), self._values[f"x{first}"]
+        passes = times * (1 - first / decoder.spec.n_layers)
         if ablation != "resample":
+            self.passes += passes
             return decoder.run(packed, options, Start(first, x.repeat_interleave(times, 0))).logits
+        self.passes += passes * self._tail.packed.answers.shape[1] / x.shape[1]
         tail = Rows(self._tail.packed.repeated(times), True)
         forward = TailForward(decoder, packed, options, tail, self._values)
         with torch.no_grad():

@@ -45,7 +45,8 @@ EFFECTS = pl.Schema(
 )
 """One row per component and method: of an ablation or a signed baseline `value` is the mean drop in the metric (or its
 estimate). `gap` is the mean metric on the prompts less that on their counterfactuals; `weight` for how many components
-this one stands, where a sample is ablated; `cost` in forward passes over all pairs."""
+this one stands, where a sample is ablated; `cost` in forward passes over each pair, by blocks
+and tokens that were computed, padding included."""
 
 DROPS = pl.Schema(
     {name: pl.String() for name in ("prompt_id", "template", "ablation", "component")} | {"drop": pl.Float64()}

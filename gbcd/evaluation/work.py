@@ -96,8 +96,11 @@ class EvaluationWork:
     def _effects(self, task: _Task, prompts: Sequence[EncodedPrompt], progressed: Callable[[int], None]) -> Tables:
         batch = task.batch(prompts)
         columns = {"clean": batch.clean, "counterfactual": batch.other}
+        shared = batch.passes
         for ablation in task.planned.ablations:
+            before = batch.passes - shared
             columns[ablation] = batch.drops(task.ablated, ablation, progressed)
+            columns[f"{ablation}_passes"] = np.full(len(prompts), batch.passes - before)
         context = task.context(prompts, self._plan.study.seed)
         has_references = all(prompt.reference_ids is not None for prompt in prompts)
         values: dict[str, np.ndarray] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import altair as alt
 import polars as pl
 
@@ -19,6 +21,9 @@ FIGURES = {
     "edge_cpr": "CPR, edges",
     "edge_cmd": "CMD, edges",
 }
+
+#: Their differences to the score that ranks.
+DIFFERENCES = {"spearman_difference": "Spearman, less that of ◀", "edge_cmd_difference": "CMD of edges, less that of ◀"}
 
 #: Methods that are listed before all are asked for; pixels of the picture.
 LISTED, HEIGHT = 12, 300
@@ -62,22 +67,25 @@ def _priced(group: Group, figure: str) -> pl.DataFrame:
     return marked(rows, "cost", "value").rename({"component": "method"})
 
 
-def figures(groups: list[Group]) -> dict[str, str]:
+def figures(groups: list[Group], said: Mapping[str, str] = FIGURES) -> dict[str, str]:
     """Figures that some group has, and what they are called."""
     names = {name for group in groups for name in group.figures["figure"].unique()}
-    return {name: said for name, said in FIGURES.items() if name in names}
+    return {name: words for name, words in said.items() if name in names}
 
 
 def table(groups: list[Group]) -> Grid:
     """Methods by rank correlation with the truth, best first."""
     columns = [
         Column("method", "method"),
-        *(Column(said, name, f"{name}_low", f"{name}_high") for name, said in figures(groups).items()),
+        *(
+            Column(said, name, f"{name}_low", f"{name}_high")
+            for name, said in figures(groups, {**FIGURES, **DIFFERENCES}).items()
+        ),
         Column("passes", "cost"),
     ]
     caption = (
-        "All methods; ◀ the score that ranks. In brackets 95 % intervals; passes: forward passes over each prompt, a "
-        "backward pass counted as one."
+        "All methods; ◀ the score that ranks. In brackets 95 % intervals; a method is better or worse only where that "
+        "of its difference leaves zero. Passes: forward passes over each prompt, a backward pass counted as one."
     )
     return Grid("methods", caption, Rows({group.id: _figures(group) for group in groups}, columns), LISTED)
 
@@ -86,7 +94,7 @@ def _figures(group: Group) -> pl.DataFrame:
     mark = pl.when(pl.col("method") == group.score_name).then(pl.lit(" ◀")).otherwise(pl.lit(""))
     values = [
         pl.col(column).filter(pl.col("figure") == figure).first().alias(f"{figure}{end}")
-        for figure in FIGURES
+        for figure in (*FIGURES, *DIFFERENCES)
         for column, end in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high"))
     ]
     found = group.figures.group_by("method", maintain_order=True).agg(*values, cost=pl.col("cost").first())
