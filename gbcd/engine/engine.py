@@ -174,7 +174,10 @@ class Engine:
 
     def _computed(self, batch: Sequence[EncodedPrompt], examples: Sequence[Example]) -> BatchRows:
         run = self._passes.run(self.pack(examples))
-        context = self._loss_context(batch, run.logits)
+        if self._space is None:
+            context = loss_context(batch, run.logits[:, 0], self._loaded)
+        else:
+            context = output_context(batch, widened(run.logits), self._space)
         is_calibrated, means = self._means_of(batch)
         has_other, other = self._other(batch, examples)
         targets = [target_of(definition, context) for definition in self._definitions]
@@ -185,13 +188,6 @@ class Engine:
             for definition, target, loss, of_loss in zip(self._definitions, targets, losses, scores, strict=True)
         ]
         return BatchRows(batch, context, tuple(rows), is_calibrated, has_other)
-
-    def _loss_context(
-        self, batch: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt seq vocab"]
-    ) -> LossContext | OutputContext:
-        if self._space is None:
-            return loss_context(batch, logits[:, 0], self._loaded)
-        return output_context(batch, widened(logits), self._space)
 
     def _other(self, batch: Sequence[EncodedPrompt], examples: Sequence[Example]) -> tuple[list[bool], Run | None]:
         """Which prompts have a counterfactual or partner, and the run over these; others stand for themselves."""
