@@ -148,7 +148,7 @@ def test_a_studys_attribution_is_that_of_the_evaluations_baseline(family, task, 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3", "gpt_neox"])
 def test_edges_are_integrated_as_nodes_are(family):
-    """Edges out of a node add up to its attribution, also with twins."""
+    """Edges out of a node add up to its attribution, also with twins; and are there without it."""
     loaded, prompts = loaded_model(family), mixed_prompts((6, 4))
     engine = Engine(loaded, ["logit_difference"], edges=True, ig_steps=3)
     (group,) = engine._batch(prompts)
@@ -162,3 +162,7 @@ def test_edges_are_integrated_as_nodes_are(family):
             sums[edge.split("->")[0]] += score
         for node, part in {"input": "embed.token", **writers}.items():
             assert sums[node] == pytest.approx(float(parts[column[part]]), rel=1e-9, abs=1e-10), node
+    alone = Engine(loaded, ["logit_difference"], edges=True, ig_steps=3, statistics=("grad_norm",))
+    (of_alone,) = next(iter(alone._batch(prompts))).losses
+    assert of_alone.statistics.keys() == {"grad_norm"}
+    torch.testing.assert_close(of_alone.many["edges"], loss.many["edges"], rtol=1e-12, atol=1e-14)

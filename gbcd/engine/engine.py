@@ -215,15 +215,14 @@ class Engine:
         sample = frozenset(means.members)
         groups = [self._calibration.group_of(prompt.prompt.template) for prompt in batch]
         index = [means.groups.index(group) if group in means.groups else 0 for group in groups]
-        device = self._loaded.device
-        members = torch.tensor([prompt.prompt.id in sample for prompt in batch], device=device)
-        reference = MeanReference(self._means[task], torch.tensor(index, device=device), members)
+        is_member = [prompt.prompt.id in sample for prompt in batch]
+        both = (torch.tensor(values, device=self._loaded.device) for values in (index, is_member))
         reach = means.reach()
         is_calibrated = [
             reach.get(group, 0) >= max(len(prompt.ids), len(prompt.twin_ids or ()))
             for group, prompt in zip(groups, batch, strict=True)
         ]
-        return is_calibrated, {"mean": reference}
+        return is_calibrated, {"mean": MeanReference(self._means[task], *both)}
 
 
 def packed_for(loaded: LoadedModel, examples: Sequence[Example]) -> Packed:

@@ -113,7 +113,7 @@ class Passes:
         for step in range(1, self._steps):
             at = self._decoder.run(run.packed, self._options, Start(0, torch.lerp(start, end, step / self._steps)))
             # nodes write what they write on the prompt; only the gradient is of this point
-            points = [self._back(at, sources, way, loss, (ATTRIBUTION,)) for loss in losses]
+            points = [self._back(at, sources, way, loss, {ATTRIBUTION} & set(self._statistics)) for loss in losses]
             found = [_added(one, point) for one, point in zip(found, points, strict=True)]
         return [_divided(one, self._steps) for one in found]
 
@@ -143,14 +143,13 @@ class Passes:
         return Scores(table.values(), many if edges is None else {EDGES: edges.values(), **many})
 
 
-def _added(one: Scores, point: Scores) -> Scores:
-    total = one.statistics[ATTRIBUTION] + point.statistics[ATTRIBUTION]
-    many = {name: values + point.many[name] for name, values in one.many.items()}
-    return Scores({**one.statistics, ATTRIBUTION: total}, many)
+def _added(total: Scores, point: Scores) -> Scores:
+    """The sum of what a point has; the rest as it is."""
+    statistics = {name: total.statistics[name] + values for name, values in point.statistics.items()}
+    many = {name: total.many[name] + values for name, values in point.many.items()}
+    return Scores({**total.statistics, **statistics}, many)
 
 
 def _divided(total: Scores, steps: int) -> Scores:
-    mean = total.statistics[ATTRIBUTION] / steps
-    return Scores(
-        {**total.statistics, ATTRIBUTION: mean}, {name: values / steps for name, values in total.many.items()}
-    )
+    statistics = {name: one / steps if name == ATTRIBUTION else one for name, one in total.statistics.items()}
+    return Scores(statistics, {name: values / steps for name, values in total.many.items()})
