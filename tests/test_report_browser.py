@@ -5,13 +5,12 @@ Readable on a phone and in the dark, for large models too; names of prompts stay
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from browsers import opened
+from playwright.sync_api import Browser, Locator
 from report_data import GROUPS, HOSTILE, evaluated, made_up, without_attributions, without_scores
 
 from gbcd.analysis.shard_values import Key
@@ -41,30 +40,6 @@ def report(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a model with 32 layers of 32 heads."""
     return written(evaluated(made_up(32, 32, GROUPS[:1])), tmp_path_factory.mktemp("large"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        installed = shutil.which("chromium") or shutil.which("google-chrome") or playwright.chromium.executable_path
-        if not Path(installed).exists():
-            pytest.skip("no Chromium here: playwright install chromium")
-        launched = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-def opened(browser: Browser, report: Path, width: int = 1000, scheme: str = "light") -> tuple[Page, list[str]]:
-    """The page, drawn, and what its console, its errors and its requests say to complain of."""
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # pyright: ignore
-    said: list[str] = []
-    page.set_default_timeout(60_000)
-    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
-    page.goto(report.as_uri())
-    page.wait_for_selector("html[data-drawn]")
-    return page, said
 
 
 def column(table: Locator, place: int) -> list[str]:

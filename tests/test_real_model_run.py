@@ -1,0 +1,63 @@
+"""The whole way on a real model: two Ray workers, one of them killed, an evaluation, the report in a browser."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Generator
+from pathlib import Path
+
+import fault_engines
+import polars as pl
+import pytest
+import ray
+from browsers import opened
+from fault_engines import killed_by
+from playwright.sync_api import Browser
+from ray import cloudpickle
+from real_model import smollm2
+from rich.console import Console
+from small_runs import finished, tables
+
+from gbcd.evaluation.evaluate import evaluate
+from gbcd.report.page import write_report
+from gbcd.run import ray_pool
+from gbcd.run.results import components
+from gbcd.run.verification import verify
+from gbcd.study import Compute, Study
+
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.browser]
+
+
+@pytest.fixture
+def ray_here() -> Generator[None]:
+    ray_pool.connect(2)
+    cloudpickle.register_pickle_by_value(fault_engines)  # workers do not have the tests on their path
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_from_a_killed_worker_to_a_page(tmp_path: Path, browser: Browser) -> None:
+    compute = Compute(workers=2, device="cpu", batch_size=4, shard_size=4)
+    out = str(tmp_path / "out")
+    study = Study(model=smollm2(), tasks=("ioi",), prompts_per_task=12, edges=True, out=out, compute=compute)
+    run = finished(study, killed_by("ioi/000011", marker=str(tmp_path / "died")))
+    assert (tmp_path / "died").exists()
+    assert run.missing == ()
+    assert verify(out).is_sound
+
+    here = compute.model_copy(update={"workers": 0})
+    alone = study.model_copy(update={"out": str(tmp_path / "alone"), "compute": here})
+    finished(alone)
+    of_two, of_one = tables(out), tables(alone.out)
+    assert of_two["prompts"].equals(of_one["prompts"])
+    assert of_two["scan"].equals(of_one["scan"])
+    assert of_two["scan"].height == 12 * components(out).collect().height
+
+    evaluation = evaluate(out, 2, top=3, console=Console(file=io.StringIO()))
+    resampled = evaluation.effects.filter(pl.col("method") == "resample")
+    assert resampled["value"].abs().max() > 0.1 * resampled["gap"][0]  # type: ignore[operator]
+    write_report(out)
+    page, said = opened(browser, Path(out) / "report.html")
+    assert said == []
+    assert "smollm2-135m" in page.title()
