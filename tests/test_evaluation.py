@@ -17,7 +17,7 @@ from rich.console import Console
 from test_cli import gbcd
 from tiny_models import saved_tiny_gpt2
 
-from gbcd.analysis.circuits import edge_names
+from gbcd.analysis.circuits import Config, edge_names
 from gbcd.analysis.stored import TemplateSums
 from gbcd.commands.evaluate import show_evaluation
 from gbcd.errors import BadInput
@@ -197,7 +197,7 @@ def test_faithfulness_of_edges_begins_at_the_counterfactual_and_ends_at_the_prom
     table = evaluation.edge_faithfulness.filter(task="ioi")
     np.testing.assert_allclose(table.filter(size=1.0)["faithfulness"], 1.0, atol=1e-3)
     np.testing.assert_allclose(table.filter(n_edges=0)["faithfulness"], 0.0, atol=1e-3)
-    assert set(table["ranking"]) == {"signed", "size"}
+    assert set(table["ranking"]) == {"signed", "size", "greedy"}
 
 
 def test_edges_are_cut_as_mib_cuts_them(case):
@@ -360,6 +360,21 @@ def test_an_evaluation_that_is_killed_again_and_again_loses_and_doubles_nothing(
     evaluate(str(copy), N_PAIRS, ablations=("resample", "mean", "zero"))
     for name in names:
         assert pl.read_parquet(copy / name).equals(pl.read_parquet(Path(study) / name))
+
+
+def test_greedy_circuits_grow_from_the_logits_where_edges_have_scores(evaluation):
+    rows = evaluation.edge_faithfulness.filter(task="ioi", ranking="greedy")
+    assert set(rows["method"]) == {"attribution_patching", "attribution_patching_ig", "relp", "gim", "random"}
+    assert set(evaluation.figures.filter(figure="edge_cmd_greedy")["method"]) == set(rows["method"])
+    cfg = Config(n_layers=1, n_heads=1, parallel_attn_mlp=False, d_model=8)
+    table, scores = EdgeTable(cfg), {"input->a0.h0<q>": 9.0, "a0.h0->logits": 1.0, "a0.h0->m0": 8.0, "m0->logits": 0.5}
+    names = table.frame.select(pl.format("{}->{}", "source", "target")).to_series().to_list()
+    values = np.array([scores.get(name, 0.0) for name in names])
+    found = [[names[edge] for edge in table.grown(values, share / len(names))] for share in (1, 2, 3)]
+    # the largest edges of all are no circuit before they are reached from the logits
+    assert found == [[], ["input->a0.h0<q>", "a0.h0->logits"], ["input->a0.h0<q>", "a0.h0->logits"]]
+    assert len(table.grown(values, 4 / len(names))) == 4
+    assert [names[edge] for edge in table.cut(values, 2 / len(names))] == []
 
 
 def test_circuits_are_exported_and_read_back(study, evaluation, tmp_path):

@@ -40,6 +40,9 @@ CircuitFile = Annotated[
     typer.Option("--circuit", metavar="FILE", help="Judge this circuit (.json, .pt) instead of the study's."),
 ]
 
+#: Of circuits of edges.
+EDGE_FIGURES = ("edge_cpr", "edge_cmd", "edge_cmd_greedy")
+
 #: Heads the difference to the score that ranks; one score is better only where its interval leaves zero.
 _LESS = "less the ranking's"
 
@@ -113,11 +116,14 @@ def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
             _methods(rows, ("auroc", "spearman")),
             words=["score"],
         )
-    edges = evaluation.figures.filter(pl.col("figure").is_in(["edge_cpr", "edge_cmd", "edge_cmd_difference"]))
+    edges = evaluation.figures.filter(pl.col("figure").is_in([*EDGE_FIGURES, "edge_cmd_difference"]))
     for (task,), rows in edges.group_by("task", maintain_order=True):
         heading(console, f"{task}: circuits of edges, as MIB measures them")
         table(
-            console, ["score", "CPR", "CMD", _LESS, "passes"], _methods(rows, ("edge_cpr", "edge_cmd")), words=["score"]
+            console,
+            ["score", "CPR", "CMD", "CMD, greedy", _LESS, "passes"],
+            _methods(rows, EDGE_FIGURES),
+            words=["score"],
         )
     console.print()
     for note in evaluation.notes:
@@ -132,8 +138,8 @@ def _sample(effects: pl.DataFrame) -> str:
     return f"; {len(effects)} were ablated, {len(sampled)} of them drawn to stand for {sampled['weight'].sum()}"
 
 
-def _methods(rows: pl.DataFrame, figures: tuple[str, str]) -> list[tuple[str, ...]]:
-    """A line for each score: both figures and the second's difference to that of the score that ranks, with intervals,
+def _methods(rows: pl.DataFrame, figures: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """A line for each score: its figures and the second's difference to that of the score that ranks, with intervals,
     and what it costs; the largest second figure first."""
     found = {
         (str(method), wrong_answer): {row["figure"]: row for row in group.iter_rows(named=True)}
@@ -144,7 +150,7 @@ def _methods(rows: pl.DataFrame, figures: tuple[str, str]) -> list[tuple[str, ..
     return [
         (
             f"{key[0]}, {key[1]}" if several and key[1] is not None else key[0],
-            *(_interval(found[key][figure]) for figure in figures),
+            *(_interval(found[key].get(figure)) for figure in figures),
             _interval(found[key].get(f"{figures[1]}_difference"), signed=True),
             f"{found[key][figures[0]]['cost'] or 0:g}",
         )

@@ -2,8 +2,9 @@
 
 MIB (Mueller et al. 2025, arXiv 2504.13151, section 3) takes the `int(p * n)` edges with the largest scores for each p
 of `SIZES`, without dead ends. Signed scores cut the circuits whose performance ratio is measured (CPR), their sizes
-those whose distance from the model is (CMD). A score of nodes says nothing of single edges, but an edge matters no more
-than either of its ends, so it has the smaller of their scores.
+those whose distance from the model is (CMD). Sizes also grow circuits from the logits (`greedy`, Hanna et al. 2024,
+arXiv 2403.17806), of scores that edges have of their own. A score of nodes says nothing of single edges, but an edge
+matters no more than either of its ends, so it has the smaller of their scores.
 """
 
 from __future__ import annotations
@@ -16,25 +17,32 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from gbcd.analysis.circuits import INPUT, LOGITS, Config, edge_ends
-from gbcd.analysis.selection import without_dead_ends
+from gbcd.analysis.selection import select, without_dead_ends
 from gbcd.evaluation.agreement import SIZES, largest
 from gbcd.evaluation.recovery import Score
 from gbcd.run.results import encoded, read_stored
 from gbcd.run.store import Store
 
 Kind = Literal["nodes", "edges"]
-Ranking = Literal["signed", "size"]
+Ranking = Literal["signed", "size", "greedy"]
 
 _FILE = "circuits.parquet"
 
 
 class EdgeScore(NamedTuple):
-    """Scores of all edges, in canonical order."""
+    """Scores of all edges, in canonical order.
+
+    Attributes:
+        method, wrong_answer, cost: as of a `Score`.
+        values: of edges.
+        of_nodes: whether they are made of scores of nodes.
+    """
 
     method: str
     wrong_answer: str | None
     cost: float
     values: Float[np.ndarray, " edges"]
+    of_nodes: bool = False
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -63,6 +71,11 @@ class EdgeTable:
         """The edges of one circuit."""
         chosen = np.sort(np.argsort(-scores, kind="stable")[: int(share * self.n)])
         return without_dead_ends(self.frame[chosen])["edge"].to_numpy().astype(np.int64)
+
+    def grown(self, sizes: Float[np.ndarray, " edges"], share: float) -> Int[np.ndarray, " members"]:
+        """The same, grown from the logits: each time the largest edge into what is inside."""
+        edges = self.frame.with_columns(mean=pl.Series(sizes))
+        return select(edges, int(share * self.n), "greedy", "none")["edge"].to_numpy().astype(np.int64)
 
 
 class Circuits:
@@ -95,6 +108,8 @@ def of_nodes(circuits: Circuits, score: Score) -> list[int]:
 
 def of_edges(circuits: Circuits, table: EdgeTable, score: EdgeScore, ranking: Ranking) -> list[int]:
     """The same of edges."""
+    if ranking == "greedy":
+        return [circuits.add("edges", table.grown(np.abs(score.values), size)) for size in SIZES]
     values = score.values if ranking == "signed" else np.abs(score.values)
     return [circuits.add("edges", table.cut(values, size)) for size in SIZES]
 

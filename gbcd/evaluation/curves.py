@@ -27,9 +27,9 @@ class Cut(NamedTuple):
 def cuts(circuits: Circuits, scores: Sequence[Score], edges: Sequence[EdgeScore], table: EdgeTable | None) -> list[Cut]:
     """The circuits of every score; `circuits` takes them in."""
     found = [Cut(score, "nodes", "size", of_nodes(circuits, score)) for score in scores]
-    rankings: tuple[Ranking, ...] = ("signed", "size")
     for score in edges if table is not None else ():
         assert table is not None
+        rankings: tuple[Ranking, ...] = ("signed", "size") if score.of_nodes else ("signed", "size", "greedy")
         found += [Cut(score, "edges", ranking, of_edges(circuits, table, score, ranking)) for ranking in rankings]
     return found
 
@@ -71,6 +71,8 @@ def _areas(cut: Cut, curve: Float[np.ndarray, "resamples sizes"]) -> dict[str, F
     both = {"cpr": np.array([cpr(row) for row in curve]), "cmd": np.array([cmd(row) for row in curve])}
     if cut.kind == "nodes":
         return both
+    if cut.ranking == "greedy":
+        return {"edge_cmd_greedy": both["cmd"]}
     name = "cpr" if cut.ranking == "signed" else "cmd"
     return {f"edge_{name}": both[name]}
 

@@ -138,7 +138,7 @@ def edge_scores(
     for score in scores:
         if score is ranking or score.method in NODE_SCORES_FOR_EDGES:
             named = zip((one.name for one in measured.components), score.resamples[0].tolist(), strict=True)
-            found.append(EdgeScore(score.method, score.wrong_answer, score.cost, table.of_nodes(dict(named))))
+            found.append(EdgeScore(score.method, score.wrong_answer, score.cost, table.of_nodes(dict(named)), True))
     return found
 
 

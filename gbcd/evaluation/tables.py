@@ -59,7 +59,7 @@ FAITHFULNESS = pl.Schema({**_NAMES, "size": pl.Float64(), "n_components": pl.Int
 """One row per score and size of circuit, of nodes."""
 
 EDGE_FAITHFULNESS = pl.Schema({**_NAMES, "ranking": pl.String(), "size": pl.Float64(), "n_edges": pl.Int64(), **_CURVE})
-"""One row per score, ranking (`signed`, `size`) and share of the edges; `n_edges` without dead ends."""
+"""One row per score, ranking (`signed`, `size`, `greedy`) and share of the edges; `n_edges` without dead ends."""
 
 EDGE_SCORES = pl.Schema(
     {"task": pl.String(), "method": pl.String(), "source": pl.String(), "target": pl.String(), "score": pl.Float64()}

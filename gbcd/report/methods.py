@@ -20,6 +20,7 @@ FIGURES = {
     "cmd": "CMD",
     "edge_cpr": "CPR, edges",
     "edge_cmd": "CMD, edges",
+    "edge_cmd_greedy": "CMD, edges, greedy",
 }
 
 #: Their differences to the score that ranks.
