@@ -112,7 +112,7 @@ def _within(
     n_pairs = int(60 * minutes * max(1, workers) / seconds)
     if n_pairs < 2:
         raise BadInput(
-            f"a budget of {minutes:g} minutes is too small: two pairs of every task take about {2 * seconds / 60:.1f}"
+            f"a budget of {minutes:g} minutes is too small: two pairs of every task take about {2 * seconds / 60:.1g}"
         )
     return {
         task: planned.model_copy(update={"n_pairs": min(planned.n_pairs, n_pairs)}) for task, planned in found.items()
