@@ -6,6 +6,7 @@ import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2LMHeadModel, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from gbcd.engine import gram
 from gbcd.engine.engine import Engine, loss_gradient
 from gbcd.engine.scores import STATISTICS, ScoreTable
+from gbcd.engine.tables import CENTERED, COMPARED
 from gbcd.models.captured import Gradient, MapGradient
 from gbcd.models.decoder import Options
 from gbcd.models.load import DTYPES, LoadedModel, load, prepared
+from gbcd.models.spec import MapSpec
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers.losses import SquaredLogitDifference
@@ -100,7 +104,13 @@ def contenders(s: Setting) -> list[Contender]:
         Contender(PLAIN, lambda: plain_answer_only(s)),
         Contender("activation-only pass", lambda: activation_only(s)),
         Contender("one forward pass", lambda: s.loaded.decoder.run(study.pack([(p.ids,) for p in s.prompts]))),
+        Contender("norms of maps by hooks", lambda: hooked_norms(s)),
         Contender("norms only", lambda: norms_only(s, study)),
+        *(
+            Contender(f"study of {' '.join(names)}", partial(engine.compute, s.prompts))
+            for names in (("grad_norm",), ("grad_norm", "taylor"), ("grad_norm", *CENTERED), ("grad_norm", *COMPARED))
+            for engine in [Engine(s.loaded, definition, calibration, statistics=names)]
+        ),
         Contender("default study", lambda: study.compute(s.prompts)),
         Contender("default study with edges", lambda: with_edges.compute(s.prompts)),
         Contender("bare products", bare_products(s)),
@@ -138,12 +148,46 @@ def activation_only(s: Setting) -> None:
     s.loss(s.loaded.model(inputs_embeds=embedded, logits_to_keep=1).logits[:, -1]).backward()
 
 
-def norms_only(s: Setting, engine: Engine) -> None:
+def hooked_norms(s: Setting) -> dict[tuple[str, ...], Tensor]:
+    """Norms of every map, by its components, from hooks on the library's own modules.
+
+    A hook sees a map's input and the gradient of its output; the rest of the pass is the library's, and is what it is.
+    """
+    found: dict[tuple[str, ...], Tensor] = {}
+    grams: dict[int, Tensor] = {}
+
+    def receive(x: Tensor, d: Tensor, one: MapSpec) -> None:
+        n = len(one.components)
+        if one.axis == "in" and n > 1:
+            squares = gram.slice_squares(gram.gram(d), x, n)
+        else:
+            # maps that read one tensor share its Gram
+            if x.data_ptr() not in grams:
+                grams[x.data_ptr()] = gram.gram(x)
+            squares = gram.slice_squares(grams[x.data_ptr()], d, n)
+        found[one.components] = squares.clamp(min=0).sqrt()
+
+    def watch(one: MapSpec) -> Callable[..., None]:
+        def forward(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            x = inputs[0].detach()
+            output.register_hook(lambda d: receive(x, d, one))
+
+        return forward
+
+    model = s.loaded.model
+    hooks = [model.get_submodule(one.module).register_forward_hook(watch(one)) for one in s.loaded.spec.maps]
+    activation_only(s)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def norms_only(s: Setting, engine: Engine) -> Tensor:
     """Exact norms of every part of every head and MLP, of norms and embeddings, nothing else."""
     run = s.loaded.decoder.run(engine.pack([(prompt.ids,) for prompt in s.prompts]), Options(graph=True))
     table = ScoreTable(s.loaded.components, len(s.prompts), {}, STATISTICS[:1])
     run.backward(loss_gradient(s.target, run.logits)[1], table)
-    table.values()
+    return table.values()["grad_norm"]
 
 
 def bare_products(s: Setting) -> Callable[[], None]:

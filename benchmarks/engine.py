@@ -123,7 +123,7 @@ def main() -> None:
 
 def _readable(row: dict[str, Any]) -> str:
     return (
-        f"{row['model']:<14} T={row['T']:<4} batch={row['batch']:<4} {row['name']:<28} "
+        f"{row['model']:<14} T={row['T']:<4} batch={row['batch']:<4} {row['name']:<52} "
         f"{row['seconds'] * 1e3:9.1f} ms "
         f"[{row['spread'][0] * 1e3:.0f}, {row['spread'][1] * 1e3:.0f}] {row['prompts_per_second']:8.1f} prompts/s "
         f"{row['peak_mb']:8.0f} MB  vs plain {row['vs_plain']:.3f}"

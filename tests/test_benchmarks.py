@@ -9,10 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from tiny_models import random_model, small_tokenizer
+
+from gbcd.engine.engine import Engine
+from gbcd.models.load import prepared
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+from contenders import hooked_norms, norms_only, setting  # noqa: E402
 from score_tables import figures, held_out  # noqa: E402
 
 #: Every benchmark, in a setting that takes seconds, and a word of what it prints.
@@ -117,3 +123,16 @@ def test_a_score_is_chosen_on_half_of_the_templates() -> None:
     assert chosen[0]["chosen_spearman"] > 0.99
     assert chosen[0]["spearman"] < -0.9
     assert chosen[1]["statistic"] == "taylor"
+
+
+def test_hooks_on_the_library_give_the_norms_that_are_timed_beside_them() -> None:
+    loaded = prepared("llama", random_model("llama", 60), small_tokenizer())
+    case = setting(loaded, 6, 3)
+    names, found = [one.name for one in loaded.components], hooked_norms(case)
+    assert {name for components in found for name in components} == {name for name in names if "norm" not in name} - {
+        "embed.token", "embed.position", "embed.tied", "unembed",
+    }  # fmt: skip
+    wanted = norms_only(case, Engine(loaded, []))
+    for components, norms in found.items():
+        # the library has RMS norms in float32
+        torch.testing.assert_close(norms, wanted[:, [names.index(name) for name in components]], rtol=1e-5, atol=1e-9)
