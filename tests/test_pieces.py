@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from gbcd.models.pieces import ACTIVATIONS, LinearMap, Norm, activated, passed, softmax
+from gbcd.models.nonlinear import ACTIVATIONS, activated, passed, softmax
+from gbcd.models.pieces import LinearMap, Norm
 
 
 def random(*size: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

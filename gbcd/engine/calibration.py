@@ -11,7 +11,7 @@ the sample's tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gbcd.models.captured import InputRows
+from gbcd.prompting.tokens import EncodedPrompt
 
 Centering = Literal["position", "template"]
 
@@ -97,3 +98,32 @@ class MeanAccumulator:
             mean = self._sums.pop(name).div_(counts.clamp(min=1).unsqueeze(1))
             found[name] = mean.view(len(self._groups), self._length, -1).float().cpu()
         return found
+
+
+def means_of(
+    sample: Sequence[EncodedPrompt], centering: Centering, inputs: Iterable[tuple[range, Sequence[InputRows]]]
+) -> TaskMeans:
+    """The means of one task.
+
+    Args:
+        sample: its prompts.
+        centering: what is averaged apart.
+        inputs: by the rows of `sample` that they are of; a prompt that is in none of them is in no mean.
+    """
+    group_of = [prompt.prompt.template if centering == "template" else "" for prompt in sample]
+    groups, length = tuple(sorted(set(group_of))), max(len(prompt.ids) for prompt in sample)
+    index = torch.tensor([groups.index(group) for group in group_of])
+    sums = MeanAccumulator(groups, length)
+    used: list[int] = []
+    for rows, of_batch in inputs:
+        device = of_batch[0].x.device
+        lengths = torch.tensor([len(sample[row].ids) for row in rows], device=device)
+        for one in of_batch:
+            real = torch.arange(one.x.shape[1], device=device) < lengths.unsqueeze(1)
+            sums.add(one, real, index[rows.start : rows.stop].to(device))
+        used += rows
+    tokens = torch.full((len(used), length), -1)
+    for number, row in enumerate(used):
+        tokens[number, : len(sample[row].ids)] = torch.tensor(sample[row].ids)
+    members = tuple(sample[row].prompt.id for row in used)
+    return TaskMeans(groups, sums.means(), tokens, index[used], members)

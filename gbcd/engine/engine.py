@@ -19,12 +19,13 @@ from gbcd import tasks
 from gbcd import wrong_answers as registry
 from gbcd.component import Component
 from gbcd.engine.batch_tables import BatchRows, LossRows, assemble, failed
-from gbcd.engine.calibration import Calibration, Centering, MeanAccumulator, TaskMeans
+from gbcd.engine.calibration import Calibration, Centering, TaskMeans, means_of
 from gbcd.engine.gram import widened
 from gbcd.engine.passes import Passes
 from gbcd.engine.references import MeanReference, MeanTables, Reference
 from gbcd.engine.tables import STATISTICS, ShardTables
 from gbcd.errors import BadInput
+from gbcd.models.captured import InputRows
 from gbcd.models.decoder import Run
 from gbcd.models.forward import Options
 from gbcd.models.load import LoadedModel
@@ -103,36 +104,22 @@ class Engine:
         means: dict[str, TaskMeans] = {}
         for task in sorted({prompt.prompt.task for prompt in prompts}):
             sample = [prompt for prompt in prompts if prompt.prompt.task == task]
-            means[task] = self._task_means(sample, centering, batch_size, on_progress)
+            means[task] = means_of(sample, centering, self._inputs(sample, batch_size, on_progress))
         return Calibration(centering, means)
 
     def pack(self, examples: Sequence[Example]) -> Packed:
         """Lay examples out for the model."""
         return packed_for(self._loaded, examples)
 
-    def _task_means(
-        self, sample: Sequence[EncodedPrompt], centering: Centering, batch_size: int, on_progress: Callable[[int], None]
-    ) -> TaskMeans:
-        group_of = [prompt.prompt.template if centering == "template" else "" for prompt in sample]
-        groups = tuple(sorted(set(group_of)))
-        length = max(len(prompt.ids) for prompt in sample)
-        index = torch.tensor([groups.index(group) for group in group_of], device=self._loaded.device)
-        sums = MeanAccumulator(groups, length)
-        used: list[int] = []
+    def _inputs(
+        self, sample: Sequence[EncodedPrompt], batch_size: int, on_progress: Callable[[int], None]
+    ) -> Iterator[tuple[range, Sequence[InputRows]]]:
+        """Inputs of maps of the prompts that run, batch by batch."""
         for start in range(0, len(sample), batch_size):
             stop = min(start + batch_size, len(sample))
             for rows, run in self._runs(sample, range(start, stop)):
-                lengths = torch.tensor([len(sample[row].ids) for row in rows], device=self._loaded.device)
-                for inputs in run.inputs():
-                    real = torch.arange(inputs.x.shape[1], device=lengths.device) < lengths.unsqueeze(1)
-                    sums.add(inputs, real, index[rows.start : rows.stop])
-                used += rows
+                yield rows, run.inputs()
             on_progress(stop)
-        tokens = torch.full((len(used), length), -1)
-        for number, row in enumerate(used):
-            tokens[number, : len(sample[row].ids)] = torch.tensor(sample[row].ids)
-        members = tuple(sample[row].prompt.id for row in used)
-        return TaskMeans(groups, sums.means(), tokens, index.cpu()[used], members)
 
     def _runs(self, sample: Sequence[EncodedPrompt], rows: range) -> Iterator[tuple[range, Run]]:
         """Forward passes over a batch, or over its halves, without prompts that do not run alone."""

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from gbcd.models.blocks import Attention, Mlp
 from gbcd.models.captured import InputRows
+from gbcd.models.nonlinear import activated, passed, softmax
 from gbcd.models.packing import Packed
-from gbcd.models.pieces import LinearMap, Norm, Trace, activated, mapped, normed, passed, softmax
+from gbcd.models.pieces import LinearMap, Norm, Trace, mapped, normed
 from gbcd.models.rules import PLAIN, Rules
 from gbcd.models.spec import AttentionSpec
 

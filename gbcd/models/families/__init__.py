@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from gbcd.errors import BadInput, listed
 from gbcd.models.families import gemma, gpt2, gpt_neox, llama, opt, tracr
-from gbcd.models.pieces import ACTIVATIONS
+from gbcd.models.nonlinear import ACTIVATIONS
 from gbcd.models.spec import ModelSpec
 
 
