@@ -26,14 +26,18 @@ FIGURES = {
 #: Their differences to the score that ranks.
 DIFFERENCES = {"spearman_difference": "Spearman, less that of ◀", "edge_cmd_difference": "CMD of edges, less that of ◀"}
 
-#: Methods that are listed before all are asked for; pixels of the picture.
-LISTED, HEIGHT = 12, 300
+#: Methods that are listed before all are asked for, and those of each cost that the picture names.
+LISTED, NAMED = 12, 3
+
+#: Pixels: height of the picture, and room at its sides.
+HEIGHT, MARGIN = 300, 90
 
 
 def cost_chart(groups: list[Group]) -> Chart:
     """Every method by its passes over a prompt and by a figure of quality."""
     columns = [Column("method", "method"), Column("passes", "cost"), Column("quality", "value", "low", "high")]
-    across = alt.X("cost:Q", title="passes over each prompt", axis=alt.Axis(tickMinStep=1))
+    scale = alt.Scale(type="symlog", padding=MARGIN)  # room for names at both ends
+    across = alt.X("cost:Q", title="passes over each prompt", scale=scale, axis=alt.Axis(values=[0, 1, 2, 3, 5, 11]))
     base = alt.Chart(data_set()).encode(x=across)
     value = alt.Y("value:Q", title="quality", scale=alt.Scale(zero=False))
     numbers = [alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("cost", "value", "low", "high")]
@@ -46,7 +50,7 @@ def cost_chart(groups: list[Group]) -> Chart:
     return Chart(
         "cost",
         "What does quality cost? A forward pass counts as one pass, a backward pass as another; the large dot is the "
-        "score that ranks. Of methods with the same cost the highest is worth its passes.",
+        "score that ranks. Higher and further to the left is better; of each cost the best are named.",
         layered(intervals, points, names, height=HEIGHT),
         Rows(
             {key(group.id, figure): _priced(group, figure) for group in groups for figure in figures(groups)},
@@ -65,7 +69,9 @@ def _priced(group: Group, figure: str) -> pl.DataFrame:
         high="ci_high",
         is_score=pl.col("method") == group.score_name,
     )
-    return marked(rows, "cost", "value").rename({"component": "method"})
+    is_best = pl.col("value").rank("ordinal", descending=True).over("cost") <= NAMED
+    named = marked(rows, "cost", "value").with_columns(name=pl.when(is_best).then("name").otherwise(pl.lit("")))
+    return named.rename({"component": "method"})
 
 
 def figures(groups: list[Group], said: Mapping[str, str] = FIGURES) -> dict[str, str]:
