@@ -15,7 +15,7 @@ from gbcd.evaluation.evaluate import evaluate
 from gbcd.run.own_definitions import read_definitions
 from gbcd.study import make_study
 
-#: Pairs of an evaluation, which are two shards.
+#: Pairs of an evaluation, which are some shards.
 EVALUATED = 18
 
 #: A score that kills the process once.

@@ -23,7 +23,6 @@ from ray import cloudpickle
 from rich.console import Console
 from small_runs import as_toml, finished, same, small_study, tables, wait_for
 
-from gbcd.analysis.edges import EDGES_FILE, NEURONS_FILE
 from gbcd.errors import BadInput
 from gbcd.pipeline import run_study
 from gbcd.run import ray_pool, timeouts
@@ -32,7 +31,7 @@ from gbcd.run.executor import Workers, execute
 from gbcd.run.norms_work import stages
 from gbcd.run.planning import open_plan
 from gbcd.run.progress import ProgressDisplay
-from gbcd.run.results import summary
+from gbcd.run.results import EDGES_FILE, NEURONS_FILE, summary
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
 from gbcd.run.verification import verify

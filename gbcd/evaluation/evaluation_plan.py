@@ -21,8 +21,8 @@ from gbcd.run.shards import Plan
 from gbcd.run.store import Store
 from gbcd.run.work import Stage
 
-#: Prompts of a shard, which run together.
-PAIRS_PER_BLOCK = 16
+#: Prompts of a shard, which run together; few, so that an evaluation of sixteen pairs has work for two workers.
+PAIRS_PER_BLOCK = 8
 
 _PLAN = "evaluation.json"
 
