@@ -74,12 +74,14 @@ class Passes:
             steps: points at which the gradient of attributions is taken.
             statistics: names of what is computed.
         """
-        self._decoder, self._components, self._steps = decoder, components, steps
+        self._decoder, self._components = decoder, components
+        #: Points that are run: without anything to integrate, the prompt alone.
+        self._steps = steps if edges or neurons or ATTRIBUTION in statistics else 1
         self._with_edges, self._neurons, self._statistics = edges, neurons, statistics
         #: Whether anything is compared with a counterfactual or partner.
         self.compares = edges or bool(neurons) or not set(COMPARED).isdisjoint(statistics)
         names = recorded(decoder) if edges else ()
-        self._options = Options(rules=RULES[rules], graph=True, keep=steps > 1, record=names, edges=edges)
+        self._options = Options(rules=RULES[rules], graph=True, keep=self._steps > 1, record=names, edges=edges)
         self._other_options = Options(keep=True, record=names)
 
     def run(self, packed: Packed) -> Run:

@@ -19,7 +19,7 @@ from gbcd.errors import BadInput
 from gbcd.models.decoder import Run
 from gbcd.prompting.outputs import OutputSpace
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.wrong_answers.losses import METRICS
+from gbcd.wrong_answers.losses import METRICS, padded_sets
 from gbcd.wrong_answers.output_targets import mean_squared_error, output_context
 
 MEAN_SQUARED_ERROR = "mean_squared_error"
@@ -43,12 +43,10 @@ def metric_for(
     needs_wrong = name != "negative_log_probability"
     if needs_wrong and (lacking := [prompt.prompt.id for prompt in encoded if not prompt.wrong_ids]):
         raise BadInput(f"{name} needs a wrong answer, and {len(lacking)} prompts have none, the first is {lacking[0]}")
-    answers, wrong = [prompt.answer_ids for prompt in encoded], [prompt.wrong_ids for prompt in encoded]
-
-    def metric(logits: Tensor, rows: list[int]) -> Tensor:
-        return METRICS[name](widened(logits), [answers[row] for row in rows], [wrong[row] for row in rows])
-
-    return metric
+    # padded once: a metric is read after every patched run
+    answers = padded_sets([prompt.answer_ids for prompt in encoded], device)
+    wrong = padded_sets([prompt.wrong_ids for prompt in encoded], device) if needs_wrong else answers
+    return lambda logits, rows: METRICS[name](widened(logits), answers.of(rows), wrong.of(rows))
 
 
 def metric_of(

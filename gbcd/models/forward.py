@@ -117,8 +117,13 @@ class Forward:
 
     def _block(self, layer: int, x: Float[Tensor, "example pos d"], rows: Rows) -> Float[Tensor, "example row d"]:
         self._record(f"x{layer}", x)
+        return self._added(layer, x, rows.of(x), rows)
+
+    def _added(
+        self, layer: int, x: Float[Tensor, "example pos d"], stream: Float[Tensor, "example row d"], rows: Rows
+    ) -> Float[Tensor, "example row d"]:
+        """`stream`, the rows of `x` that are computed, and what attention and MLP of a block add to it."""
         attention, mlp = self.decoder.attentions[layer], self.decoder.mlps[layer]
-        stream = rows.of(x)
         after = stream + self._attention(layer, attention, x, rows)
         if mlp is None:
             return after

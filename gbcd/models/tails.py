@@ -70,12 +70,7 @@ class TailForward(Forward):
     def _tail_block(
         self, layer: int, x: Float[Tensor, "example row d"], rows: Rows
     ) -> Float[Tensor, "example computed d"]:
-        attention, mlp = self.decoder.attentions[layer], self.decoder.mlps[layer]
-        stream = x[:, -rows.packed.answers.shape[1] :]
-        after = stream + self._attention(layer, attention, x, rows)
-        if mlp is None:
-            return after
-        return after + self.mlp(layer, mlp, stream if self.decoder.spec.parallel else after, rows)
+        return self._added(layer, x, x[:, -rows.packed.answers.shape[1] :], rows)
 
     def _attention(
         self, layer: int, block: Attention, x: Float[Tensor, "example pos d"], rows: Rows

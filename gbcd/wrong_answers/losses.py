@@ -8,13 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 TokenSet = tuple[int, ...]
+
+
+class PaddedSets(NamedTuple):
+    """Sets of tokens as a rectangle: ids, and a mask of what is real."""
+
+    ids: Int[Tensor, "prompt size"]
+    present: Bool[Tensor, "prompt size"]
+
+    def of(self, rows: list[int]) -> PaddedSets:
+        """The sets of some prompts."""
+        return PaddedSets(self.ids[rows], self.present[rows])
 
 
 @runtime_checkable
@@ -96,32 +107,33 @@ class Margin:
 
     def __call__(self, logits: Float[Tensor, "prompt seq vocab"]) -> Float[Tensor, " prompt"]:
         """The metric of each prompt; see `Target`."""
-        return METRICS[self.metric](logits[:, 0], self.answers, self.tokens)
+        answers, wrong = (padded_sets(sets, logits.device) for sets in (self.answers, self.tokens))
+        return METRICS[self.metric](logits[:, 0], answers, wrong)
 
 
 def _logit_difference(
-    logits: Float[Tensor, "prompt vocab"], answers: Sequence[TokenSet], wrong: Sequence[TokenSet]
+    logits: Float[Tensor, "prompt vocab"], answers: PaddedSets, wrong: PaddedSets
 ) -> Float[Tensor, " prompt"]:
-    return set_logits(logits, answers) - set_logits(logits, wrong)
+    return _summed(logits, answers) - _summed(logits, wrong)
 
 
 def _probability_difference(
-    logits: Float[Tensor, "prompt vocab"], answers: Sequence[TokenSet], wrong: Sequence[TokenSet]
+    logits: Float[Tensor, "prompt vocab"], answers: PaddedSets, wrong: PaddedSets
 ) -> Float[Tensor, " prompt"]:
     log_p = logits.log_softmax(-1)
-    return set_logits(log_p, answers).exp() - set_logits(log_p, wrong).exp()
+    return _summed(log_p, answers).exp() - _summed(log_p, wrong).exp()
 
 
 def _log_probability(
-    logits: Float[Tensor, "prompt vocab"], answers: Sequence[TokenSet], wrong: Sequence[TokenSet]
+    logits: Float[Tensor, "prompt vocab"], answers: PaddedSets, wrong: PaddedSets
 ) -> Float[Tensor, " prompt"]:
-    return set_logits(logits.log_softmax(-1), answers)
+    return _summed(logits.log_softmax(-1), answers)
 
 
 #: How well a prompt is solved, by its set of answers A and of wrong answers W; higher is better. With p the probability
 #: and lse the log of a sum of exponentials: `lse logits(A) - lse logits(W)` (of single tokens, the difference of their
 #: logits); `p(A) - p(W)`; `log p(A)`, whose name is that of the loss and whose sign that of a metric.
-METRICS: dict[str, Callable[[Tensor, Sequence[TokenSet], Sequence[TokenSet]], Tensor]] = {
+METRICS: dict[str, Callable[[Tensor, PaddedSets, PaddedSets], Tensor]] = {
     "logit_difference": _logit_difference,
     "probability_difference": _probability_difference,
     "negative_log_probability": _log_probability,
@@ -130,15 +142,16 @@ METRICS: dict[str, Callable[[Tensor, Sequence[TokenSet], Sequence[TokenSet]], Te
 
 def set_logits(logits: Float[Tensor, "prompt vocab"], sets: Sequence[TokenSet]) -> Float[Tensor, " prompt"]:
     """`log sum_{v in set} exp(logit_v)` for each prompt; of one token, its logit."""
-    index, present = padded_sets(sets, logits.device)
-    return logits.gather(1, index).masked_fill(~present, -torch.inf).logsumexp(1)
+    return _summed(logits, padded_sets(sets, logits.device))
 
 
-def padded_sets(
-    sets: Sequence[TokenSet], device: torch.device
-) -> tuple[Int[Tensor, "prompt size"], Bool[Tensor, "prompt size"]]:
-    """Sets of tokens as a rectangle of ids and a mask of what is real."""
+def _summed(logits: Float[Tensor, "prompt vocab"], sets: PaddedSets) -> Float[Tensor, " prompt"]:
+    return logits.gather(1, sets.ids).masked_fill(~sets.present, -torch.inf).logsumexp(1)
+
+
+def padded_sets(sets: Sequence[TokenSet], device: torch.device) -> PaddedSets:
+    """Sets of tokens, none of them empty, as a rectangle."""
     width = max(len(tokens) for tokens in sets)
     index = torch.tensor([[*tokens, *[tokens[0]] * (width - len(tokens))] for tokens in sets], device=device)
     sizes = torch.tensor([len(tokens) for tokens in sets], device=device)
-    return index, torch.arange(width, device=device).unsqueeze(0) < sizes.unsqueeze(1)
+    return PaddedSets(index, torch.arange(width, device=device).unsqueeze(0) < sizes.unsqueeze(1))
