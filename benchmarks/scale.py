@@ -34,7 +34,7 @@ from gbcd.analysis.reduce import reduce
 from gbcd.engine.tables import ShardTables
 from gbcd.pipeline import run_study
 from gbcd.run.commits import read_commits
-from gbcd.run.executor import Workers, execute
+from gbcd.run.executor import Team, Workers, execute
 from gbcd.run.norms_work import MEANS, MEANS_KEY, NORMS, NormsWork, read_means, stages
 from gbcd.run.planning import open_plan
 from gbcd.run.progress import ProgressDisplay
@@ -145,8 +145,8 @@ def repeating(study: Study, folder: str, n_prompts: int) -> Callable[[], Repeati
 
 
 def drive(plan: Plan, work: RepeatingWork) -> None:
-    with ProgressDisplay(QUIET) as display:
-        execute(plan.study.out, stages(plan), lambda: work, Workers(0), display)
+    with Team(plan.study.out, lambda: work, Workers(0)) as team, ProgressDisplay(QUIET) as display:
+        execute(team, stages(plan), display)
 
 
 class RepeatingWork(NormsWork):

@@ -21,7 +21,7 @@ from gbcd.analysis.ranking import check_score
 from gbcd.analysis.reduce import reduce
 from gbcd.printing import counted
 from gbcd.run.commits import committed_ids, read_commits
-from gbcd.run.executor import Workers, absolute, execute
+from gbcd.run.executor import Team, Workers, absolute, execute
 from gbcd.run.given_up import GivenUp, given_up
 from gbcd.run.norms_work import EngineBuilder, NormsWork, build_engine, stages
 from gbcd.run.own_definitions import with_definitions
@@ -90,10 +90,11 @@ def run_study(
         found = len(committed_ids(planned.store))
         location, plan = planned.store.location, planned.plan
         display.say(_announcement(planned, found))
-        with _workplace(study), interruptible():  # once more: Ray sets a handler of its own when it connects
-            builder = with_definitions(build, plan.study.wrong_answers)
-            work = partial(NormsWork, absolute(location), builder, planned.model)
-            execute(location, stages(plan), work, workers_of(study, str(plan.study.compute.device)), display, part)
+        builder = with_definitions(build, plan.study.wrong_answers)
+        work = partial(NormsWork, absolute(location), builder, planned.model)
+        # interruptible once more: Ray sets a handler of its own when it connects
+        with Team(location, work, workers_of(study, str(plan.study.compute.device))) as team, interruptible():
+            execute(team, stages(plan), display, part)
         return _concluded(planned, found, score, part, started)
 
 
@@ -104,18 +105,6 @@ def _announcement(planned: Planned, found: int) -> str:
         how = f"resuming, {found:,} of them committed before"
     said = f"{counted(plan.n_prompts, 'prompt')} in {counted(len(plan.shards), 'shard')}, {how}"
     return "\n".join([said, *planned.notes])
-
-
-@contextmanager
-def _workplace(study: Study) -> Generator[None]:
-    """Ray, for as long as the study lasts: it takes seconds to start."""
-    if not study.compute.workers:
-        yield
-        return
-    from gbcd.run.ray_pool import connected
-
-    with connected(study.compute.workers * study.compute.threads):
-        yield
 
 
 def workers_of(study: Study, device: str) -> Workers:

@@ -15,7 +15,7 @@ from rich.console import Console
 from gbcd.errors import BadInput, Incomplete
 from gbcd.run.commits import committed_ids, read_commits, read_table
 from gbcd.run.driver import StageDriver
-from gbcd.run.executor import Workers, execute
+from gbcd.run.executor import Team, Workers, execute
 from gbcd.run.given_up import given_up
 from gbcd.run.progress import ProgressDisplay
 from gbcd.run.store import StorageError, Store
@@ -45,8 +45,9 @@ class Squares:
 
 def run(out: Path, act: Callable[[str, int], object] = lambda stage, shard: None) -> str:
     said = io.StringIO()
-    with ProgressDisplay(Console(file=said, width=200)) as display:
-        execute(str(out), (LETTERS, SQUARES), partial(Squares, act), Workers(0), display)
+    team = Team(str(out), partial(Squares, act), Workers(0))
+    with team, ProgressDisplay(Console(file=said, width=200)) as display:
+        execute(team, (LETTERS, SQUARES), display)
     return said.getvalue()
 
 
@@ -168,3 +169,18 @@ def test_a_machine_that_is_taken_away_counts_for_nothing(tmp_path: Path) -> None
     [record] = StageDriver(Store(str(tmp_path)), stage, [0], pool, 1, display).run()
     assert record.message == "shard 0 failed 3 times and was left out: killed"
     assert json.loads((tmp_path / "given_up" / "00000.json").read_text())["attempts"] == 3
+
+
+def test_workers_stay_from_one_call_to_the_next_and_come_up_only_where_something_is_left(tmp_path: Path) -> None:
+    built: list[int] = []
+
+    def build() -> Squares:
+        built.append(1)
+        return Squares()
+
+    for _ in range(2):
+        team = Team(str(tmp_path), build, Workers(0))
+        with team, ProgressDisplay(Console(file=io.StringIO())) as display:
+            execute(team, [LETTERS], display)
+            execute(team, [SQUARES], display)
+    assert built == [1]

@@ -27,7 +27,7 @@ from gbcd.errors import BadInput
 from gbcd.pipeline import run_study
 from gbcd.run import ray_pool, timeouts
 from gbcd.run.commits import committed_ids
-from gbcd.run.executor import Workers, execute
+from gbcd.run.executor import Team, Workers, execute
 from gbcd.run.norms_work import stages
 from gbcd.run.planning import open_plan
 from gbcd.run.progress import ProgressDisplay
@@ -107,8 +107,8 @@ def test_a_worker_that_hangs_before_it_is_ready_holds_up_nobody(reference: Path,
     console = Console(file=io.StringIO())
     planned = open_plan(study)
     build = partial(stopped_once, study.out, str(marker))
-    with ProgressDisplay(console) as display:
-        assert execute(study.out, stages(planned.plan), build, Workers(2), display) == []
+    with Team(study.out, build, Workers(2)) as team, ProgressDisplay(console) as display:
+        assert execute(team, stages(planned.plan), display) == []
     wait_for(lambda: not Path("/proc", marker.read_text()).exists())
     assert same(tables(study.out), tables(str(reference / "out")))
 

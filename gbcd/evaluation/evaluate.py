@@ -10,8 +10,7 @@ are counted and named. Compiled programs, which have no counterfactuals, are mea
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -52,7 +51,7 @@ from gbcd.evaluation.work import EvaluationWork, circuit_components, load_model
 from gbcd.models.load import LoadedModel
 from gbcd.run.commits import committed_ids, read_commits, read_table
 from gbcd.run.devices import settled_device
-from gbcd.run.executor import Workers, absolute, execute
+from gbcd.run.executor import Team, Workers, absolute, execute
 from gbcd.run.own_definitions import DefinitionFile, import_definitions
 from gbcd.run.progress import ProgressDisplay
 from gbcd.run.results import SUMMARY_FILE, encoded
@@ -131,7 +130,6 @@ def evaluate(
     plan = read_plan(store)
     _refuse_incomplete(store, plan)
     compute = plan.study.compute
-    team = Workers(workers, compute.threads, compute.gpus_per_worker if on == "cuda" else 0.0)
     if not store.exists(SUMMARY_FILE):
         reduce(out)
     folder = evaluation_folder(request, plan, files)
@@ -139,14 +137,14 @@ def evaluate(
     planned = read_evaluation_plan(store, folder)
     if planned is None:
         planned = write_evaluation_plan(store, folder, planned_evaluation(store, plan, loaded, request, workers))
-    threads = team.threads if workers else None
-    build = partial(EvaluationWork, absolute(out), folder, files, threads)
-    with _workplace(team), ProgressDisplay(console or Console(quiet=True)) as display:
-        _finished(execute(out, [planned.effects_stage(folder)], build, team, display))
+    build = partial(EvaluationWork, absolute(out), folder, files, compute.threads if workers else None)
+    who = Workers(workers, compute.threads, compute.gpus_per_worker if on == "cuda" else 0.0)
+    with Team(out, build, who) as team, ProgressDisplay(console or Console(quiet=True)) as display:
+        _finished(execute(team, [planned.effects_stage(folder)], display))
         judged = [_judged(store, plan, loaded, folder, planned, task) for task in planned.tasks]
         store_circuits(store, folder, {one.measured.task: one.circuits for one in judged})
         n_runs = {one.measured.task: one.circuits.n_runs for one in judged}
-        _finished(execute(out, [planned.circuits_stage(folder, n_runs)], build, team, display))
+        _finished(execute(team, [planned.circuits_stage(folder, n_runs)], display))
     return _written(store, folder, planned, loaded, judged)
 
 
@@ -220,18 +218,6 @@ def _edge_scores(loaded: LoadedModel, judged: Sequence[_Judged]) -> pl.DataFrame
         for one in judged
         for method, values in one.measured.edges.items()
     )
-
-
-@contextmanager
-def _workplace(workers: Workers) -> Generator[None]:
-    """Ray, for as long as the evaluation lasts."""
-    if not workers.n:
-        yield
-        return
-    from gbcd.run.ray_pool import connected
-
-    with connected(workers.n * workers.threads):
-        yield
 
 
 def _finished(given_up: Sequence[Any]) -> None:

@@ -143,8 +143,7 @@ class RayPool:
     """`n` workers as actors."""
 
     def __init__(self, location: str, n: int, threads: int, gpus: float, build: Build) -> None:
-        """Connect to Ray; `threads` processors and `gpus` (perhaps a part of one) for each actor."""
-        self._started_ray = connect(n * threads)
+        """Ray is connected; `threads` processors and `gpus` (perhaps a part of one) for each actor."""
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"progress": 1}}
         remote = cast(Any, ray.remote(num_cpus=threads, num_gpus=gpus, **options)(Actor))
         self._create = lambda: _Slot(remote.remote(location, build))
@@ -191,11 +190,9 @@ class RayPool:
         return sum(slot.done for slot in self._slots)
 
     def close(self) -> None:
-        """Stop the actors, and Ray if it was started for them."""
+        """Stop the actors."""
         for slot in self._slots:
             ray.kill(slot.actor)
-        if self._started_ray:
-            ray.shutdown()
 
     def _collect(self, slot: _Slot) -> Outcome | None:
         try:
