@@ -373,15 +373,21 @@ def test_greedy_circuits_grow_from_the_logits_where_edges_have_scores(evaluation
     rows = evaluation.edge_faithfulness.filter(task="ioi", ranking="greedy")
     assert set(rows["method"]) == {"attribution_patching", "attribution_patching_ig", "relp", "gim", "random"}
     assert set(evaluation.figures.filter(figure="edge_cmd_greedy")["method"]) == set(rows["method"])
-    cfg = Config(n_layers=1, n_heads=1, parallel_attn_mlp=False, d_model=8)
+    cfg = Config(n_layers=2, n_heads=1, parallel_attn_mlp=False, d_model=8)
     table, scores = EdgeTable(cfg), {"input->a0.h0<q>": 9.0, "a0.h0->logits": 1.0, "a0.h0->m0": 8.0, "m0->logits": 0.5}
-    names = table.frame.select(pl.format("{}->{}", "source", "target")).to_series().to_list()
+    names, sizes = edge_names(cfg), [int(share * table.n) for share in SIZES]
     values = np.array([scores.get(name, 0.0) for name in names])
-    found = [[names[edge] for edge in table.grown(values, share / len(names))] for share in (1, 2, 3)]
+    found = {
+        ranking: {
+            size: {names[edge] for edge in members}
+            for size, members in zip(sizes, table.cut(values, ranking), strict=True)
+        }
+        for ranking in ("greedy", "size")
+    }
+    assert (found["greedy"][1], found["greedy"][2]) == (set(), {"input->a0.h0<q>", "a0.h0->logits"})
     # the largest edges of all are no circuit before they are reached from the logits
-    assert found == [[], ["input->a0.h0<q>", "a0.h0->logits"], ["input->a0.h0<q>", "a0.h0->logits"]]
-    assert len(table.grown(values, 4 / len(names))) == 4
-    assert [names[edge] for edge in table.cut(values, 2 / len(names))] == []
+    assert found["size"][2] == set()
+    assert found["greedy"][4] == found["greedy"][23] == found["size"][4] == set(scores)
 
 
 def test_circuits_are_exported_and_read_back(study, evaluation, tmp_path):

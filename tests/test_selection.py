@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbcd.analysis.circuits import INPUT, LOGITS, Config, edge_ends
-from gbcd.analysis.selection import select, without_dead_ends
+from gbcd.analysis.selection import numbered, select, without_dead_ends
 
 CFG = Config(n_layers=2, n_heads=2, parallel_attn_mlp=False, d_model=8)
 
@@ -74,4 +74,4 @@ def test_greedy_takes_the_largest_edge_into_what_is_inside_at_every_step(seed, n
         best = max(candidates, key=lambda row: abs(table["mean"][row]))
         chosen.append(best)
         inside.add(table["source"][best])
-    assert names(select(table, n, "greedy")) == names(without_dead_ends(table[sorted(chosen)]))
+    assert names(select(table, n, "greedy")) == names(table[without_dead_ends(numbered(table), np.array(chosen))])

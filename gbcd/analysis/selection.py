@@ -6,12 +6,11 @@ passes.
 
 from __future__ import annotations
 
-import heapq
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from gbcd.analysis.circuits import INPUT, LOGITS
 
@@ -23,6 +22,21 @@ Condition = Literal["none", "interval", "sign"]
 """`interval`: the 95 % interval leaves zero out. `sign`: at least `MIN_AGREEMENT` of the prompts agree on the sign."""
 
 MIN_AGREEMENT = 0.9
+
+
+class Ends(NamedTuple):
+    """The nodes that each edge joins, as numbers."""
+
+    sources: Int[np.ndarray, " edges"]
+    targets: Int[np.ndarray, " edges"]
+
+    @property
+    def no_nodes(self) -> Bool[np.ndarray, " nodes"]:
+        """The empty set of nodes."""
+        return np.zeros(2 + max(self.sources.max(initial=0), self.targets.max(initial=0)), dtype=bool)
+
+
+_INPUT, _LOGITS = 0, 1
 
 
 def select(edges: pl.DataFrame, n: int, method: Method = "top", condition: Condition = "interval") -> pl.DataFrame:
@@ -37,62 +51,55 @@ def select(edges: pl.DataFrame, n: int, method: Method = "top", condition: Condi
     Returns:
         Rows of `edges`, in their order.
     """
-    allowed = edges.with_row_index("_row").filter(pl.col("mean") != 0, _meets(condition))
-    if method == "top":
-        chosen = allowed.sort(pl.col("mean").abs(), descending=True, maintain_order=True).head(n)["_row"]
-    else:
-        chosen = allowed["_row"].gather(_greedy(allowed, n))
-    return without_dead_ends(edges[chosen.sort()])
+    allowed = edges.filter(pl.col("mean") != 0, _meets(condition))
+    ends, sizes = numbered(allowed), allowed["mean"].abs().to_numpy()
+    order = grown(ends, sizes) if method == "greedy" else np.argsort(-sizes, kind="stable")
+    return allowed[without_dead_ends(ends, order[:n])]
 
 
-def without_dead_ends(edges: pl.DataFrame) -> pl.DataFrame:
-    """The edges that lie on a path from the input to the logits; `edges` are in canonical order."""
-    sources, targets = edges["source"].to_list(), _nodes(edges).to_list()
-    reached, from_input = {INPUT}, [False] * len(sources)
-    for index, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        if source in reached:
-            from_input[index] = True
-            reached.add(target)
-    reaching, kept = {LOGITS}, [False] * len(sources)
-    for index in reversed(range(len(sources))):
-        if from_input[index] and targets[index] in reaching:
-            kept[index] = True
-            reaching.add(sources[index])
-    return edges.filter(pl.Series(kept, dtype=pl.Boolean))
+def numbered(edges: pl.DataFrame) -> Ends:
+    """The ends of edges; a target's node is its name without `<q>`, `<k>` or `<v>`."""
+    sources, targets = edges["source"], edges["target"].str.split("<").list.first()
+    names = pl.concat([pl.Series([INPUT, LOGITS]), sources, targets]).unique(maintain_order=True)
+    numbers = {name: number for number, name in enumerate(names)}
+    return Ends(*(column.replace_strict(numbers, return_dtype=pl.Int64).to_numpy() for column in (sources, targets)))
+
+
+def without_dead_ends(ends: Ends, chosen: Int[np.ndarray, " chosen"]) -> Int[np.ndarray, " kept"]:
+    """Those of the chosen edges that lie on a path from the input to the logits, in canonical order."""
+    chosen = np.sort(chosen)
+    sources, targets = ends.sources[chosen], ends.targets[chosen]
+    # edges into one node stand together, behind those into nodes before it
+    into = np.split(np.arange(len(chosen)), np.flatnonzero(np.diff(targets)) + 1) if len(chosen) else []
+    reached, reaching = ends.no_nodes, ends.no_nodes
+    reached[_INPUT] = reaching[_LOGITS] = True
+    for edges in into:
+        reached[targets[edges[0]]] = reached[sources[edges]].any()
+    for edges in reversed(into):
+        reaching[sources[edges]] |= reached[sources[edges]] & reaching[targets[edges[0]]]
+    return chosen[reached[sources] & reaching[targets]]
+
+
+def grown(ends: Ends, sizes: Float[np.ndarray, " edges"]) -> Int[np.ndarray, " chosen"]:
+    """Edges of a size in the order in which `greedy` chooses them, until nothing more can be reached."""
+    inside, node, waiting, chosen = ends.no_nodes, _LOGITS, np.zeros(0, dtype=np.int64), list[np.ndarray]()
+    while True:
+        inside[node] = True
+        waiting = np.concatenate([waiting, np.flatnonzero((ends.targets == node) & (sizes > 0))])
+        outside = waiting[~inside[ends.sources[waiting]]]
+        if not len(outside):
+            return np.concatenate([*chosen, _by_size(waiting, sizes)])
+        entry = outside[np.argmax(sizes[outside])]
+        is_before = sizes[waiting] > sizes[entry]
+        chosen += [_by_size(waiting[is_before], sizes), entry[None]]
+        waiting, node = waiting[~is_before & (waiting != entry)], ends.sources[entry]
+
+
+def _by_size(edges: Int[np.ndarray, " some"], sizes: Float[np.ndarray, " edges"]) -> Int[np.ndarray, " some"]:
+    return edges[np.argsort(-sizes[edges], kind="stable")]
 
 
 def _meets(condition: Condition) -> pl.Expr:
     if condition == "interval":
         return (pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)
     return pl.col("sign_agreement") >= MIN_AGREEMENT if condition == "sign" else pl.lit(True)
-
-
-def _nodes(edges: pl.DataFrame) -> pl.Series:
-    """The node that each edge leads to: its target without `<q>`, `<k>` or `<v>`."""
-    return edges["target"].str.split("<").list.first()
-
-
-def _greedy(edges: pl.DataFrame, n: int) -> Int[np.ndarray, " chosen"]:
-    """Places of the chosen edges. Those into a node wait in order of size, and its largest one competes."""
-    codes = {name: code for code, name in enumerate(pl.concat([edges["source"], _nodes(edges)]).unique())}
-    source, target = (column.replace_strict(codes).to_numpy() for column in (edges["source"], _nodes(edges)))
-    sizes: Float[np.ndarray, " edges"] = edges["mean"].abs().to_numpy()
-    order = np.lexsort((-sizes, target))
-    starts = np.searchsorted(target[order], np.arange(len(codes) + 1))
-    inside, waiting, chosen = {codes.get(LOGITS, -1)}, list[tuple[float, int]](), list[int]()
-
-    def offer(place: int, node: int) -> None:
-        if place < starts[node + 1]:
-            heapq.heappush(waiting, (-float(sizes[order[place]]), place))
-
-    if LOGITS in codes:
-        offer(int(starts[codes[LOGITS]]), codes[LOGITS])
-    while waiting and len(chosen) < n:
-        place = heapq.heappop(waiting)[1]
-        edge = int(order[place])
-        chosen.append(edge)
-        offer(place + 1, int(target[edge]))
-        if (found := int(source[edge])) not in inside:
-            inside.add(found)
-            offer(int(starts[found]), found)
-    return np.array(chosen, dtype=np.int64)

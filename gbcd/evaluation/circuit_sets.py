@@ -17,7 +17,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from gbcd.analysis.circuits import INPUT, LOGITS, Config, edge_ends
-from gbcd.analysis.selection import select, without_dead_ends
+from gbcd.analysis.selection import grown, numbered, without_dead_ends
 from gbcd.evaluation.agreement import SIZES, largest
 from gbcd.evaluation.recovery import Score
 from gbcd.run.results import encoded, read_stored
@@ -56,8 +56,8 @@ class EdgeTable:
     def __init__(self, cfg: Config) -> None:
         """List them."""
         sources, targets = edge_ends(cfg)
-        self.frame = pl.DataFrame({"source": sources, "target": targets}).with_row_index("edge")
-        self.n = len(sources)
+        self.frame = pl.DataFrame({"source": sources, "target": targets})
+        self.n, self._ends = len(sources), numbered(self.frame)
 
     def of_nodes(self, scores: Mapping[str, float]) -> Float[np.ndarray, " edges"]:
         """For each edge the smaller of the scores of its ends; `input` and `logits` are above all."""
@@ -67,15 +67,11 @@ class EdgeTable:
         least = np.minimum(*(np.array(values) for values in ends))
         return np.where(np.isfinite(least), least, max(scores.values()))
 
-    def cut(self, scores: Float[np.ndarray, " edges"], share: float) -> Int[np.ndarray, " members"]:
-        """The edges of one circuit."""
-        chosen = np.sort(np.argsort(-scores, kind="stable")[: int(share * self.n)])
-        return without_dead_ends(self.frame[chosen])["edge"].to_numpy().astype(np.int64)
-
-    def grown(self, sizes: Float[np.ndarray, " edges"], share: float) -> Int[np.ndarray, " members"]:
-        """The same, grown from the logits: each time the largest edge into what is inside."""
-        edges = self.frame.with_columns(mean=pl.Series(sizes))
-        return select(edges, int(share * self.n), "greedy", "none")["edge"].to_numpy().astype(np.int64)
+    def cut(self, scores: Float[np.ndarray, " edges"], ranking: Ranking) -> list[Int[np.ndarray, " members"]]:
+        """The edges of the circuit of each of `SIZES`."""
+        sizes = scores if ranking == "signed" else np.abs(scores)
+        order = grown(self._ends, sizes) if ranking == "greedy" else np.argsort(-sizes, kind="stable")
+        return [without_dead_ends(self._ends, order[: int(share * self.n)]) for share in SIZES]
 
 
 class Circuits:
@@ -108,10 +104,7 @@ def of_nodes(circuits: Circuits, score: Score) -> list[int]:
 
 def of_edges(circuits: Circuits, table: EdgeTable, score: EdgeScore, ranking: Ranking) -> list[int]:
     """The same of edges."""
-    if ranking == "greedy":
-        return [circuits.add("edges", table.grown(np.abs(score.values), size)) for size in SIZES]
-    values = score.values if ranking == "signed" else np.abs(score.values)
-    return [circuits.add("edges", table.cut(values, size)) for size in SIZES]
+    return [circuits.add("edges", members) for members in table.cut(score.values, ranking)]
 
 
 def store_circuits(store: Store, folder: str, by_task: Mapping[str, Circuits]) -> None:

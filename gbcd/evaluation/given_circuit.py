@@ -82,9 +82,8 @@ def _given(found: Importances) -> _Given:
     circuits = [np.flatnonzero(found.inside)]
     rankings: tuple[Ranking, ...] = ("signed", "size") if found.is_complete else ()
     for ranking in rankings:
-        scores = found.scores if ranking == "signed" else np.abs(found.scores)
         by_size[ranking] = list(range(len(circuits), len(circuits) + len(SIZES)))
-        circuits += [table.cut(scores, size) for size in SIZES]
+        circuits += table.cut(found.scores, ranking)
     return _Given(table, [*circuits, np.array([], dtype=np.int64), np.arange(table.n)], by_size)
 
 

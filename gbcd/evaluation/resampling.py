@@ -26,7 +26,7 @@ class Draws:
         """`templates` are those of the measured prompts, in their order."""
         rng = np.random.default_rng(seed)
         names = sorted(set(templates))
-        self._n_templates, n_prompts = len(names), len(templates)
+        n_prompts = len(templates)
         if len(names) > 1:
             drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), N_RESAMPLES)
             self._counts = {name: drawn[:, index].astype(float) for index, name in enumerate(names)}
@@ -36,6 +36,7 @@ class Draws:
             weights = rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), N_RESAMPLES)
         #: Ones, then how often each prompt was drawn.
         self.weights: Float[np.ndarray, "resamples prompts"] = np.vstack([np.ones((1, n_prompts)), weights])
+        self._quantile = float(stats.t.ppf(0.975, max(len(names) - 1 if len(names) > 1 else n_prompts - 1, 1)))
 
     def means(self, values: Float[np.ndarray, " prompts *rest"]) -> Float[np.ndarray, " resamples *rest"]:
         """Means over the measured prompts."""
@@ -62,8 +63,7 @@ class Draws:
         drawn = resamples[1:][np.isfinite(resamples[1:])]
         if not len(drawn) or not np.isfinite(resamples[0]):
             return float("nan"), float("nan")
-        freedom = (self._n_templates if self._n_templates > 1 else self.weights.shape[1]) - 1
-        half = float(stats.t.ppf(0.975, max(freedom, 1))) * drawn.std()
+        half = self._quantile * drawn.std()
         return float(max(lowest, resamples[0] - half)), float(min(highest, resamples[0] + half))
 
     def bounded(
