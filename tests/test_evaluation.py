@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -22,21 +23,23 @@ from gbcd.analysis.circuits import Config, edge_names
 from gbcd.analysis.stored import TemplateSums
 from gbcd.commands.evaluate import show_evaluation
 from gbcd.errors import BadInput
-from gbcd.evaluation import baselines
+from gbcd.evaluation import baselines, planning
 from gbcd.evaluation.agreement import SIZES
 from gbcd.evaluation.circuit_sets import Circuits, EdgeScore, EdgeTable, of_edges
 from gbcd.evaluation.evaluate import evaluate
-from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK
+from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK, Request, TaskPlan
 from gbcd.evaluation.given_circuit import judge
 from gbcd.evaluation.measured import edge_config
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.mib import export, read_importances
 from gbcd.evaluation.node_sample import sampled
 from gbcd.evaluation.pairs import pair_up
+from gbcd.evaluation.patching import PatchedBatch
 from gbcd.evaluation.places import places_of
 from gbcd.evaluation.recovery import Score, measured_truth, recovery_rows
 from gbcd.evaluation.resampling import Draws
 from gbcd.evaluation.tables import DROPS, EDGE_FAITHFULNESS, EFFECTS, EVALUATION, FAITHFULNESS
+from gbcd.evaluation.work import TaskWork
 from gbcd.models import load as models
 from gbcd.pipeline import run_study
 from gbcd.run.commits import commit_path
@@ -433,6 +436,55 @@ def test_a_circuit_from_a_file_is_judged(study, evaluation, tmp_path):
     small.write_bytes(b"no circuit")
     with pytest.raises(BadInput, match="is not a circuit in the format of EAP-IG"):
         judge(study, small, 4)
+
+
+def test_what_a_pair_takes_is_measured_on_a_block(case, tmp_path, monkeypatch):
+    """On a clock that each part of the work sets forward: 7 s a pair for baselines, 0.5 for each block that ablation
+    of a node runs, 2 and 10 for circuits of nodes and of edges.
+    """
+    loaded, clock, ran = models.load(saved_tiny_gpt2(tmp_path, n_layers=6)), [0.0], []
+
+    def spend(seconds):
+        clock[0] += seconds * PAIRS_PER_BLOCK
+
+    def circuits(self, some, members):
+        ran.append({kind: len(found) for kind, found in members.items()})
+        spend(2 * ran[-1]["nodes"] + 10 * ran[-1]["edges"])
+
+    monkeypatch.setattr(planning, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(TaskWork, "baselines", lambda self, some: spend(7))
+    monkeypatch.setattr(TaskWork, "circuits", circuits)
+    monkeypatch.setattr(
+        PatchedBatch, "drops", lambda self, places, how: spend(sum(6 - one.layer for one in places) / 2)
+    )
+    planned = TaskPlan(
+        metric="logit_difference",
+        n_drawn=20,
+        n_pairs=20,
+        n_refused=0,
+        ablations=("resample", "zero"),
+        nodes=dict.fromkeys((place.name for place in places_of(loaded.components, "node")), 1),
+        has_edges=True,
+    )
+    work = TaskWork(loaded, "ioi", planned, case[1], "node", 0)
+    # three nodes a layer, which run 6, 5, ... 1 blocks; a score of the study for two wrong answers, each in nine ways
+    ablations, scores, cuts = 2 * 3 * (6 + 5 + 4 + 3 + 2 + 1) / 2, 2 * 9 + 10, 3 * (2 + 5) + 2 * (1 + 2 * 2)
+    found = planning.seconds_per_pair(loaded, work, planned, n_wrong=2)
+    nodes, edges = ran[0]["nodes"], ran[1]["edges"]
+    assert min(nodes, edges) > 1
+    assert ran == [{"nodes": nodes, "edges": 0}, {"nodes": 0, "edges": edges}]
+    assert found == pytest.approx(7 + ablations + scores * 2 * nodes + cuts * 10 * edges)
+
+
+def test_a_budget_buys_as_many_pairs_as_fit(study, monkeypatch):
+    store = Store(study)
+    plan = read_plan(store)
+    loaded = models.load(plan.study.model)
+    monkeypatch.setattr(planning, "seconds_per_pair", lambda *_: 3.0)
+    for workers, n_pairs in ((0, 5), (1, 5), (2, 11), (8, N_PAIRS)):
+        request = Request(pairs=N_PAIRS, budget=33.5 / 60)
+        planned = planning.planned_evaluation(store, plan, loaded, request, workers)
+        assert [task.n_pairs for task in planned.tasks.values()] == [n_pairs, n_pairs]
 
 
 def test_what_cannot_be_evaluated_is_refused(study, tmp_path):

@@ -90,6 +90,10 @@ class Circuits:
             self.members[kind].append(found)
         return number
 
+    def lists(self, kind: Kind) -> list[list[int]]:
+        """The circuits of a kind, in the order of their numbers."""
+        return [members.tolist() for members in self.members[kind]]
+
     @property
     def n_runs(self) -> int:
         """Forward passes of one pair; a circuit of edges takes about two."""
@@ -110,10 +114,10 @@ def of_edges(circuits: Circuits, table: EdgeTable, score: EdgeScore, ranking: Ra
 def store_circuits(store: Store, folder: str, by_task: Mapping[str, Circuits]) -> None:
     """Write what workers are to run; the first to write wins, and all write the same."""
     rows = [
-        {"task": task, "kind": kind, "members": members.tolist()}
+        {"task": task, "kind": kind, "members": members}
         for task, circuits in by_task.items()
-        for kind, found in circuits.members.items()
-        for members in found
+        for kind in circuits.members
+        for members in circuits.lists(kind)
     ]
     table = pl.DataFrame(rows, schema={"task": pl.String, "kind": pl.String, "members": pl.List(pl.Int64)})
     store.create(f"{folder}/{_FILE}", encoded(table.to_arrow()))

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import polars as pl
+import torch
 
 from gbcd import tasks
-from gbcd.engine.engine import packed_for
+from gbcd.analysis.ranking import METHODS
 from gbcd.errors import BadInput
+from gbcd.evaluation.baselines import every_baseline
+from gbcd.evaluation.circuit_sets import Circuits, EdgeScore, EdgeTable, of_edges, of_nodes
 from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK, EvaluationPlan, Request, TaskPlan
-from gbcd.evaluation.measured import edge_config
+from gbcd.evaluation.measured import NODE_SCORES_FOR_EDGES, edge_config
 from gbcd.evaluation.metrics import MEAN_SQUARED_ERROR
 from gbcd.evaluation.node_sample import sampled
 from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.patching import Ablation
-from gbcd.evaluation.work import circuit_components
+from gbcd.evaluation.recovery import Score
+from gbcd.evaluation.work import TaskWork, circuit_components, pairs_of
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.prompt_shapes import TASK
 from gbcd.prompting.tokens import EncodedPrompt
@@ -61,7 +65,15 @@ def planned_evaluation(store: Store, plan: Plan, loaded: LoadedModel, request: R
             + "\nGive prompts one: `counterfactual` in Filled or in a line of a prompt file; or allow partners."
         )
     if request.budget is not None:
-        found = _within(request.budget, found, inputs, loaded, workers)
+        if workers:
+            torch.set_num_threads(plan.study.compute.threads)  # what a pair takes is measured as a worker computes
+        n_wrong, seed = len(plan.study.wrong_answers), plan.study.seed
+        works = (
+            TaskWork(loaded, task, planned, pairs_of(loaded, inputs, task, planned.n_drawn), request.level, seed)
+            for task, planned in found.items()
+        )
+        seconds = sum(seconds_per_pair(loaded, work, found[work.name], n_wrong) for work in works)
+        found = _within(request.budget, found, seconds, workers)
     return EvaluationPlan(request=request, tasks=found, notes=tuple(notes))
 
 
@@ -90,25 +102,12 @@ def metric_name(task: str, prompts: Sequence[EncodedPrompt]) -> str:
     return "logit_difference" if all(prompt.wrong_ids for prompt in prompts) else "negative_log_probability"
 
 
-def _within(
-    minutes: float, found: Mapping[str, TaskPlan], inputs: Inputs, loaded: LoadedModel, workers: int
-) -> dict[str, TaskPlan]:
-    """As many pairs of each task as fit, by the time that a forward pass takes.
+def _within(minutes: float, found: Mapping[str, TaskPlan], seconds: float, workers: int) -> dict[str, TaskPlan]:
+    """As many pairs of each task as fit, where one of each takes so many seconds.
 
     Raises:
-        BadInput: not even two pairs do.
+        BadInput: not even two do.
     """
-    n_layers, seconds = loaded.spec.n_layers, 0.0
-    for task, planned in found.items():
-        layers = [int(name.split(".")[0][1:]) for name in planned.nodes]
-        # nodes, from their block on; baselines, and circuits, which take about as long as the effects of all nodes
-        passes = sum(n_layers - layer for layer in layers) / n_layers * len(planned.ablations) * 2 + 40
-        prompts = inputs.sample(task, PAIRS_PER_BLOCK)
-        packed = packed_for(loaded, [(prompt.ids,) for prompt in prompts])
-        loaded.decoder.run(packed)
-        started = time.perf_counter()
-        loaded.decoder.run(packed)
-        seconds += passes * (time.perf_counter() - started) / len(prompts)
     n_pairs = int(60 * minutes * max(1, workers) / seconds)
     if n_pairs < 2:
         raise BadInput(
@@ -117,3 +116,37 @@ def _within(
     return {
         task: planned.model_copy(update={"n_pairs": min(planned.n_pairs, n_pairs)}) for task, planned in found.items()
     }
+
+
+def seconds_per_pair(loaded: LoadedModel, task: TaskWork, planned: TaskPlan, n_wrong: int) -> float:
+    """What a pair takes, measured on a block: baselines, nodes of three layers, and the circuits of drawn scores.
+
+    The nodes of a layer are taken to cost what the blocks from theirs on do, and no two scores to share a circuit,
+    which of the smallest and the largest is not so: it is rather less.
+    """
+    some, rng = task.prompts[len(task.prompts) // 2 :][:PAIRS_PER_BLOCK], np.random.default_rng(0)
+    batch, layers = task.batch(some), sorted({place.layer for place in task.ablated})
+    few = [place for place in task.ablated if place.layer in layers[:: max(1, len(layers) // 3)]]
+    blocks, few_blocks = (sum(loaded.spec.n_layers - one.layer for one in places) for places in (task.ablated, few))
+    circuits, n_scores = Circuits(), n_wrong * len(METHODS) + len(every_baseline())
+    of_nodes(circuits, Score("drawn", None, rng.random((1, len(task.components))), 0.0))
+    parts: list[tuple[float, Callable[[], object]]] = [
+        (1.0, lambda: task.baselines(some)),
+        (blocks / few_blocks, lambda: [batch.drops(few, ablation) for ablation in planned.ablations]),
+        (n_scores, lambda: task.circuits(some, {"nodes": circuits.lists("nodes"), "edges": []})),
+    ]
+    cfg = edge_config(loaded)
+    if planned.has_edges and cfg is not None:
+        table = EdgeTable(cfg)
+        of_edges(circuits, table, EdgeScore("drawn", None, 0.0, rng.random(table.n)), "size")
+        # edges of baselines and of the study are ranked in three ways, scores of nodes in two
+        n_cuts = 3 * (n_wrong + sum(one.edges is not None for one in every_baseline().values()))
+        n_cuts += 2 * (1 + n_wrong * len(NODE_SCORES_FOR_EDGES))
+        parts.append((n_cuts, lambda: task.circuits(some, {"nodes": [], "edges": circuits.lists("edges")})))
+    return sum(times * _seconds(run) for times, run in parts) / len(some)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started

@@ -18,7 +18,7 @@ from gbcd.component import Component
 from gbcd.engine.engine import packed_for
 from gbcd.errors import BadInput
 from gbcd.evaluation.baselines import every_baseline
-from gbcd.evaluation.circuit_sets import read_circuits
+from gbcd.evaluation.circuit_sets import Kind, read_circuits
 from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK, Block, TaskPlan, read_evaluation_plan
 from gbcd.evaluation.metrics import Metric, metric_for, metric_of
 from gbcd.evaluation.pairs import pair_up
@@ -60,7 +60,7 @@ class EvaluationWork:
         self._plan, self._planned, self._blocks = plan, planned, list(planned.blocks())
         self._loaded = load_model(self._store, plan, planned.request.device)
         self._inputs = Inputs(self._store, plan)
-        self._task: _Task | None = None
+        self._task: TaskWork | None = None
 
     def compute(self, stage: str, shard: int, on_progress: OnProgress) -> Tables:
         """The tables of one block of pairs."""
@@ -73,9 +73,9 @@ class EvaluationWork:
             on_progress(done[0])
 
         if stage.endswith("effects"):
-            return halved(prompts, lambda some: self._effects(task, some, progressed))
+            return halved(prompts, lambda some: task.effects(some, progressed))
         circuits = read_circuits(self._store, self._folder, block.task)
-        return halved(prompts, lambda some: self._circuits(task, some, circuits, progressed))
+        return halved(prompts, lambda some: task.circuits(some, circuits, progressed))
 
     def check(self, stage: str, shard: int, tables: Tables) -> None:
         """Refuse tables without a row for each prompt."""
@@ -84,86 +84,87 @@ class EvaluationWork:
         if tables[name].num_rows != block.stop - block.start:
             raise UnsoundShardError(f"{tables[name].num_rows} rows for {block.stop - block.start} pairs")
 
-    def _task_of(self, block: Block) -> _Task:
+    def _task_of(self, block: Block) -> TaskWork:
         if self._task is None or self._task.name != block.task:
             planned = self._planned.tasks[block.task]
-            prompts = pairs_of(self._loaded, self._inputs, block.task, planned.n_drawn)
-            self._task = _Task(
-                self._loaded, block.task, planned, prompts[: planned.n_pairs], self._planned.request.level
-            )
+            prompts = pairs_of(self._loaded, self._inputs, block.task, planned.n_drawn)[: planned.n_pairs]
+            level, seed = self._planned.request.level, self._plan.study.seed
+            self._task = TaskWork(self._loaded, block.task, planned, prompts, level, seed)
         return self._task
 
-    def _effects(self, task: _Task, prompts: Sequence[EncodedPrompt], progressed: Callable[[int], None]) -> Tables:
-        batch = task.batch(prompts)
+
+class TaskWork:
+    """What is computed of one task.
+
+    Attributes:
+        prompts: its pairs, the shortest first.
+        components: heads and MLPs, or their parts.
+        places: where they are.
+        ablated: those of the places whose effects are measured.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, name: str, planned: TaskPlan, prompts: list[EncodedPrompt], level: Level, seed: int
+    ) -> None:
+        """Means are taken where they are needed; nothing else runs yet."""
+        self.name, self.prompts, self._loaded, self._planned, self._seed = name, prompts, loaded, planned, seed
+        self.components, self.places = circuit_components(loaded, level), places_of(loaded.components, level)
+        self.ablated = [place for place in self.places if place.name in planned.nodes]
+        self._means: Means | None = None
+        if "mean" in planned.ablations or prompts[0].reference_ids is None:
+            self._means = position_means(loaded, prompts, self.places, PAIRS_PER_BLOCK)
+
+    def effects(self, prompts: Sequence[EncodedPrompt], progressed: OnProgress) -> Tables:
+        """Effects of ablation, and the baselines."""
+        batch = self.batch(prompts)
         columns = {"clean": batch.clean, "counterfactual": batch.other}
         shared = batch.passes
-        for ablation in task.planned.ablations:
+        for ablation in self._planned.ablations:
             before = batch.passes - shared
-            columns[ablation] = batch.drops(task.ablated, ablation, progressed)
+            columns[ablation] = batch.drops(self.ablated, ablation, progressed)
             columns[f"{ablation}_passes"] = np.full(len(prompts), batch.passes - before)
-        context = task.context(prompts, self._plan.study.seed)
+        return {"effects": _table(prompts, columns), **self.baselines(prompts)}
+
+    def baselines(self, prompts: Sequence[EncodedPrompt]) -> Tables:
+        """Their values, and sums over the pairs of those that edges have."""
+        metric, with_edges = self._metric_of(prompts), self._planned.has_edges
+        context = ScoreContext(self._loaded, prompts, self.components, self.places, metric, self._seed, with_edges)
         has_references = all(prompt.reference_ids is not None for prompt in prompts)
         values: dict[str, np.ndarray] = {}
         edges: list[dict[str, Any]] = []
         for name, one in every_baseline().items():
             if one.needs_counterfactual and not has_references:
                 continue
-            values[name] = np.broadcast_to(one.values(context), (len(prompts), len(task.components)))
-            of_edges = one.edges(context) if one.edges is not None and task.planned.has_edges else None
+            values[name] = np.broadcast_to(one.values(context), (len(prompts), len(self.components)))
+            of_edges = one.edges(context) if one.edges is not None and with_edges else None
             if of_edges is not None:
                 edges.append({"method": name, "n": len(prompts), "sum": of_edges.double().sum(0).tolist()})
-        return {
-            "effects": _table(prompts, columns),
-            "baselines": _table(prompts, values),
-            "edges": pa.Table.from_pylist(edges, schema=_EDGES),
-        }
+        return {"baselines": _table(prompts, values), "edges": pa.Table.from_pylist(edges, schema=_EDGES)}
 
-    def _circuits(
+    def circuits(
         self,
-        task: _Task,
         prompts: Sequence[EncodedPrompt],
-        circuits: Mapping[Any, list[list[int]]],
-        progressed: Callable[[int], None],
+        circuits: Mapping[Kind, Sequence[Sequence[int]]],
+        progressed: OnProgress = lambda n: None,
     ) -> Tables:
-        batch = task.batch(prompts)
-        everything = set(range(len(task.places)))
-        outside = [[task.places[index] for index in sorted(everything - set(one))] for one in circuits["nodes"]]
+        """The metric of circuits, each a list of what is inside."""
+        batch = self.batch(prompts)
+        everything = set(range(len(self.places)))
+        outside = [[self.places[index] for index in sorted(everything - set(one))] for one in circuits["nodes"]]
         ablation = "resample" if prompts[0].reference_ids is not None else "mean"
         columns = {"clean": batch.clean, "counterfactual": batch.other}
         columns["nodes"] = batch.patched(outside, ablation) if outside else np.zeros((len(prompts), 0))
         progressed(len(prompts) * len(outside))
-        columns["edges"] = circuit_metrics(
-            self._loaded, prompts, task.metric_of(prompts), circuits["edges"], progressed
-        )
+        metric = self._metric_of(prompts)
+        columns["edges"] = circuit_metrics(self._loaded, prompts, metric, circuits["edges"], progressed)
         return {"circuits": _table(prompts, columns)}
-
-
-class _Task:
-    """One task, as a worker needs it."""
-
-    def __init__(
-        self, loaded: LoadedModel, name: str, planned: TaskPlan, prompts: list[EncodedPrompt], level: Level
-    ) -> None:
-        self.name, self.planned, self.prompts, self._loaded = name, planned, prompts, loaded
-        self.components, self.places = circuit_components(loaded, level), places_of(loaded.components, level)
-        self.ablated = [place for place in self.places if place.name in planned.nodes]
-        needs_means = "mean" in planned.ablations or prompts[0].reference_ids is None
-        self._means: Means | None = None
-        if needs_means:
-            self._means = position_means(loaded, prompts, self.places, PAIRS_PER_BLOCK)
-
-    def metric_of(self, prompts: Sequence[EncodedPrompt]) -> Metric:
-        """The task's metric, of some prompts."""
-        return metric_for(self.planned.metric, prompts, self._loaded.device, space_of(self._loaded.tokenizer))
 
     def batch(self, prompts: Sequence[EncodedPrompt]) -> PatchedBatch:
         """Some prompts, to be patched."""
-        return PatchedBatch(self._loaded, prompts, self.places, self.metric_of(prompts), self._means)
+        return PatchedBatch(self._loaded, prompts, self.places, self._metric_of(prompts), self._means)
 
-    def context(self, prompts: Sequence[EncodedPrompt], seed: int) -> ScoreContext:
-        """What baselines read."""
-        metric = self.metric_of(prompts)
-        return ScoreContext(self._loaded, prompts, self.components, self.places, metric, seed, self.planned.has_edges)
+    def _metric_of(self, prompts: Sequence[EncodedPrompt]) -> Metric:
+        return metric_for(self._planned.metric, prompts, self._loaded.device, space_of(self._loaded.tokenizer))
 
 
 def circuit_metrics(
@@ -171,7 +172,7 @@ def circuit_metrics(
     prompts: Sequence[EncodedPrompt],
     metric: Metric,
     circuits: Sequence[Sequence[int]],
-    progressed: Callable[[int], None] = lambda n: None,
+    progressed: OnProgress = lambda n: None,
 ) -> Float[np.ndarray, "prompt circuit"]:
     """The metric of circuits of edges, each a list of the edges inside, on prompts with counterfactuals."""
     found = np.zeros((len(prompts), len(circuits)))
