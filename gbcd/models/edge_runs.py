@@ -14,7 +14,8 @@ Only what can differ from the counterfactual is computed:
 
 - tokens before the first that a pair does not share are the same in every circuit, so a run is over the tail
   (`tails.py`);
-- a reader without an edge inside reads x', so it need not run.
+- a reader without an edge inside reads x', so it need not run;
+- what the last block writes is read at the answer alone.
 
 What all readers of a block read is one matrix product, of the edges inside and the changes of what nodes write.
 """
@@ -29,7 +30,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gbcd.models.decoder import Decoder
-from gbcd.models.forward import Forward, Options
+from gbcd.models.forward import Forward, Options, Rows
 from gbcd.models.packing import Packed
 from gbcd.models.pieces import LinearMap
 from gbcd.models.tails import tail_of
@@ -89,12 +90,16 @@ class CircuitRuns(Forward):
         for layer, block in enumerate(self._blocks):
             into_heads = inside[edge : edge + 3 * n_heads * known].view(n_heads, 3, known)
             edge += into_heads.numel()
+            rows = self._tail if layer < spec.n_layers - 1 else Rows(self.packed, True)
+            n = rows.packed.answers.shape[1]
             if into_heads.any():
-                change[known : known + n_heads] = self._heads(layer, block, into_heads, change[:known])
+                change[known : known + n_heads, :, -n:] = self._heads(layer, block, into_heads, change[:known], rows)
             into_mlp = inside[edge : edge + known + (0 if spec.parallel else n_heads)]
             edge += len(into_mlp)
             if into_mlp.any():
-                change[known + n_heads] = self._mlp(layer, block, into_mlp, change[: len(into_mlp)])
+                change[known + n_heads, :, -n:] = self._mlp(
+                    layer, block, into_mlp, change[: len(into_mlp), :, -n:], rows
+                )
             known += n_heads + 1
         last = self._last + _summed(inside[None, edge:], change[:, :, -1:])[0]
         norm = self.decoder.final_norm
@@ -121,8 +126,9 @@ class CircuitRuns(Forward):
         block: _Block,
         inside: Bool[Tensor, "head 3 source"],
         change: Float[Tensor, "source pair row d_model"],
-    ) -> Float[Tensor, "head pair row d_model"]:
-        """By how much what heads write differs from the counterfactual, of a block in which one has an edge inside."""
+        rows: Rows,
+    ) -> Float[Tensor, "head pair last d_model"]:
+        """By how much what heads write at `rows` differs from the counterfactual, where one has an edge inside."""
         attention = self.decoder.attentions[layer]
         # part by part, so that the readers of each are a slice
         inside = inside.transpose(0, 1)
@@ -137,20 +143,23 @@ class CircuitRuns(Forward):
                 if len(heads):
                     values = _by_reader(linear, part, heads, running.shape[1], by_part[part])
                     self._put(parts, part, heads, values)
-        z = self.mixed(layer, attention, parts["q"], parts["k"], parts["v"], self._tail)
-        return (self.decoder.written_by_heads(layer, z) - block.heads).movedim(2, 0)
+        n = rows.packed.answers.shape[1]
+        z = self.mixed(layer, attention, parts["q"][:, -n:], parts["k"], parts["v"], rows)
+        return (self.decoder.written_by_heads(layer, z) - block.heads[:, -n:]).movedim(2, 0)
 
     def _mlp(
         self,
         layer: int,
         block: _Block,
         inside: Bool[Tensor, " source"],
-        change: Float[Tensor, "source pair row d_model"],
-    ) -> Float[Tensor, "pair row d_model"]:
-        """The same of an MLP."""
-        mlp = self.decoder.mlps[layer]
+        change: Float[Tensor, "source pair last d_model"],
+        rows: Rows,
+    ) -> Float[Tensor, "pair last d_model"]:
+        """The same of an MLP; `change` is at `rows`."""
+        mlp, n = self.decoder.mlps[layer], change.shape[2]
         assert mlp is not None
-        return self.mlp(layer, mlp, block.middle + _summed(inside[None], change)[0], self._tail) - block.mlp
+        x = block.middle[:, -n:] + _summed(inside[None], change)[0]
+        return self.mlp(layer, mlp, x, rows) - block.mlp[:, -n:]
 
     def _put(
         self,
