@@ -12,6 +12,7 @@ from polars.testing import assert_frame_equal
 from rich.console import Console
 from small_runs import finished, small_study, tables
 
+from gbcd.analysis.reduce import reduce
 from gbcd.engine.engine import Engine
 from gbcd.engine.oracle import Oracle
 from gbcd.engine.passes import Passes
@@ -80,6 +81,8 @@ def test_a_study_stores_what_it_names(
     assert ("uncalibrated" in found["prompts"]["status"]) == ("centered_grad_norm" in stored)
     assert run.summary is not None
     assert run.summary["score_name"].unique().to_list() == [score]
+    with pytest.raises(BadInput, match=f"the score {left_out[-1]} needs .* which the study leaves out"):
+        reduce(run.plan.study.out, left_out[-1])
     assert verify(run.plan.study.out).is_sound
 
 

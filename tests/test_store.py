@@ -72,6 +72,25 @@ def test_a_location_that_cannot_be_is_refused(tmp_path: Path) -> None:
         Store("ftp://host/path")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("AWS_ACCESS_KEY_ID", "", "AWS_ACCESS_KEY_ID is set, and empty; give it a value, or unset it"),
+        ("AWS_SECRET_ACCESS_KEY", " ", "AWS_SECRET_ACCESS_KEY is set, and empty"),
+        ("AWS_ENDPOINT", "http://localhost:9000", "give https://, or set AWS_ALLOW_HTTP=true"),
+    ],
+)
+def test_a_variable_that_no_bucket_can_be_reached_by_is_named(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(variable, "given")
+    monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=said):
+        Store("s3://bucket/prefix")
+
+
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be made"):

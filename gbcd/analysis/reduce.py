@@ -71,10 +71,10 @@ def reduce(out: str, score: str | None = None) -> pl.DataFrame:
         score: a name of `ranking.SCORES` to rank by, in place of the default, wherever enough prompts have it.
 
     Raises:
-        BadInput: nothing is committed in `out`, a file is damaged, or there is no such score.
+        BadInput: nothing is committed in `out`, a file is damaged, or there is no such score, or not of this study.
     """
-    check_score(score)
     store = Store(out)
+    check_score(score, read_plan(store).study.statistics if store.exists(PLAN) else ())
     if not committed_ids(store):
         raise BadInput(
             f"nothing is committed in {store.location!r}, so there is nothing to reduce: run the study first"

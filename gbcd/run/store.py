@@ -62,7 +62,10 @@ class Entry(NamedTuple):
 
 
 class Store:
-    """The objects under one location. Paths are relative to it, with forward slashes."""
+    """The objects under one location. Paths are relative to it, with forward slashes.
+
+    Every operation raises `StorageError` where it cannot be done, and `BadInput` where a bucket cannot be used at all.
+    """
 
     def __init__(self, location: str) -> None:
         """Open `location`; nothing is created before the first write.
@@ -90,12 +93,7 @@ class Store:
         return store
 
     def read(self, path: str) -> bytes:
-        """The object's bytes.
-
-        Raises:
-            FileNotFoundError: it does not exist.
-            StorageError: it cannot be read.
-        """
+        """The object's bytes; `FileNotFoundError` if there is none."""
         return self._tried(path, lambda store: obstore.get(store, path).bytes().to_bytes())
 
     def exists(self, path: str) -> bool:
@@ -110,12 +108,7 @@ class Store:
             return None
 
     def open(self, path: str) -> pa.NativeFile:
-        """The object as a file for random access, of which only the ranges that are asked for travel.
-
-        Raises:
-            FileNotFoundError: it does not exist.
-            StorageError: it cannot be read.
-        """
+        """The object as a file for random access, of which only the ranges that are asked for travel."""
         if self.is_local:
             return pa.OSFile(self.url(path))
         reader = self._tried(path, lambda store: obstore.open_reader(store, path))
@@ -138,24 +131,13 @@ class Store:
             return []
 
     def write(self, path: str, data: bytes | Path) -> None:
-        """Write an object, whole; an earlier one is replaced. `data` may be a local file.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
+        """Write an object, whole; an earlier one is replaced. `data` may be a local file."""
         self._make_folder()
         self._tried(path, lambda store: obstore.put(store, path, data), is_write=True)
         self._settle(path)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write an object unless there is one.
-
-        Returns:
-            True if the object now holds `data`, False if somebody else's was there first.
-
-        Raises:
-            StorageError: it can neither be written nor read.
-        """
+        """Write an object unless there is one: True if it now holds `data`, False if somebody else was first."""
 
         def attempt(store: ObjectStore) -> bool:
             try:
@@ -175,7 +157,6 @@ class Store:
 
         Raises:
             BadInput: it is not, as with object stores that do not know `If-None-Match: *`.
-            StorageError: nothing can be written.
         """
         path = f"probe-{uuid4().hex}"
         try:
@@ -248,6 +229,8 @@ class Store:
                 os.close(descriptor)
 
 
+_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT", "AWS_ENDPOINT_URL")
+
 _REFUSED = (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError)
 
 #: Where a machine in a cloud asks for its role, which is tried where no credentials are given.
@@ -263,13 +246,17 @@ _LASTING = (
 
 def _remote(location: str) -> ObjectStore:
     """Credentials and endpoint come from variables of the environment or the machine's role; profiles are not read."""
+    allows_http = os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
+    for name in _VARIABLES if location.startswith("s3://") else ():
+        value = os.environ.get(name)
+        if value is not None and not value.strip():
+            raise BadInput(f"{location!r} cannot be used: {name} is set, and empty; give it a value, or unset it")
+        if name.startswith("AWS_ENDPOINT") and (value or "").startswith("http://") and not allows_http:
+            raise BadInput(f"{location!r} cannot be used: {name} is {value}; give https://, or set AWS_ALLOW_HTTP=true")
     try:
         return from_url(
             location,
-            client_options={
-                "timeout": REQUEST_TIMEOUT,
-                "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true",
-            },
+            client_options={"timeout": REQUEST_TIMEOUT, "allow_http": allows_http},
             retry_config={"max_retries": 8, "retry_timeout": timedelta(minutes=2)},
         )
     except Exception as error:
