@@ -1,4 +1,4 @@
-"""The command line: a table of contents. Each command is a file in `commands/`."""
+"""The command line: a table of contents. The commands are functions in `commands/`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ import typer
 from gbcd.commands.compile_tracr import compile_tracr
 from gbcd.commands.doctor import doctor
 from gbcd.commands.evaluate import evaluate
-from gbcd.commands.export import export
 from gbcd.commands.init import init
 from gbcd.commands.list import list_
-from gbcd.commands.plan import plan
-from gbcd.commands.reduce import reduce
-from gbcd.commands.report import report
-from gbcd.commands.run import run
+from gbcd.commands.report import export, reduce, report
+from gbcd.commands.run import plan, run
 from gbcd.commands.show import show
-from gbcd.commands.status import status
-from gbcd.commands.verify import verify
+from gbcd.commands.status import status, verify
 
 app = typer.Typer(
     help="Which attention heads and MLPs carry a behaviour: gradient norms per component, over thousands of prompts.",

@@ -38,7 +38,7 @@ AskedDevice = Literal["auto", "cpu", "cuda"]
 class Compute(BaseModel):
     """How a study is computed; the table `[compute]` of a study file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     workers: int = Field(default=2, ge=0)
     """Ray actors, each with a copy of the model; 0 computes in this process, without Ray. Never changes a row."""
@@ -60,14 +60,15 @@ class Compute(BaseModel):
 class Study(BaseModel):
     """What to run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     model: str = "reference"
-    """`reference`, a name on the model hub, or a local directory."""
+    """`reference` (shipped), a name on the model hub such as `gpt2`, or a local directory."""
     tasks: Names = ()
     """Names of tasks; `gbcd list tasks` prints them."""
     prompts: str | None = None
-    """Instead of tasks: a file with prompts of one's own, all of which are run."""
+    """Instead of tasks: a file with prompts of one's own, all of which are run; one JSON object a line, with `prompt`
+    and `answer`."""
     prompts_per_task: PositiveInt | None = None
     """How many prompts are drawn for each task; 2,000 where nothing is given."""
     wrong_answers: Names = ()
@@ -107,6 +108,7 @@ class Study(BaseModel):
     out: str = Field(min_length=1)
     """Folder for the results, or `s3://bucket/prefix` or `gs://bucket/prefix`."""
     compute: Compute = Compute()
+    """How it is computed."""
 
     @field_validator("tasks", "wrong_answers", "definitions", "statistics", "neurons")
     @classmethod

@@ -64,7 +64,7 @@ def _computed(run: Run) -> str:
     """Prompts, shards and time, in a line."""
     n_prompts, n_shards = run.plan.n_prompts, len(run.plan.shards)
     missing = [*run.missing, *run.left_to_others]
-    n_done = n_prompts - sum(run.plan.shards[shard].n_prompts for shard in missing) - len(run.failed)
+    n_done = n_prompts - run.plan.n_prompts_of(missing) - len(run.failed)
     before = f", {run.found:,} of them before" if run.found else ""
     shards = f"{n_shards - len(missing):,} of {counted(n_shards, 'shard')}{before}"
     return f"{n_done:,} of {counted(n_prompts, 'prompt')}, in {shards}; this run took {duration(run.seconds)}"

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from gbcd.commands.terminal import exit_status, say
-from gbcd.printing import counted
+from gbcd.commands.terminal import console, exit_status
+from gbcd.printing import counted, fact
 
 Program = Annotated[str, typer.Argument(metavar="MODULE:PROGRAM", help="A RASP program, or a function that makes one.")]
 Symbols = Annotated[
@@ -26,5 +26,5 @@ def compile_tracr(program: Program, vocab: Symbols, max_length: MaxLength, out: 
         compiled = compile_program(find_program(program), symbols_of(vocab), max_length)
         write(compiled, out)
         layers, inputs = compiled.model.config.n_layers, len(compiled.inputs)
-        say("Model", f"{out}, {counted(layers, 'layer')}, right on all {counted(inputs, 'input')}")
-        say("Next", f"gbcd run --model {out} --prompts {out}/prompts.jsonl --out results/{out.name}")
+        fact(console, "Model", f"{out}, {counted(layers, 'layer')}, right on all {counted(inputs, 'input')}")
+        fact(console, "Next", f"gbcd run --model {out} --prompts {out}/prompts.jsonl --out results/{out.name}")

@@ -12,8 +12,9 @@ from typing import Annotated, NamedTuple
 import typer
 from rich.text import Text
 
-from gbcd.commands.terminal import console, exit_status, hush_libraries, say
+from gbcd.commands.terminal import console, exit_status, hush_libraries
 from gbcd.errors import BadInput
+from gbcd.printing import fact
 from gbcd.run.store import StorageError, Store
 from gbcd.versions import versions
 
@@ -37,7 +38,7 @@ def doctor(model: ModelName = "reference", out: Location = "results", dtype: Typ
         findings = list(shown(looked_at_everything(model, out, dtype)))
         if bad := [finding.what for finding in findings if not finding.is_good]:
             raise BadInput(f"not ready: {', '.join(bad)}")
-        say("Next", f"gbcd run --task ioi --model {model} --out {out}/ioi")
+        fact(console, "Next", f"gbcd run --task ioi --model {model} --out {out}/ioi")
 
 
 def looked_at_everything(model: str, out: str, dtype: str) -> Iterator[Finding]:

@@ -16,11 +16,11 @@ from gbcd.commands.report import write as write_report
 from gbcd.commands.terminal import console, exit_status, hush_libraries
 from gbcd.errors import BadInput
 from gbcd.printing import counted, fact, heading, line, table
+from gbcd.study import AskedDevice, check_names
 
 if TYPE_CHECKING:
     from gbcd.evaluation.evaluate import Evaluation
     from gbcd.evaluation.patching import Ablation
-    from gbcd.study import AskedDevice
 
 Ablations = Annotated[
     str,
@@ -191,18 +191,15 @@ def _judge(out: str, circuit: Path, pairs: int, device: AskedDevice) -> None:
 def _ablations(text: str) -> tuple[Ablation, ...]:
     from gbcd.evaluation.patching import Ablation
 
-    names, known = tuple(dict.fromkeys(text.split(","))), get_args(Ablation)
-    if strange := [name for name in names if name not in known]:
-        raise BadInput(f"--ablations: {strange[0]!r} is none of {', '.join(known)}")
+    names = tuple(dict.fromkeys(text.split(",")))
+    check_names("ablation", names, [*get_args(Ablation)], "--ablations takes several, with commas between.")
     return cast("tuple[Ablation, ...]", names)
 
 
 def _device(text: str | None) -> AskedDevice:
-    from gbcd.study import AskedDevice
-
-    if text is not None and text not in get_args(AskedDevice):
-        raise BadInput(f"--device: {text!r} is none of {', '.join(get_args(AskedDevice))}")
-    return cast("AskedDevice", text or "auto")
+    name = text or "auto"
+    check_names("device", (name,), [*get_args(AskedDevice)], "--device takes one.")
+    return cast("AskedDevice", name)
 
 
 def _top(text: str) -> int | None:

@@ -2,91 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
 
-from gbcd.commands.terminal import exit_status, say
+from gbcd.commands.terminal import console, exit_status
 from gbcd.errors import BadInput
+from gbcd.printing import fact
+from gbcd.study import PROMPTS_PER_TASK, Compute, Study
 
 File = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The file to write.")]
 
-STUDY = """\
-# A study for `gbcd run {file}`. Lines that are commented out show the default.
+#: What the first study says.
+FIRST = {"model": "reference", "tasks": ["ioi"], "prompts_per_task": PROMPTS_PER_TASK, "out": "results/first"}
 
-# What is studied: "reference" (shipped), a name on the model hub such as "gpt2", or a directory.
-model = "reference"
-
-# What it is studied on: tasks of `gbcd list tasks`, or instead of them a file of your own prompts, one JSON object a
-# line with "prompt" and "answer".
-tasks = ["ioi"]
-prompts_per_task = 2000
-# prompts = "my_prompts.jsonl"
-
-# What the loss pulls towards; `gbcd list wrong-answers` explains them, `gbcd show ioi` shows what each picks.
-# Where none is given: "margin" where every prompt has a wrong answer of its own, else "inverse_logits".
-# wrong_answers = ["margin", "logit_difference"]
-
-# Python files with tasks or wrong answers of your own.
-# definitions = ["mine.py"]
-
-# Fixes which prompts are drawn.
-# seed = 0
-
-# Prompts per task over which the mean activations are taken that centred norms subtract.
-# calibration_prompts = 512
-
-# What those means are over: prompts of the same "template" at the same position, all at the same "position", or "auto".
-# centering = "auto"
-
-# What each prompt is compared with: its own "counterfactual", a "partner" (another prompt of its template and
-# length), or "auto": the counterfactual where there is one of equal length, else a partner.
-# reference = "auto"
-
-# Rules of the backward pass: "plain" gradients, "relp", "gim" or "combined".
-# rules = "plain"
-
-# At how many points between reference and prompt the gradient of attributions is averaged (integrated gradients).
-# ig_steps = 1
-
-# Compute and store these alone, and grad_norm; the others are null. Without the key, all of them.
-# statistics = ["grad_norm", "centered_grad_norm", "contrast_norm", "taylor", "mean_attribution", "attribution"]
-
-# Score edges between nodes too.
-# edges = false
-
-# Score the neurons of these MLPs too.
-# neurons = ["m3"]
-
-# Leave out prompts that the model does not solve.
-# only_solved = false
-
-# A beginning-of-text token before each prompt: "always", "never", or "auto", as the tokenizer has it.
-# bos = "auto"
-
-# Only for the wrong answer "semantic": the model that tells how far apart two answers are in meaning.
-# embedding_model = "sentence-transformers/all-MiniLM-L6-v2"
-
-# Where results go: a folder, s3://bucket/prefix or gs://bucket/prefix.
-out = "results/first"
-
-[compute]
-# Ray workers, each with a copy of the model; 0 computes in this process. Never changes a number.
-# workers = 2
-# "cpu", "cuda", or "auto": a GPU where there is one, or the cluster can start one.
-# device = "auto"
-# dtype = "float32"
-# Prompts per forward pass, and per shard (what is committed at once; whole batches). "auto": settled in the plan,
-# shards by the time that a batch takes.
-# batch_size = "auto"
-# shard_size = "auto"
-# Processor threads of each worker.
-# threads = 1
-# GPUs that each worker holds, where it computes on one: 0.5 puts two workers on a GPU.
-# gpus_per_worker = 1.0
-"""
+#: What stands for a choice that has no default.
+EXAMPLES = {
+    "prompts": "my_prompts.jsonl",
+    "wrong_answers": ["margin", "logit_difference"],
+    "definitions": ["mine.py"],
+    "statistics": ["grad_norm", "centered_grad_norm", "contrast_norm", "taylor", "mean_attribution", "attribution"],
+    "neurons": ["m3"],
+}
 
 
 def init(file: File = Path("study.toml")) -> None:
@@ -94,10 +37,26 @@ def init(file: File = Path("study.toml")) -> None:
     with exit_status():
         try:
             with file.open("x", encoding="utf-8") as stream:
-                stream.write(STUDY.replace("{file}", str(file)))
+                stream.write(first_study(file))
         except FileExistsError:
             raise BadInput(f"{str(file)!r} is there already: give another name") from None
         except OSError as error:
             raise BadInput(f"{str(file)!r} cannot be written: {error}") from error
-        say("Study", str(file))
-        say("Next", f"gbcd run {quote(str(file))}")
+        fact(console, "Study", str(file))
+        fact(console, "Next", f"gbcd run {quote(str(file))}")
+
+
+def first_study(file: Path) -> str:
+    """The text of the file, made from what the fields of a study say of themselves."""
+    begin = f"# A study for `gbcd run {file}`. Lines that are commented out show the default, or an example.\n"
+    return "\n".join([begin, *_choices(Study), "[compute]", *_choices(Compute)])
+
+
+def _choices(table: type[BaseModel]) -> Iterator[str]:
+    for name, field in table.model_fields.items():
+        if name == "compute":
+            continue
+        for line in textwrap.wrap((field.description or "").replace("\n", " "), 118):
+            yield f"# {line}"
+        value = (FIRST | EXAMPLES).get(name, field.default)
+        yield f"{'' if name in FIRST else '# '}{name} = {json.dumps(value)}\n"

@@ -1,4 +1,4 @@
-"""`gbcd report`: the page, and figures for a paper."""
+"""What is written from the committed shards: `gbcd reduce`, `gbcd report`, and `gbcd export`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,29 @@ from typing import Annotated
 
 import typer
 
-from gbcd.commands.options import Results
-from gbcd.commands.terminal import exit_status, say
-from gbcd.printing import counted
+from gbcd.commands import options
+from gbcd.commands.terminal import console, exit_status
+from gbcd.printing import counted, fact
 
 Figures = Annotated[Path | None, typer.Option("--png", metavar="DIR", help="Also draw every figure as PNG, 300 dpi.")]
+Mib = Annotated[
+    Path, typer.Option("--mib", metavar="DIR", help="Write TASK_MODEL/importances.pt and .json, as EAP-IG and MIB do.")
+]
 
 
-def report(out: Results, png: Figures = None) -> None:
+def reduce(out: options.Results, score: options.Score = None) -> None:
+    """Reduce what is committed to summary.parquet: statistics per component, ranked."""
+    with exit_status():
+        from gbcd.analysis.reduce import reduce as summarise
+        from gbcd.commands.result_table import show_results
+
+        summary = summarise(out, score)
+        show_results(summary, console)
+        fact(console, "Summary", f"{out}/summary.parquet, {counted(summary.height, 'row')}")
+        fact(console, "Next", f"gbcd report {out}")
+
+
+def report(out: options.Results, png: Figures = None) -> None:
     """Write what was found as one HTML file: heat maps, rankings, distributions, the circuit, the evaluation."""
     with exit_status():
         write(out, png)
@@ -30,8 +45,17 @@ def write(out: str, png: Path | None = None) -> None:
 
     written = write_report(out)
     for warning in written.warnings:
-        say("Warning", warning)
-    say("Report", written.location)
+        fact(console, "Warning", warning)
+    fact(console, "Report", written.location)
     if png is not None:
         figures = write_figures(out, png)
-        say("Figures", f"{png}, {counted(len(figures), 'file')}")
+        fact(console, "Figures", f"{png}, {counted(len(figures), 'file')}")
+
+
+def export(out: options.Results, mib: Mib) -> None:
+    """Write the circuits of a study, with the scores of all edges, in the files of EAP-IG and MIB."""
+    with exit_status():
+        from gbcd.evaluation.mib import export as write_circuits
+
+        for written in write_circuits(out, mib):
+            fact(console, "Circuit", f"{written}/importances.pt, importances.json")

@@ -1,4 +1,4 @@
-"""`gbcd run`: from a study to a report."""
+"""`gbcd plan` and `gbcd run`: from studies to their plans, and on to their reports."""
 
 from __future__ import annotations
 
@@ -8,8 +8,37 @@ from gbcd.commands import options
 from gbcd.commands.report import write as write_report
 from gbcd.commands.terminal import console, exit_status, hush_libraries
 from gbcd.errors import INTERRUPTED, Incomplete
+from gbcd.printing import counted, fact, line
 from gbcd.run.work import Slice, slice_of
 from gbcd.study import Study
+
+
+def plan(
+    study: options.StudyFiles = None,
+    task: options.Tasks = None,
+    model: options.Model = None,
+    prompts: options.Prompts = None,
+    wrong_answer: options.WrongAnswers = None,
+    definitions: options.Definitions = None,
+    embedding_model: options.EmbeddingModel = None,
+    seed: options.Seed = None,
+    edges: options.Edges = None,
+    neurons: options.Neurons = None,
+    ig_steps: options.IgSteps = None,
+    out: options.Out = None,
+    device: options.Device = None,
+    dtype: options.DType = None,
+    shard_size: options.ShardSize = None,
+    batch_size: options.BatchSize = None,
+) -> None:
+    """Draw and check the prompts of studies and store their plans, without computing."""
+    flags = locals()
+    with exit_status(resumes=True):
+        asked = options.asked_studies(flags)
+        hush_libraries()
+        for one in asked:
+            _plan(one)
+        fact(console, "Next", "gbcd run with the same study")
 
 
 def run(
@@ -41,6 +70,22 @@ def run(
     statuses = [_status(one, score, chosen) for one in asked]
     if worst := max(statuses):
         raise typer.Exit(worst)
+
+
+def _plan(study: Study) -> None:
+    from gbcd.run.planning import open_plan
+    from gbcd.run.progress import ProgressDisplay
+
+    with ProgressDisplay(console) as display:
+        planned = open_plan(study, display.planning)
+    settled, compute, shards = planned.plan.study, planned.plan.study.compute, planned.plan.shards
+    fact(console, "Prompts", f"{planned.plan.n_prompts:,} for {settled.model}, centred by {settled.centering}")
+    fact(console, "Wrong answer", ", ".join(settled.wrong_answers))
+    fact(console, "Shards", f"{len(shards):,} of up to {counted(shards[0].n_prompts, 'prompt')}")
+    fact(console, "Compute", f"on {compute.device}, in batches of {compute.batch_size:,}")
+    for note in planned.notes:
+        line(console, note)
+    fact(console, "Plan", f"{planned.store.location}/plan.json")
 
 
 def _status(study: Study, score: str | None, part: Slice) -> int:

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 import typer
 from rich.markup import escape
 
-from gbcd import printing
 from gbcd.errors import BAD_INPUT, INCOMPLETE, INTERRUPTED, BadInput, Incomplete
 from gbcd.printing import SafeConsole
 from gbcd.run.store import StorageError
@@ -66,11 +65,6 @@ def exit_status(resumes: bool = False) -> Generator[None]:
         )
     except KeyboardInterrupt:
         _fail("yellow", "interrupted", f"What is committed is kept. {again}", INTERRUPTED)
-
-
-def say(label: str, text: str) -> None:
-    """Print one finding, with its label in the left column."""
-    printing.fact(console, label, text)
 
 
 def hush_libraries() -> None:
