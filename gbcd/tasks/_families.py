@@ -10,6 +10,7 @@ a random generator seeded by the family's name and the index.
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -33,26 +34,29 @@ class Slot:
     Attributes:
         names: names of the places, separated by spaces, for example `first second`.
         words: what may stand there.
+        places: the names, one by one.
         size: number of ways to fill the places: n (n - 1) ... for n words.
     """
 
     names: str
     words: Sequence[str]
+    places: tuple[str, ...] = field(init=False)
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Count the ways once: they are asked for with every prompt."""
-        object.__setattr__(self, "size", math.perm(len(self.words), len(self.names.split())))
+        object.__setattr__(self, "places", tuple(self.names.split()))
+        object.__setattr__(self, "size", math.perm(len(self.words), len(self.places)))
 
     def at(self, index: int) -> dict[str, str]:
         """The way numbered `index` (0 <= index < size), as name of the place -> word."""
         taken: list[int] = []
         values: dict[str, str] = {}
-        for name in self.names.split():
+        for name in self.places:
             index, choice = divmod(index, len(self.words) - len(taken))
-            for earlier in sorted(taken):
+            for earlier in taken:
                 choice += choice >= earlier
-            taken.append(choice)
+            insort(taken, choice)
             values[name] = self.words[choice]
         return values
 
