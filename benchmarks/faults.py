@@ -38,7 +38,7 @@ from ray import cloudpickle
 from small_runs import N_PROMPTS, N_SHARDS, as_toml, finished, same, small_study, tables
 
 from gbcd.errors import Incomplete
-from gbcd.run import timeouts
+from gbcd.run import ray_pool
 from gbcd.run.store import Store
 from gbcd.run.verification import forget, verify
 from gbcd.study import Study
@@ -192,8 +192,8 @@ def damaged(study: Study, rng: random.Random) -> None:
 def worker_killed(how: signal.Signals, study: Study, rng: random.Random) -> None:
     """One of two Ray actors, by SIGKILL or stopped by SIGSTOP, on a prompt that a seed draws."""
     cloudpickle.register_pickle_by_value(fault_engines)  # workers do not have it on their path
-    timeouts.FLOOR = timeouts.UNMEASURED = 5.0
-    timeouts.FACTOR = 0.0
+    ray_pool.FLOOR = ray_pool.UNMEASURED = 5.0
+    ray_pool.FACTOR = 0.0
     marker = f"{study.out}.died"
     prompt = f"ioi/{rng.randrange(N_PROMPTS):06d}"
     on_ray = study.model_copy(update={"compute": study.compute.model_copy(update={"workers": 2})})

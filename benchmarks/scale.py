@@ -34,16 +34,16 @@ from gbcd.analysis.reduce import reduce
 from gbcd.engine.tables import ShardTables
 from gbcd.pipeline import run_study
 from gbcd.run.commits import read_commits
-from gbcd.run.executor import Team, Workers, execute
+from gbcd.run.executor import Team, execute
 from gbcd.run.norms_work import MEANS, MEANS_KEY, NORMS, NormsWork, read_means, stages
 from gbcd.run.planning import open_plan
 from gbcd.run.progress import ProgressDisplay
-from gbcd.run.results import scan, shard_tables
+from gbcd.run.results import map_shards, scan
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.status import folder_status
 from gbcd.run.store import Store
 from gbcd.run.verification import verify
-from gbcd.run.work import OnProgress, Tables
+from gbcd.run.work import OnProgress, Tables, Workers
 from gbcd.study import Compute, Study
 
 QUIET = Console(file=io.StringIO())
@@ -140,7 +140,7 @@ def repeating(study: Study, folder: str, n_prompts: int) -> Callable[[], Repeati
     compute = Compute(workers=0, device="cpu", shard_size=n_prompts)
     small = study.model_copy(update={"prompts_per_task": n_prompts, "out": f"{folder}/computed", "compute": compute})
     run_study(small, QUIET)
-    (computed,) = shard_tables(Store(small.out))
+    (computed,) = map_shards(Store(small.out), lambda tables: tables)
     return lambda: RepeatingWork(study.out, read_plan(Store(study.out)), computed)
 
 

@@ -29,6 +29,11 @@ class Incomplete(RuntimeError):
     """A run ended with work left over; the message says what is missing and how to go on."""
 
 
+def is_own(function: object) -> bool:
+    """Whether a function is a researcher's, not gbcd's."""
+    return function.__module__.split(".")[0] != "gbcd"
+
+
 @contextmanager
 def own_code(what: str, function: Callable[..., Any]) -> Generator[None]:
     """Say what went wrong in a researcher's own `function`, with file and line; faults of gbcd's own stay as they are.
@@ -41,7 +46,7 @@ def own_code(what: str, function: Callable[..., Any]) -> Generator[None]:
     except BadInput:
         raise
     except (Exception, SystemExit) as error:
-        if function.__module__.split(".")[0] == "gbcd":
+        if not is_own(function):
             raise
         file = inspect.getsourcefile(inspect.unwrap(function)) or function.__module__
         raise BadInput(f"{what} ({place(error, file)}): {type(error).__name__}: {error}") from error

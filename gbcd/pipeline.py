@@ -20,16 +20,14 @@ from rich.console import Console
 from gbcd.analysis.ranking import check_score
 from gbcd.analysis.reduce import reduce
 from gbcd.printing import counted
-from gbcd.run.commits import committed_ids, read_commits
-from gbcd.run.executor import Team, Workers, absolute, execute
-from gbcd.run.given_up import GivenUp, given_up
-from gbcd.run.norms_work import EngineBuilder, NormsWork, build_engine, stages
-from gbcd.run.own_definitions import with_definitions
+from gbcd.run.commits import GivenUp, committed_ids, read_commits, read_given_up
+from gbcd.run.executor import Team, absolute, execute
+from gbcd.run.norms_work import NormsWork, stages
 from gbcd.run.planning import Planned, open_plan
 from gbcd.run.progress import ProgressDisplay
 from gbcd.run.results import failed_prompts
 from gbcd.run.shards import Plan
-from gbcd.run.work import WHOLE, Slice
+from gbcd.run.work import WHOLE, Slice, Workers
 from gbcd.study import Study
 
 
@@ -64,7 +62,7 @@ class Run(NamedTuple):
 def run_study(
     study: Study,
     console: Console | None = None,
-    build: EngineBuilder = build_engine,
+    kind: type[NormsWork] = NormsWork,
     score: str | None = None,
     part: Slice = WHOLE,
 ) -> Run:
@@ -73,7 +71,7 @@ def run_study(
     Args:
         study: what to run.
         console: where progress is shown; without one, where this process prints.
-        build: makes the engine that workers use.
+        kind: what workers compute.
         score: what components are ranked by, where enough prompts have it (`gbcd.analysis.ranking.SCORES`).
         part: what of it is computed here; other processes compute the rest, at the same time or later.
 
@@ -90,8 +88,7 @@ def run_study(
         found = len(committed_ids(planned.store))
         location, plan = planned.store.location, planned.plan
         display.say(_announcement(planned, found))
-        builder = with_definitions(build, plan.study.wrong_answers)
-        work = partial(NormsWork, absolute(location), builder, planned.model)
+        work = partial(kind, absolute(location), planned.model, planned.definitions)
         # interruptible once more: Ray sets a handler of its own when it connects
         with Team(location, work, workers_of(study, str(plan.study.compute.device))) as team, interruptible():
             execute(team, stages(plan), display, part)
@@ -125,7 +122,7 @@ def _concluded(planned: Planned, found: int, score: str | None, part: Slice, sta
         part=part,
         missing=tuple(shard for shard in left if part.has(shard)),
         left_to_others=others,
-        given_up=tuple(given_up(store)),
+        given_up=tuple(read_given_up(store)),
         failed=failed_prompts(store, read_commits(store)),
         summary=reduce(store.location, score) if done and not others else None,
         seconds=time.monotonic() - started,

@@ -1,4 +1,4 @@
-"""Engines that fail on purpose, around the real one; each is an `EngineBuilder`."""
+"""Work whose engine fails on purpose, around the real one."""
 
 from __future__ import annotations
 
@@ -9,80 +9,62 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from gbcd.component import Component
-from gbcd.engine.calibration import Calibration, Centering
+from gbcd.engine.calibration import Calibration
+from gbcd.engine.engine import Engine
 from gbcd.engine.tables import FAILED, STATISTICS, ShardTables
 from gbcd.errors import BadInput
-from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.run.norms_work import EngineBuilder, NormsWork, ShardEngine, build_engine
-from gbcd.run.shards import Plan
-from gbcd.run.work import OnProgress
+from gbcd.run.norms_work import NormsWork
 
 #: Columns that a failed prompt keeps.
 KEPT = {"prompt_id", "task", "template", "prompt", "answer", "wrong_answer", "n_tokens"}
 
 Act = Callable[[Sequence[EncodedPrompt]], None]
+Change = Callable[[ShardTables], ShardTables]
 
 
-class FaultyEngine:
-    """Calls `act` with the prompts of a batch before it computes."""
+def faulty(act: Act = lambda batch: None, change: Change = lambda found: found) -> type[NormsWork]:
+    """Work that calls `act` with the prompts of a batch before it computes, and changes what it found."""
 
-    def __init__(self, engine: ShardEngine, act: Act) -> None:
-        self._engine, self._act = engine, act
+    class Faulty(NormsWork):
+        def engine(self, calibration: Calibration | None) -> Engine:
+            engine = super().engine(calibration)
+            compute = engine.compute
 
-    @property
-    def components(self) -> list[Component]:
-        return self._engine.components
+            def compute_faultily(batch: Sequence[EncodedPrompt]) -> ShardTables:
+                act(batch)
+                return change(compute(batch))
 
-    def calibrate(
-        self, prompts: Sequence[EncodedPrompt], centering: Centering, batch_size: int, on_progress: OnProgress
-    ) -> Calibration:
-        return self._engine.calibrate(prompts, centering, batch_size, on_progress)
+            engine.compute = compute_faultily
+            return engine
 
-    def compute(self, prompts: Sequence[EncodedPrompt]) -> ShardTables:
-        self._act(prompts)
-        return self._engine.compute(prompts)
+    return Faulty
 
 
-def faulty(act: Act) -> EngineBuilder:
-    """A builder of engines that call `act` first."""
-
-    def build(loaded: LoadedModel, plan: Plan, calibration: Calibration | None) -> ShardEngine:
-        return FaultyEngine(build_engine(loaded, plan, calibration), act)
-
-    return build
-
-
-def failing_on(*prompt_ids: str) -> EngineBuilder:
+def failing_on(*prompt_ids: str) -> type[NormsWork]:
     """Fails on some prompts as the engine does when it has found them: they have a reason and no values."""
 
-    class Failing(FaultyEngine):
-        def compute(self, prompts: Sequence[EncodedPrompt]) -> ShardTables:
-            tables = super().compute(prompts)
-            values = [name for name in tables.prompts.column_names if name not in KEPT]
-            rows = [
-                row | dict.fromkeys(values) | {"status": FAILED, "reason": f"{row['prompt_id']} is poison"}
-                if row["prompt_id"] in prompt_ids
-                else row
-                for row in tables.prompts.to_pylist()
-            ]
-            norms = [
-                row | (dict.fromkeys(STATISTICS) if row["prompt_id"] in prompt_ids else {})
-                for row in tables.norms.to_pylist()
-            ]
-            return ShardTables(
-                pa.Table.from_pylist(rows, schema=tables.prompts.schema),
-                pa.Table.from_pylist(norms, schema=tables.norms.schema),
-            )
+    def change(tables: ShardTables) -> ShardTables:
+        values = [name for name in tables.prompts.column_names if name not in KEPT]
+        rows = [
+            row | dict.fromkeys(values) | {"status": FAILED, "reason": f"{row['prompt_id']} is poison"}
+            if row["prompt_id"] in prompt_ids
+            else row
+            for row in tables.prompts.to_pylist()
+        ]
+        norms = [
+            row | (dict.fromkeys(STATISTICS) if row["prompt_id"] in prompt_ids else {})
+            for row in tables.norms.to_pylist()
+        ]
+        return ShardTables(
+            pa.Table.from_pylist(rows, schema=tables.prompts.schema),
+            pa.Table.from_pylist(norms, schema=tables.norms.schema),
+        )
 
-    def build(loaded: LoadedModel, plan: Plan, calibration: Calibration | None) -> ShardEngine:
-        return Failing(build_engine(loaded, plan, calibration), lambda prompts: None)
-
-    return build
+    return faulty(change=change)
 
 
-def raising_on(*prompt_ids: str) -> EngineBuilder:
+def raising_on(*prompt_ids: str) -> type[NormsWork]:
     """Raises on some prompts, always."""
 
     def act(prompts: Sequence[EncodedPrompt]) -> None:
@@ -93,7 +75,7 @@ def raising_on(*prompt_ids: str) -> EngineBuilder:
     return faulty(act)
 
 
-def killed_by(prompt_id: str, marker: str | None = None, how: signal.Signals = signal.SIGKILL) -> EngineBuilder:
+def killed_by(prompt_id: str, marker: str | None = None, how: signal.Signals = signal.SIGKILL) -> type[NormsWork]:
     """Ends its process, as the kernel would, on one prompt, or stops it with SIGSTOP; once only with a `marker` file,
     which then holds the process's number."""
 
@@ -104,12 +86,12 @@ def killed_by(prompt_id: str, marker: str | None = None, how: signal.Signals = s
     return faulty(act)
 
 
-def slow(seconds: float) -> EngineBuilder:
+def slow(seconds: float) -> type[NormsWork]:
     """Takes its time over every batch."""
     return faulty(lambda prompts: time.sleep(seconds))
 
 
-def refusing(message: str) -> EngineBuilder:
+def refusing(message: str) -> type[NormsWork]:
     """Refuses every batch."""
 
     def act(prompts: Sequence[EncodedPrompt]) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from tiny_models import saved_tiny_gpt2
 
 from gbcd.pipeline import Run, run_study
-from gbcd.run.norms_work import EngineBuilder, build_engine
+from gbcd.run.norms_work import NormsWork
 from gbcd.run.results import prompts, scan
 from gbcd.study import Compute, Study
 
@@ -58,9 +58,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
     raise TimeoutError("it does not happen")
 
 
-def finished(study: Study, build: EngineBuilder = build_engine) -> Run:
+def finished(study: Study, kind: type[NormsWork] = NormsWork) -> Run:
     """Run `study`, quietly."""
-    return run_study(study, Console(file=io.StringIO()), build)
+    return run_study(study, Console(file=io.StringIO()), kind)
 
 
 def tables(out: str) -> dict[str, pl.DataFrame]:

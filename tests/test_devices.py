@@ -10,8 +10,8 @@ from small_runs import small_study
 
 from gbcd.errors import BadInput
 from gbcd.run import ray_pool
-from gbcd.run.devices import settled_device
 from gbcd.run.planning import open_plan
+from gbcd.run.settling import settled_device
 from gbcd.study import Compute
 
 

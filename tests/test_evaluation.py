@@ -570,9 +570,9 @@ def test_prompts_that_cannot_be_patched_are_named(study, tmp_path, monkeypatch):
 
 def test_what_the_command_cannot_mean_is_refused(study):
     for flags, said in (
-        (("--ablations", "mean,none"), "'none' is none of resample, mean, zero"),
+        (("--ablations", "mean,none"), "unknown ablation 'none'"),
         (("--nodes", "top"), "'top' is neither `all` nor `top:N`"),
-        (("--device", "tpu"), "--device: 'tpu' is none of auto, cpu, cuda"),
+        (("--device", "tpu"), "unknown device 'tpu'; did you mean cpu"),
         (("--budget", "0.00001"), "a budget of 1e-05 minutes is too small: two pairs of every task take about"),
     ):
         status, _, refused = gbcd("evaluate", study, *flags)

@@ -13,13 +13,11 @@ import pytest
 from rich.console import Console
 
 from gbcd.errors import BadInput, Incomplete
-from gbcd.run.commits import committed_ids, read_commits, read_table
-from gbcd.run.driver import StageDriver
-from gbcd.run.executor import Team, Workers, execute
-from gbcd.run.given_up import given_up
+from gbcd.run.commits import committed_ids, read_commits, read_given_up, read_table
+from gbcd.run.executor import StageDriver, Team, execute
 from gbcd.run.progress import ProgressDisplay
 from gbcd.run.store import StorageError, Store
-from gbcd.run.work import Committed, Failed, OnProgress, Outcome, Stage, Tables, Task, UnsoundShardError
+from gbcd.run.work import OnProgress, Outcome, Stage, Tables, Task, UnsoundShardError, Workers
 
 LETTERS = Stage("letters", (2, 1), noun="letter", title="Letters")
 SQUARES = Stage("squares", (3, 3, 2), noun="number", title="Squares")
@@ -94,10 +92,10 @@ def test_a_shard_that_fails_three_times_is_named_and_the_rest_goes_on(tmp_path: 
     store = Store(str(tmp_path)).below("squares")
     assert "shard 1 failed 3 times and was left out: ArithmeticError: odd\n" in said
     assert committed_ids(store) == {0, 2}
-    assert [one.shard for one in given_up(store)] == [1]
+    assert [one.shard for one in read_given_up(store)] == [1]
     run(tmp_path)
     assert committed_ids(store) == {0, 1, 2}
-    assert given_up(store) == []
+    assert read_given_up(store) == []
 
 
 def test_a_stage_does_not_begin_before_the_one_before_is_whole(tmp_path: Path) -> None:
@@ -139,8 +137,6 @@ class Script:
     def __init__(self, answers: list[Callable[[Task], Outcome]]) -> None:
         self._answers, self._task = answers, None
 
-    def start(self) -> None: ...
-
     def room(self) -> int:
         return int(self._task is None)
 
@@ -159,11 +155,11 @@ class Script:
 
 
 def test_a_machine_that_is_taken_away_counts_for_nothing(tmp_path: Path) -> None:
-    taken: Callable[[Task], Outcome] = lambda task: Failed(task, "node_lost", "spot")  # noqa: E731
-    lost: Callable[[Task], Outcome] = lambda task: Failed(task, "worker_lost", "killed")  # noqa: E731
+    taken: Callable[[Task], Outcome] = lambda task: Outcome(task, "node_lost", "spot")  # noqa: E731
+    lost: Callable[[Task], Outcome] = lambda task: Outcome(task, "worker_lost", "killed")  # noqa: E731
     display = ProgressDisplay(Console(file=io.StringIO()))
     stage = Stage("", (1,))
-    pool = Script([taken, taken, lost, taken, lost, taken, Committed])
+    pool = Script([taken, taken, lost, taken, lost, taken, Outcome])
     assert StageDriver(Store(str(tmp_path)), stage, [0], pool, 1, display).run() == []
     pool = Script([lost, taken, lost, lost])
     [record] = StageDriver(Store(str(tmp_path)), stage, [0], pool, 1, display).run()

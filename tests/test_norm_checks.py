@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from gbcd.engine.tables import PROMPTS, STATISTICS, norms_schema
-from gbcd.run.norm_checks import check_norms
+from gbcd.run.norms_work import check_norms
 from gbcd.run.work import Tables, UnsoundShardError
 
 STATUS = {"p0": "ok", "p1": "non_finite", "p2": "uncalibrated", "p3": "failed"}

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from ray import cloudpickle
 from small_runs import finished, same, small_study, tables
 from test_cli import gbcd
 from tiny_models import saved_tiny_gpt2
@@ -15,8 +14,7 @@ from tiny_models import saved_tiny_gpt2
 from gbcd import tasks, wrong_answers
 from gbcd.errors import BadInput
 from gbcd.evaluation import baselines
-from gbcd.run.norms_work import build_engine
-from gbcd.run.own_definitions import changed_since, import_definitions, read_definitions, with_definitions
+from gbcd.run.own_definitions import changed_since, import_definitions, read_definitions
 from gbcd.run.planning import open_plan
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
@@ -43,19 +41,13 @@ def first_token(context: LossContext) -> TowardsTokens:
     return TowardsTokens([(0,)] * len(context.answers))
 
 
-def test_a_definition_of_ones_own_is_known_where_the_engine_is_built() -> None:
+def test_what_is_defined_in_this_process_alone_is_computed_in_this_process_alone(tmp_path: Path) -> None:
     wrong_answer("first_token")(first_token)
-    build = with_definitions(build_engine, ["foil", "first_token"])
-    sent = cloudpickle.dumps(build)
-    del wrong_answers._REGISTRY["first_token"]  # pyright: ignore
-    with pytest.raises(BadInput, match="first_token"):
-        wrong_answers.get("first_token")
-    cloudpickle.loads(sent).definitions.register()
-    assert wrong_answers.get("first_token").summary.startswith("Cross-entropy")
-
-
-def test_gbcds_own_definitions_need_no_sending() -> None:
-    assert with_definitions(build_engine, ["foil", "inverse_logits"]) is build_engine
+    asked = {"wrong_answers": ("first_token",), "prompts_per_task": 8}
+    with pytest.raises(BadInput, match="'first_token' is known in this process alone: write it to a file"):
+        open_plan(small_study(tmp_path, workers=1, **asked))
+    assert not (tmp_path / "out").exists()
+    assert finished(small_study(tmp_path, **asked)).missing == ()
 
 
 def test_a_file_goes_through_every_command(tmp_path: Path) -> None:

@@ -24,14 +24,14 @@ from gbcd.engine.engine import Engine
 from gbcd.errors import BadInput
 from gbcd.models.load import load
 from gbcd.prompting.tokens import EncodedPrompt, encode
-from gbcd.run import shard_sizes
-from gbcd.run.answer_logits import answer_logits, solved
+from gbcd.run import settling
 from gbcd.run.inputs import Inputs
 from gbcd.run.norms_work import read_means
 from gbcd.run.planning import Planned, open_plan
 from gbcd.run.results import prompts, scan
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
+from gbcd.run.trial import answer_logits, solved
 from gbcd.study import Compute, Study
 
 
@@ -214,7 +214,7 @@ def test_another_study_beside_the_first_is_not_written(tmp_path: Path, monkeypat
     study = small_study(tmp_path).model_copy(update={"compute": Compute(workers=0, device="cpu")})
     first = open_plan(study)
     monkeypatch.setattr(Store, "exists", lambda store, path: False)
-    monkeypatch.setattr(shard_sizes, "shard_size", lambda *given: 1024)  # by time, so it may differ
+    monkeypatch.setattr(settling, "shard_size", lambda *given: 1024)  # by time, so it may differ
     second = open_plan(study)
     assert second.resumed
     assert second.plan == first.plan

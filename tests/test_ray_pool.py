@@ -25,9 +25,9 @@ from small_runs import as_toml, finished, same, small_study, tables, wait_for
 
 from gbcd.errors import BadInput
 from gbcd.pipeline import run_study
-from gbcd.run import ray_pool, timeouts
+from gbcd.run import ray_pool
 from gbcd.run.commits import committed_ids
-from gbcd.run.executor import Team, Workers, execute
+from gbcd.run.executor import Team, execute
 from gbcd.run.norms_work import stages
 from gbcd.run.planning import open_plan
 from gbcd.run.progress import ProgressDisplay
@@ -35,6 +35,7 @@ from gbcd.run.results import EDGES_FILE, NEURONS_FILE, summary
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
 from gbcd.run.verification import verify
+from gbcd.run.work import Workers
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -88,9 +89,9 @@ def test_a_worker_that_hangs_is_ended_and_replaced_and_nothing_changes(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopped process says nothing, and does not die either."""
-    monkeypatch.setattr(timeouts, "FLOOR", 4.0)
-    monkeypatch.setattr(timeouts, "UNMEASURED", 4.0)
-    monkeypatch.setattr(timeouts, "FACTOR", 0.0)
+    monkeypatch.setattr(ray_pool, "FLOOR", 4.0)
+    monkeypatch.setattr(ray_pool, "UNMEASURED", 4.0)
+    monkeypatch.setattr(ray_pool, "FACTOR", 0.0)
     study = small_study(reference, workers=2, out=str(tmp_path / "out"))
     said = io.StringIO()
     marker = tmp_path / "stopped"

@@ -19,7 +19,7 @@ from tiny_models import tiny_gpt2
 
 from gbcd import tasks
 from gbcd.commands.closing import closing_summary, unfinished
-from gbcd.commands.status import show
+from gbcd.commands.status import show_status
 from gbcd.errors import BadInput, Incomplete
 from gbcd.report.caveats import warnings
 from gbcd.report.reading import read_data
@@ -98,7 +98,7 @@ def test_failed_prompts_are_named_until_they_are_repaired(reference: Path, tmp_p
     assert unfinished(run) == f"2 prompts failed; `gbcd verify --repair {study.out}` tries again."
     console = Console(file=io.StringIO(), record=True, width=200)
     closing_summary(run, console)
-    show(folder_status(study.out), console)
+    show_status(folder_status(study.out), console)
     said = console.export_text()
     assert said.count("ioi/000007 has no values: ioi/000007 is poison") == 2
     assert f"{N_PROMPTS - 2} of {N_PROMPTS} prompts" in said

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_prompts import random_prompts
 
-from gbcd.run import shard_sizes
-from gbcd.run.shard_sizes import batch_size, seconds_per_prompt, shard_size
+from gbcd.run import settling
+from gbcd.run.settling import batch_size, seconds_per_prompt, shard_size
 
 
 def test_a_batch_is_fixed_and_smaller_for_long_prompts() -> None:
@@ -26,9 +26,9 @@ def test_a_shard_is_whole_batches_and_no_longer_than_a_minute(
     size = shard_size(n_prompts, batch, workers, seconds, row)
     assert size % batch == 0
     if size > batch:
-        assert seconds is None or size * seconds <= shard_sizes.SHARD_SECONDS
-        assert size * row <= shard_sizes.SHARD_BYTES
-        assert -(-n_prompts // size) >= shard_sizes.SHARDS_PER_WORKER * max(1, workers)
+        assert seconds is None or size * seconds <= settling.SHARD_SECONDS
+        assert size * row <= settling.SHARD_BYTES
+        assert -(-n_prompts // size) >= settling.SHARDS_PER_WORKER * max(1, workers)
 
 
 @pytest.mark.parametrize(

@@ -95,9 +95,8 @@ def test_unknown_names_get_the_nearest() -> None:
 @pytest.mark.parametrize(("device", "asked"), [("cuda", 0.5), ("cpu", 0.0)])
 def test_each_worker_asks_for_its_part_of_a_gpu(monkeypatch: pytest.MonkeyPatch, device: str, asked: float) -> None:
     options: dict[str, object] = {}
-    monkeypatch.setattr(ray_pool, "connect", lambda n_cpus: False)
     monkeypatch.setattr(ray_pool.ray, "remote", lambda **given: options.update(given) or (lambda kind: MagicMock()))
     study = Study(tasks=("ioi",), out="results/ioi", compute=Compute(workers=2, gpus_per_worker=0.5))
     workers = workers_of(study, device)
-    ray_pool.RayPool(study.out, workers.n, workers.threads, workers.gpus, build=MagicMock())
+    ray_pool.RayPool(study.out, workers, build=MagicMock())
     assert options["num_gpus"] == asked

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from gbcd.analysis.reduce import reduce
 from gbcd.cli import app
-from gbcd.commands.verify import again
+from gbcd.commands.status import again
 from gbcd.errors import BadInput
 from gbcd.run.commits import committed_ids, publish
+from gbcd.run.norms_work import MEANS, NORMS
 from gbcd.run.results import scan
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
@@ -82,14 +83,14 @@ def record_copied(out: Path) -> None:
 
 
 def means_flipped(out: Path) -> None:
-    (path,) = (out / "calibration" / "means_00").iterdir()
+    (path,) = (out / "calibration" / "means").iterdir()
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
 def means_deleted(out: Path) -> None:
-    shutil.rmtree(out / "calibration" / "means_00")
+    shutil.rmtree(out / "calibration" / "means")
 
 
 def means_uncommitted(out: Path) -> None:
@@ -108,8 +109,8 @@ def uncommitted(out: Path) -> None:
 def test_an_untouched_run_is_sound(reference: Path) -> None:
     found = verify(str(reference / "out"))
     assert found.is_sound
-    assert (found.orphans, found.norms.missing, found.means.missing) == (0, (), ())
-    assert found.norms.n_bytes > found.means.n_bytes > 0
+    assert (found.orphans, [*filter(None, (stage.missing for stage in found.stages.values()))]) == (0, [])
+    assert found.n_bytes > 0
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_damage_is_found_and_exactly_that_is_computed_again(
     damage(out)
     found = verify(str(out))
     assert not found.is_sound
-    assert (set(found.norms.bad), set(found.means.bad)) == (bad, bad_means)
+    assert (set(found.stages[NORMS].bad), set(found.stages[MEANS].bad)) == (bad, bad_means)
     assert [*found.common] == ([common] if common else [])
     assert found.orphans == 0 or damage is uncommitted
     forget(str(out), found)
@@ -196,7 +197,7 @@ def test_shards_of_an_evaluation_are_verified_too(out: Path) -> None:
     first.unlink()
     found = verify(str(out))
     assert not found.is_sound
-    assert set(found.evaluations["evaluation/key/effects"].bad) == {0}
+    assert set(found.stages["evaluation/key/effects"].bad) == {0}
     forget(str(out), found)
     assert committed_ids(store) == {1}
     assert verify(str(out)).is_sound
@@ -213,7 +214,7 @@ def test_readers_of_damaged_results_are_told_how_to_repair_them(out: Path, damag
 def test_a_run_does_not_go_on_with_damaged_means(out: Path) -> None:
     means_flipped(out)
     uncommitted(out)
-    with pytest.raises(BadInput, match=rf"means_00.*`gbcd verify --repair {out}`"):
+    with pytest.raises(BadInput, match=rf"means.*`gbcd verify --repair {out}`"):
         finished(again(read_plan(Store(str(out))).study, str(out), 0, ()))
 
 
@@ -221,16 +222,16 @@ def test_norms_against_other_means_are_found(out: Path) -> None:
     """The means were lost, and what was computed in their place differs."""
     path = out / "calibration" / "commits" / "00000.json"
     record = json.loads(path.read_text())
-    means = record["files"]["means_00"]
+    means = record["files"]["means"]
     table = decode((out / "calibration" / means["path"]).read_bytes()).slice(1)
     content = encode(table)
     (out / "calibration" / means["path"]).write_bytes(content)
     means |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "rows": table.num_rows}
     path.write_text(json.dumps(record))
     found = verify(str(out))
-    assert found.means.bad == {}
-    assert set(found.norms.bad) == set(range(N_SHARDS))
-    assert "other mean activations" in found.norms.bad[0]
+    assert found.stages[MEANS].bad == {}
+    assert set(found.stages[NORMS].bad) == set(range(N_SHARDS))
+    assert "other mean activations" in found.stages[NORMS].bad[0]
 
 
 def test_lost_prompts_are_said_to_be_lost(out: Path) -> None:

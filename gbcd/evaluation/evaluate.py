@@ -50,13 +50,14 @@ from gbcd.evaluation.recovery import Score, recovery_rows
 from gbcd.evaluation.work import EvaluationWork, circuit_components, load_model
 from gbcd.models.load import LoadedModel
 from gbcd.run.commits import committed_ids, read_commits, read_table
-from gbcd.run.devices import settled_device
-from gbcd.run.executor import Team, Workers, absolute, execute
+from gbcd.run.executor import Team, absolute, execute
 from gbcd.run.own_definitions import DefinitionFile, import_definitions
 from gbcd.run.progress import ProgressDisplay
 from gbcd.run.results import SUMMARY_FILE, encoded
+from gbcd.run.settling import settled_device
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import Store
+from gbcd.run.work import Workers
 from gbcd.study import AskedDevice, Compute
 
 

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from gbcd.evaluation.patching import Ablation
 from gbcd.evaluation.places import Level
 from gbcd.run.commits import read_record
-from gbcd.run.devices import Device
 from gbcd.run.own_definitions import DefinitionFile
+from gbcd.run.settling import Device
 from gbcd.run.shards import Plan
 from gbcd.run.store import Store
 from gbcd.run.work import Stage

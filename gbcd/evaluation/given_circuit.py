@@ -22,8 +22,8 @@ from gbcd.evaluation.resampling import Draws
 from gbcd.evaluation.work import circuit_metrics, load_model, pairs_of
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.run.devices import settled_device
 from gbcd.run.inputs import Inputs
+from gbcd.run.settling import settled_device
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
 from gbcd.study import AskedDevice, Compute

@@ -30,9 +30,9 @@ from gbcd.models.edge_runs import CircuitRuns
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.run.devices import Device
 from gbcd.run.inputs import Inputs
 from gbcd.run.own_definitions import DefinitionFile, import_definitions
+from gbcd.run.settling import Device
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import Store
 from gbcd.run.work import OnProgress, Tables, UnsoundShardError

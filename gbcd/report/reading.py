@@ -28,11 +28,9 @@ from gbcd.evaluation.tables import (
 )
 from gbcd.printing import duration
 from gbcd.report.data import EXAMPLES, Measured, ReportData, Sample
-from gbcd.run.commits import Commit, read_commits
-from gbcd.run.given_up import given_up
+from gbcd.run.commits import Commit, read_commits, read_given_up
 from gbcd.run.results import EDGES_FILE, SUMMARY_FILE, read_stored
 from gbcd.run.shards import Plan, read_plan
-from gbcd.run.status import n_prompts
 from gbcd.run.store import Store
 
 #: Edges of a group that are read, the largest of those that are not zero within their intervals.
@@ -77,7 +75,7 @@ def read_data(out: str) -> ReportData:
 def _missing(store: Store, plan: Plan, commits: list[Commit]) -> list[str]:
     missing = len(plan.shards) - len(commits)
     said = f"{missing} of {len(plan.shards)} shards are missing; the command that started the study goes on with them."
-    return ([said] if missing else []) + [f"Given up: {record.message}." for record in given_up(store)]
+    return ([said] if missing else []) + [f"Given up: {record.message}." for record in read_given_up(store)]
 
 
 def _first_of_tasks(groups: Iterable[Key]) -> list[Key]:
@@ -197,7 +195,7 @@ def _table(store: Store, path: str) -> pl.DataFrame | None:
 def _computed(store: Store, plan: Plan, commits: list[Commit]) -> list[tuple[str, str]]:
     """Model, settings, cost, versions: what it takes to do it again."""
     study, compute = plan.study, plan.study.compute
-    done = n_prompts(plan, commits)
+    done = plan.n_prompts_of(commit.shard for commit in commits)
     size = sum(file.bytes for commit in commits for file in commit.files.values())
     taken = duration(sum(commit.seconds for commit in commits))
     return [

@@ -7,7 +7,9 @@ the order alone does not depend on shards or workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar, cast
 
@@ -17,6 +19,7 @@ import pyarrow.compute as pc
 from jaxtyping import Int
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 #: Batches in a window.
 WINDOW = 32
@@ -58,3 +61,15 @@ def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while group := list(islice(rest, size)):
         yield group
+
+
+def ahead(items: Iterable[T], work: Callable[[T], R], n_threads: int = 1) -> Iterator[R]:
+    """The results of `work`, in order; `n_threads` work ahead, and hold as many results that nobody has taken yet."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        waiting = deque[Future[R]]()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 2 * n_threads - 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

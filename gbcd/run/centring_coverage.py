@@ -1,89 +1,84 @@
-"""Which prompts the centring statistics of a study cover, and what prompts are centred by, known when it is planned.
+"""Which prompts the centring statistics of a study cover, known when it is planned.
 
 A position has a mean input only if enough prompts of the calibration sample reach it (`MIN_PROMPTS`), and with the
 centring `template` only prompts of the same template count. Prompts beyond that are named here, not guessed at later.
-Means by template find the circuit better (docs/findings.md), but a small study has too few prompts of each, so `auto`
-takes them where nearly all prompts have them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Literal
+import numpy as np
+import polars as pl
+import pyarrow as pa
 
 from gbcd.engine.calibration import MIN_PROMPTS, Centering
 from gbcd.errors import listed
 from gbcd.printing import counted
-from gbcd.prompting.tokens import EncodedPrompt
-
-#: Share of prompts without a centred norm above which `auto` does not centre by template.
-MAX_MISSED = 0.05
-
-
-def settled(given: Centering | Literal["auto"], missed: Mapping[Centering, int], n_prompts: int) -> Centering:
-    """What prompts are centred by, given how many would have no centred norm under each."""
-    if given != "auto":
-        return given
-    return "template" if missed["template"] <= MAX_MISSED * n_prompts else "position"
+from gbcd.run.batches import lengths
 
 
 class CentringCoverage:
     """Counts the prompts of one task by template and length, in the order in which they are stored."""
 
-    def __init__(self, task: str, sample_size: int, centering: Centering) -> None:
+    def __init__(self, task: str, sample_size: int) -> None:
         """The first `sample_size` prompts are the calibration sample."""
-        self._task, self._sample_size, self._centering = task, sample_size, centering
-        self._seen: Counter[tuple[str, int]] = Counter()
-        self._n_seen = 0
-        self._sample: dict[str, list[int]] = {}
+        self._task, self._sample_size = task, sample_size
+        self._counts: list[pl.DataFrame] = []
 
-    def add(self, prompts: Sequence[EncodedPrompt]) -> None:
-        """Take in the next prompts."""
-        for one in prompts:
-            group = one.prompt.template if self._centering == "template" else ""
-            if self._n_seen < self._sample_size:
-                self._sample.setdefault(group, []).append(len(one.ids))
-            self._seen[group, max(len(one.ids), len(one.twin_ids or ()))] += 1
-            self._n_seen += 1
+    def add(self, rows: pa.Table) -> None:
+        """Take in the next prompts, rows of `inputs.SCHEMA`."""
+        own = lengths(rows["ids"])
+        table = pl.DataFrame(
+            {
+                "template": rows["template"].to_pylist(),
+                "length": own,
+                "longest": np.maximum(own, lengths(rows["twin_ids"])),
+                "is_sample": rows["place"].to_numpy() < self._sample_size,
+            }
+        )
+        self._counts.append(table.group_by(table.columns).agg(n=pl.len().cast(pl.Int64)))
 
-    def sample_sizes(self) -> dict[str, int]:
+    def sample_sizes(self, centering: Centering) -> dict[str, int]:
         """How many prompts of the calibration sample each group has."""
-        return {group: len(lengths) for group, lengths in self._sample.items()}
+        return dict(self._grouped(centering).filter("is_sample").group_by("group").agg(pl.col("n").sum()).iter_rows())
 
-    def missed(self) -> int:
-        """How many prompts will have no centred norm."""
-        return sum(self._missed(self._reach()).values())
-
-    def shortfall(self) -> str | None:
-        """What a person should know, or None where every prompt will have a centred norm."""
-        reach = self._reach()
-        missed = self._missed(reach)
-        if not missed:
-            return None
-        n_sample = min(self._sample_size, self._n_seen)
-        why = sorted(_reason(group, length, reach.get(group, 0), count) for (group, length), count in missed.items())
-        alike = "length and template" if self._centering == "template" else "length"
+    def missed(self, centering: Centering) -> pl.DataFrame:
+        """Prompts that will have no centred norm: `group, longest` (in tokens), `n` and how far means `reach`."""
+        counts = self._grouped(centering)
+        enough = (
+            counts.filter("is_sample")
+            .sort("length", descending=True)
+            .filter(pl.col("n").cum_sum().over("group") >= MIN_PROMPTS)
+        )
+        reach = enough.group_by("group").agg(reach=pl.col("length").max())
         return (
-            f"{self._task}: {sum(missed.values()):,} of {counted(self._n_seen, 'prompt')} will have no centred norm. "
-            f"It takes {MIN_PROMPTS} prompts of their {alike}, or longer, among the {n_sample:,} calibration prompts:\n"
-            f"{listed(why)}"
+            counts.group_by("group", "longest")
+            .agg(pl.col("n").sum())
+            .join(reach, on="group", how="left")
+            .with_columns(pl.col("reach").fill_null(0))
+            .filter(pl.col("longest") > pl.col("reach"))
+            .sort("group", "longest")
         )
 
-    def _reach(self) -> dict[str, int]:
-        return {group: _reach(lengths) for group, lengths in self._sample.items()}
+    def shortfall(self, centering: Centering) -> str | None:
+        """What a person should know, or None where every prompt will have a centred norm."""
+        missed = self.missed(centering)
+        if missed.is_empty():
+            return None
+        counts = self._grouped(centering)
+        n_prompts, n_sample = int(counts["n"].sum()), counts.filter("is_sample")["n"].sum()
+        alike = "length and template" if centering == "template" else "length"
+        return (
+            f"{self._task}: {missed['n'].sum():,} of {counted(n_prompts, 'prompt')} will have no centred norm. "
+            f"It takes {MIN_PROMPTS} prompts of their {alike}, or longer, among the {n_sample:,} calibration prompts:\n"
+            f"{listed([_reason(*row) for row in missed.iter_rows()])}"
+        )
 
-    def _missed(self, reach: Mapping[str, int]) -> dict[tuple[str, int], int]:
-        return {key: count for key, count in self._seen.items() if reach.get(key[0], 0) < key[1]}
+    def _grouped(self, centering: Centering) -> pl.DataFrame:
+        group = pl.col("template") if centering == "template" else pl.lit("")
+        return pl.concat(self._counts).with_columns(group=group)
 
 
-def _reach(lengths: Sequence[int]) -> int:
-    """The longest prefix that `MIN_PROMPTS` prompts have."""
-    longest = sorted(lengths, reverse=True)
-    return longest[MIN_PROMPTS - 1] if len(longest) >= MIN_PROMPTS else 0
-
-
-def _reason(template: str, length: int, reach: int, count: int) -> str:
+def _reason(template: str, length: int, count: int, reach: int) -> str:
     whose = f"template {template!r}, " if template else ""
     limit = f"enough up to {reach} tokens" if reach else "too few of any length"
     return f"{whose}{length} tokens: {counted(count, 'prompt')} ({limit})"

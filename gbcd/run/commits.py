@@ -20,10 +20,10 @@ from typing import TypeVar
 from uuid import uuid4
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from gbcd.errors import BadInput
-from gbcd.run.shards import StoredFile
+from gbcd.run.shards import Record, StoredFile
 from gbcd.run.store import StorageError, Store
 from gbcd.run.table_files import decode, encode
 from gbcd.run.work import Tables, UnsoundShardError
@@ -33,13 +33,11 @@ _RECORD = re.compile(r"\w+/(\d+)\.json")
 #: Requests in flight while records are read; they are small and an object store answers slowly.
 _READERS = 32
 
-Record = TypeVar("Record", bound=BaseModel)
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
-class Commit(BaseModel):
+class Commit(Record):
     """The record that makes a shard part of the results."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     shard: int
     attempt: str
@@ -58,6 +56,25 @@ class Commit(BaseModel):
         return _sha256("".join(file.sha256 for _, file in sorted(self.files.items())).encode())
 
 
+class GivenUp(Record):
+    """Why a shard is missing that was tried three times and failed each time: `given_up/00012.json`.
+
+    The record is created exclusively and stays. A later run tries the shard again, and once there is a commit the
+    record tells of the past.
+    """
+
+    shard: int
+    attempts: int
+    reason: str
+    at: datetime
+
+    @property
+    def message(self) -> str:
+        """One line: what is missing, and why."""
+        why = self.reason.strip().splitlines()[0]
+        return f"shard {self.shard} failed {self.attempts} times and was left out: {why}"
+
+
 def publish(store: Store, shard: int, tables: Tables, seconds: float) -> Commit | None:
     """Upload the tables of a shard and commit them.
 
@@ -72,17 +89,11 @@ def publish(store: Store, shard: int, tables: Tables, seconds: float) -> Commit 
     statuses = Counter[str]()
     stored: dict[str, StoredFile] = {}
     for name, table in tables.items():
-        content = encode(table)
-        file = StoredFile(
-            path=f"{name}/{shard:05d}.{attempt}.parquet",
-            bytes=len(content),
-            sha256=_sha256(content),
-            rows=table.num_rows,
-        )
-        store.write(file.path, content)
-        if store.size(file.path) != len(content):
-            raise StorageError(f"{store.location}/{file.path} is not there in full after it was written")
-        stored[name] = file
+        content, path = encode(table), f"{name}/{shard:05d}.{attempt}.parquet"
+        store.write(path, content)
+        if store.size(path) != len(content):
+            raise StorageError(f"{store.location}/{path} is not there in full after it was written")
+        stored[name] = StoredFile(path=path, bytes=len(content), sha256=_sha256(content), rows=table.num_rows)
         if "status" in table.column_names:
             statuses.update(table["status"].to_pylist())
     commit = Commit(
@@ -133,6 +144,21 @@ def read_table(store: Store, file: StoredFile) -> pa.Table:
         raise damaged(store, f"{file.path}: {error}") from None
 
 
+def record_given_up(store: Store, given_up: GivenUp) -> None:
+    """Write the record, unless the shard was given up before."""
+    store.create(_given_up_path(given_up.shard), given_up.model_dump_json(indent=1).encode())
+
+
+def read_given_up(store: Store) -> list[GivenUp]:
+    """Shards that were given up and are not committed, in order.
+
+    Raises:
+        StorageError: a record is damaged.
+    """
+    missing = _record_ids(store, "given_up") - committed_ids(store)
+    return _read_records(store, [_given_up_path(shard) for shard in sorted(missing)], GivenUp)
+
+
 def damaged(store: Store, what: str) -> BadInput:
     """Something committed cannot be read any more."""
     return BadInput(f"{store.location}/{what}; `gbcd verify --repair {quote(store.root)}` computes it again")
@@ -143,9 +169,13 @@ def commit_path(shard: int) -> str:
     return f"commits/{shard:05d}.json"
 
 
+def _given_up_path(shard: int) -> str:
+    return f"given_up/{shard:05d}.json"
+
+
 def committed_ids(store: Store) -> set[int]:
     """Shards that are committed."""
-    return record_ids(store, "commits")
+    return _record_ids(store, "commits")
 
 
 def read_commits(store: Store, shards: Iterable[int] | None = None) -> list[Commit]:
@@ -155,22 +185,17 @@ def read_commits(store: Store, shards: Iterable[int] | None = None) -> list[Comm
         StorageError: a record is damaged.
     """
     wanted = committed_ids(store) if shards is None else set(shards)
-    return read_records(store, [commit_path(shard) for shard in sorted(wanted)], Commit)
+    return _read_records(store, [commit_path(shard) for shard in sorted(wanted)], Commit)
 
 
-def read_records(store: Store, paths: Iterable[str], kind: type[Record]) -> list[Record]:
-    """The records at `paths`, in that order, without those that are not there.
-
-    Raises:
-        StorageError: one is damaged.
-    """
-
+def _read_records(store: Store, paths: Iterable[str], kind: type[Kind]) -> list[Kind]:
+    """The records at `paths`, in that order, without those that are not there."""
     with ThreadPoolExecutor(_READERS) as pool:
         found = [pool.submit(read_record, store, path, kind) for path in paths]
         return [record for one in found if (record := one.result()) is not None]
 
 
-def read_record(store: Store, path: str, kind: type[Record]) -> Record | None:
+def read_record(store: Store, path: str, kind: type[Kind]) -> Kind | None:
     """The record at `path`; None if there is none.
 
     Raises:
@@ -185,8 +210,7 @@ def read_record(store: Store, path: str, kind: type[Record]) -> Record | None:
         raise StorageError(f"{store.location}/{path} is damaged or of another version; {repair}") from error
 
 
-def record_ids(store: Store, folder: str) -> set[int]:
-    """Numbers of the records in `folder`."""
+def _record_ids(store: Store, folder: str) -> set[int]:
     names = (_RECORD.fullmatch(entry.path) for entry in store.list(folder))
     return {int(match.group(1)) for match in names if match}
 

@@ -7,17 +7,13 @@ checked and written, the next is tokenised.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from gbcd import wrong_answers
-from gbcd.engine.calibration import Centering
 from gbcd.errors import BadInput
 from gbcd.models.load import LoadedModel
 from gbcd.printing import counted
@@ -25,16 +21,12 @@ from gbcd.prompting.notes import Notes
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt, Tokenised
-from gbcd.run.answer_logits import solved
-from gbcd.run.batches import groups, in_tables_of, lengths
+from gbcd.run.batches import ahead, groups, in_tables_of, lengths
 from gbcd.run.centring_coverage import CentringCoverage
 from gbcd.run.inputs import InputsWriter, rows_of, table_of
 from gbcd.run.partners import PartnerPool
-from gbcd.run.trial import try_definitions
+from gbcd.run.trial import solved, try_definitions
 from gbcd.study import Study
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 #: Prompts that are tokenised and written together.
 CHUNK = 1024
@@ -53,11 +45,10 @@ class Named:
     n: int = 0
     first: list[str] = field(default_factory=list[str])
 
-    def add(self, prompts: Iterable[EncodedPrompt]) -> None:
-        """Count `prompts` too."""
-        for one in prompts:
-            self.n += 1
-            self.first += [one.prompt.id] if self.n <= NAMED else []
+    def add(self, rows: pa.Table) -> None:
+        """Count `rows` too."""
+        self.n += rows.num_rows
+        self.first += rows["id"][: NAMED - len(self.first)].to_pylist()
 
     def __str__(self) -> str:
         """`ioi/000001, ioi/000007, ...`."""
@@ -65,14 +56,14 @@ class Named:
 
 
 class TaskDraft:
-    """The prompts of one task, in their shuffled order. `close` removes the temporary file.
+    """The prompts of one task, in their shuffled order.
 
     Attributes:
         task: its name.
         n_prompts: those that are kept.
         longest: tokens of the longest prompt and its twin together.
         has_wrong_answers: whether each prompt has a wrong answer of its own.
-        coverage: which prompts centring statistics cover, by what they are centred by.
+        coverage: which prompts centring statistics cover.
     """
 
     def __init__(
@@ -81,34 +72,24 @@ class TaskDraft:
         prompts: Iterable[Prompt],
         study: Study,
         loaded: LoadedModel,
+        file: InputsWriter,
         on_progress: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """Take in `prompts`; `on_progress` is told how many are.
+        """Take in `prompts`, and write them to `file`; `on_progress` is told how many are.
 
         Raises:
             BadInput: a prompt cannot be used, with the reason, or none is left.
         """
         self.task, self.n_prompts, self.longest, self.has_wrong_answers = task, 0, 1, True
-        self.coverage: dict[Centering, CentringCoverage] = {
-            "template": CentringCoverage(task, study.calibration_prompts, "template"),
-            "position": CentringCoverage(task, study.calibration_prompts, "position"),
-        }
-        self._study, self._loaded = study, loaded
+        self.coverage = CentringCoverage(task, study.calibration_prompts)
+        self._study, self._loaded, self._file = study, loaded, file
         self._partners = PartnerPool(study.seed)
         self._unusual = Notes(loaded.tokenizer)
         self._unsolved, self._unequal, self._without, self._alone = Named(), Named(), Named(), Named()
-        self._file = InputsWriter()
-        with ExitStack() as undo:
-            undo.enter_context(self._file)
-            for chunk in _ahead(groups(prompts, CHUNK), lambda chunk: loaded.tokenised(chunk, study.bos)):
-                self._add(chunk)
-                on_progress(self.n_prompts + self._unsolved.n)
-            self._refuse()
-            self._temporary = undo.pop_all()
-
-    def close(self) -> None:
-        """Remove the temporary file."""
-        self._temporary.close()
+        for chunk in ahead(groups(prompts, CHUNK), lambda chunk: loaded.tokenised(chunk, study.bos)):
+            self._add(chunk)
+            on_progress(self.n_prompts + self._unsolved.n)
+        self._refuse()
 
     def tables(self) -> Iterator[pa.Table]:
         """All of them, as rows; those without a counterfactual of their length have a partner where there is one."""
@@ -135,41 +116,41 @@ class TaskDraft:
         if not lacking.any():
             return table
         found = [self._partners.with_partner(one) for _, one in rows_of(table.filter(pa.array(lacking)))]
-        self._alone.add(one for one in found if one.reference == "none")
         for name in ("partner_ids", "partner_id"):
             drawn = iter(getattr(one, name) for one in found)
             values = pa.array([next(drawn) if lacks else None for lacks in lacking], table.schema.field(name).type)
             table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
+        self._alone.add(table.filter(pa.array(lacking & (lengths(table["partner_ids"]) < 0))))
         return table
 
     def _add(self, chunk: Tokenised) -> None:
-        encoded = self._encoded(chunk)
-        if self._study.only_solved:
-            good = solved(encoded, self._loaded)
-            self._unsolved.add(one for one, is_good in zip(encoded, good, strict=True) if not is_good)
-            encoded = [one for one, is_good in zip(encoded, good, strict=True) if is_good]
-        self._unusual.add(encoded)
-        if self._study.reference == "partner":
-            encoded = [replace(one, counterfactual_ids=None) for one in encoded]
-        self._unequal.add(one for one in encoded if one.counterfactual_ids and one.reference == "none")
-        self._without.add(one for one in encoded if one.reference == "none")
-        self._partners.add(encoded)
-        for coverage in self.coverage.values():
-            coverage.add(encoded)
-        for one in encoded:
-            self.longest = max(self.longest, len(one.ids) + len(one.twin_ids or ()))
-            self.has_wrong_answers &= bool(one.wrong_ids or (one.outputs and one.outputs.wrong))
-        if encoded:
-            self._file.add(table_of(encoded, range(self.n_prompts, self.n_prompts + len(encoded))))
-        self.n_prompts += len(encoded)
-
-    def _encoded(self, chunk: Tokenised) -> list[EncodedPrompt]:
         names, encoded = self._study.wrong_answers, chunk.encoded()
         for name in names:
             wrong_answers.refuse_undefined(wrong_answers.get(name), encoded, space_of(self._loaded.tokenizer))
         if not self.n_prompts:
             try_definitions(names, encoded[:TRIED], self._loaded)
-        return encoded
+        if self._study.reference == "partner":
+            encoded = [replace(one, counterfactual_ids=None) for one in encoded]
+        good = solved(encoded, self._loaded) if self._study.only_solved else [True] * len(encoded)
+        kept = [one for one, is_good in zip(encoded, good, strict=True) if is_good]
+        rows = table_of(encoded, (np.cumsum(good) - 1 + self.n_prompts).tolist())
+        self._unsolved.add(rows.filter(pa.array(~np.array(good))))
+        self._keep(rows.filter(pa.array(good)), kept)
+
+    def _keep(self, rows: pa.Table, prompts: list[EncodedPrompt]) -> None:
+        if not prompts:
+            return
+        self._unusual.add(prompts)
+        self._partners.add(prompts)
+        self.coverage.add(rows)
+        own, other = lengths(rows["ids"]), lengths(rows["counterfactual_ids"])
+        self._unequal.add(rows.filter(pa.array((other >= 0) & (other != own))))
+        self._without.add(rows.filter(pa.array(other != own)))
+        self.longest = max(self.longest, int((own + np.maximum(lengths(rows["twin_ids"]), 0)).max()))
+        wrong = np.maximum(lengths(rows["wrong_ids"]), lengths(rows["wrong_outputs"]))
+        self.has_wrong_answers &= bool((wrong > 0).all())
+        self._file.add(rows)
+        self.n_prompts += rows.num_rows
 
     def _refuse(self) -> None:
         if not self.n_prompts:
@@ -180,15 +161,3 @@ class TaskDraft:
                 f'reference = "counterfactual" asks for: {self._without}. With reference = "auto" another prompt of '
                 "the same template and length takes its place"
             )
-
-
-def _ahead(items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
-    """The results of `work`, in order; a thread is always one ahead."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque[Future[R]]()
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

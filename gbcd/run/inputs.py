@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
@@ -67,15 +66,12 @@ _ENCODED = SCHEMA.names[SCHEMA.names.index("ids") : SCHEMA.names.index("right_ou
 class InputsWriter:
     """Writes prompts to a temporary file, group of rows by group of rows; `publish` takes it to the store.
 
-    A context manager; the temporary file is gone when the context ends.
+    A context manager; the temporary file is gone when the context ends. Where there is no room for it, every method
+    raises `BadInput`.
     """
 
     def __init__(self) -> None:
-        """Open a temporary file.
-
-        Raises:
-            BadInput: there is no room for it.
-        """
+        """Open a temporary file."""
         with _temporary_space():
             self._folder = tempfile.TemporaryDirectory()
             self._local = Path(self._folder.name) / "inputs.parquet"
@@ -86,30 +82,20 @@ class InputsWriter:
         """Nothing more to open."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Remove the temporary file."""
         with suppress(OSError):  # what could not be written is not missed
             self._writer.close()
         self._folder.cleanup()
 
     def add(self, rows: pa.Table) -> None:
-        """Append a group of rows.
-
-        Raises:
-            BadInput: there is no room for them.
-        """
+        """Append a group of rows."""
         with _temporary_space():
             self._writer.write_table(rows, row_group_size=rows.num_rows)
         self.rows += rows.num_rows
 
     def publish(self, store: Store) -> StoredFile:
-        """Finish the file and upload it under a name of its own.
-
-        Raises:
-            BadInput: there is no room for the temporary file.
-        """
+        """Finish the file and upload it under a name of its own."""
         with _temporary_space():
             self._writer.close()
         path = f"inputs/{uuid4().hex}.parquet"
@@ -119,11 +105,7 @@ class InputsWriter:
         return StoredFile(path=path, bytes=self._local.stat().st_size, sha256=sha256, rows=self.rows)
 
     def written(self) -> Iterator[pa.Table]:
-        """Finish the file and read it back, group of rows by group of rows.
-
-        Raises:
-            BadInput: there is no room for the temporary file.
-        """
+        """Finish the file and read it back, group of rows by group of rows."""
         with _temporary_space():
             self._writer.close()
         with pq.ParquetFile(self._local) as file:
@@ -187,9 +169,7 @@ def table_of(prompts: Sequence[EncodedPrompt], places: Sequence[int]) -> pa.Tabl
 def rows_of(table: pa.Table) -> Iterator[tuple[int, EncodedPrompt]]:
     """Place and prompt of each row."""
     for row in table.to_pylist():
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
-        }
+        values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in row.items()}
         right, wrong, place = values.pop("right_outputs"), values.pop("wrong_outputs"), values.pop("place")
         prompt = Prompt(**{name: values.pop(name) for name in _TEXT})
         yield place, EncodedPrompt(prompt, **values, outputs=None if right is None else OutputAnswer(right, wrong))

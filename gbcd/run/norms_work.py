@@ -8,26 +8,27 @@ Workers read the means from the results folder, one task at a time, and never th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import cast
 
+import numpy as np
+import polars as pl
+import pyarrow as pa
 import torch
 
-from gbcd.component import Component
-from gbcd.engine.calibration import Calibration, Centering
+from gbcd.engine.calibration import Calibration
 from gbcd.engine.engine import Engine
-from gbcd.engine.tables import STATISTICS, ShardTables, concatenated
+from gbcd.engine.tables import FAILED, NON_FINITE, PROMPTS, STATISTICS, ShardTables, concatenated, norms_schema
 from gbcd.errors import BadInput
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
-from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.run.commits import Commit, commit_path, damaged, read_commits, read_table
 from gbcd.run.inputs import Inputs
 from gbcd.run.mean_tables import means_from_tables, tables_from_means
-from gbcd.run.norm_checks import check_norms
+from gbcd.run.own_definitions import DefinitionFile, import_definitions
 from gbcd.run.shards import PLAN, Plan, read_plan
 from gbcd.run.store import Store
-from gbcd.run.work import OnProgress, Stage, Tables
+from gbcd.run.work import OnProgress, Stage, Tables, UnsoundShardError
 from gbcd.study import Study
 from gbcd.versions import versions
 
@@ -37,33 +38,7 @@ MEANS, NORMS = "calibration", ""
 #: In the metadata of the table of norms: SHA-256 of the means that they were taken against.
 MEANS_KEY = b"calibration"
 
-
-@runtime_checkable
-class ShardEngine(Protocol):
-    """What is needed of the gradient engine."""
-
-    @property
-    def components(self) -> list[Component]:
-        """Parts, in the order of the values."""
-        ...
-
-    def calibrate(
-        self, prompts: Sequence[EncodedPrompt], centering: Centering, batch_size: int, on_progress: OnProgress
-    ) -> Calibration:
-        """Mean inputs over prompts."""
-        ...
-
-    def compute(self, batch: Sequence[EncodedPrompt]) -> ShardTables:
-        """Tables of one batch."""
-        ...
-
-
-EngineBuilder = Callable[[LoadedModel, Plan, Calibration | None], ShardEngine]
-
-
-def build_engine(loaded: LoadedModel, plan: Plan, calibration: Calibration | None) -> ShardEngine:
-    """The gradient engine of a plan."""
-    return engine_of(loaded, plan.study, calibration)
+_KEYS = ("prompt_id", "wrong_answer")
 
 
 def engine_of(loaded: LoadedModel, study: Study, calibration: Calibration | None) -> Engine:
@@ -85,30 +60,35 @@ def stages(plan: Plan) -> tuple[Stage, Stage]:
 class NormsWork:
     """The work of one plan, in a worker."""
 
-    def __init__(self, location: str, build: EngineBuilder = build_engine, model: str | None = None) -> None:
+    def __init__(self, location: str, model: str | None = None, definitions: Sequence[DefinitionFile] = ()) -> None:
         """Read the plan and load the model.
 
         Args:
             location: the results folder.
-            build: makes the engine.
             model: where the model lies now; None where it lies as the plan says.
+            definitions: files that define what the study names.
 
         Raises:
             BadInput: this machine does not see the results folder, or has other versions or weights than the plan.
         """
+        import_definitions(definitions)
         self._store = Store(location)
         if not self._store.exists(PLAN):
             raise BadInput(
                 f"a worker does not see {location!r}: with workers on several machines, results go to a bucket or to a "
                 "folder that all of them share"
             )
-        self._plan, self._build = read_plan(self._store), build
+        self._plan = read_plan(self._store)
         study = self._plan.study
         torch.set_num_threads(study.compute.threads)
         self._inputs = Inputs(self._store, self._plan)
         self._loaded = models.load(model or study.model, study.compute.device, study.compute.dtype)
         _refuse_other(self._plan, self._loaded)
-        self._engine: tuple[str, ShardEngine, bytes] | None = None
+        self._of_task: tuple[str, Engine, bytes] | None = None
+
+    def engine(self, calibration: Calibration | None) -> Engine:
+        """The gradient engine."""
+        return engine_of(self._loaded, self._plan.study, calibration)
 
     def compute(self, stage: str, shard: int, on_progress: OnProgress) -> Tables:
         """The means of a shard of a sample, or the norms of a shard."""
@@ -123,31 +103,25 @@ class NormsWork:
     def _means(self, number: int, on_progress: OnProgress) -> Tables:
         plan, shard = self._plan, self._plan.means[number]
         sample = self._inputs.sample(shard.task, plan.study.calibration_prompts)
-        engine = self._build(self._loaded, plan, None)
         if plan.centering == "template":
             sample = [one for one in sample if one.prompt.template in shard.groups]
-        calibration = engine.calibrate(sample, plan.centering, plan.batch_size, on_progress)
+        calibration = self.engine(None).calibrate(sample, plan.centering, plan.batch_size, on_progress)
         return tables_from_means(calibration.tasks[shard.task])
 
     def _norms(self, number: int, on_progress: OnProgress) -> Tables:
         shard = self._plan.shards[number]
-        engine, means = self._engine_of(shard.task)
-        prompts = self._inputs.read(shard)
-        batches: list[ShardTables] = []
+        if self._of_task is None or self._of_task[0] != shard.task:
+            self._of_task = None  # the means of one task are held at a time
+            calibration, sha256 = read_means(self._store, self._plan, shard.task)
+            self._of_task = shard.task, self.engine(calibration), sha256.encode()
+        _, engine, means = self._of_task
+        prompts, batches = self._inputs.read(shard), list[ShardTables]()
         for rows in self._plan.batches(shard):
             batches.append(engine.compute(prompts[rows]))
             on_progress(rows.stop)
         whole = concatenated(batches)
         tables = {"prompts": whole.prompts, "norms": whole.norms.replace_schema_metadata({MEANS_KEY: means})}
         return tables if whole.moments is None else tables | {"moments": whole.moments}
-
-    def _engine_of(self, task: str) -> tuple[ShardEngine, bytes]:
-        """The engine for a task and the hash of its means; those of one task are held at a time."""
-        if self._engine is None or self._engine[0] != task:
-            self._engine = None
-            calibration, sha256 = read_means(self._store, self._plan, task)
-            self._engine = (task, self._build(self._loaded, self._plan, calibration), sha256.encode())
-        return self._engine[1:]
 
 
 def read_means(store: Store, plan: Plan, task: str) -> tuple[Calibration | None, str]:
@@ -170,6 +144,47 @@ def read_means(store: Store, plan: Plan, task: str) -> tuple[Calibration | None,
 def means_sha256(commits: Sequence[Commit]) -> str:
     """Hash of the means of a task, from the commits of all their shards in order."""
     return hashlib.sha256("".join(commit.sha256 for commit in commits).encode()).hexdigest()
+
+
+def check_norms(tables: Tables, ids: Sequence[str], wrong_answers: Sequence[str], n_components: int) -> None:
+    """Refuse tables that lack a prompt or hold a value that is neither finite nor flagged.
+
+    Args:
+        tables: `prompts` and `norms`; others are not looked at.
+        ids: of the shard's prompts.
+        wrong_answers: definitions of the study.
+        n_components: values of each statistic.
+
+    Raises:
+        UnsoundShardError: says what is wrong.
+    """
+    schemas = {"prompts": PROMPTS, "norms": norms_schema(n_components)}
+    if missing := schemas.keys() - tables.keys():
+        raise UnsoundShardError(f"there is no table of {' and '.join(sorted(missing))}")
+    wanted = pl.DataFrame({"prompt_id": ids}).join(pl.DataFrame({"wrong_answer": wrong_answers}), how="cross")
+    for name, schema in schemas.items():
+        table = tables[name]
+        if not table.schema.equals(schema):
+            raise UnsoundShardError(f"{name} has the schema\n{table.schema}\nnot\n{schema}")
+        if not _columns(table, *_KEYS).sort(_KEYS).equals(wanted.sort(_KEYS)):
+            raise UnsoundShardError(
+                f"{name} has {table.num_rows} rows, not one for each of {len(ids)} prompts and {len(wrong_answers)} "
+                "wrong answers"
+            )
+    statuses = _columns(tables["prompts"], *_KEYS, "status")
+    status = _columns(tables["norms"], *_KEYS).join(statuses, _KEYS, maintain_order="left")["status"]
+    has_values = ~status.is_in([NON_FINITE, FAILED]).to_numpy()
+    for statistic in STATISTICS:
+        lists = tables["norms"][statistic].combine_chunks()
+        if not np.isfinite(lists.flatten().to_numpy(zero_copy_only=False)).all():
+            raise UnsoundShardError(f"{statistic} holds values that are not finite")
+        present = np.asarray(lists.is_valid())
+        if (present & ~has_values).any() or (statistic == "grad_norm" and not present[has_values].all()):
+            raise UnsoundShardError(f"{statistic} is present in other rows than their status says")
+
+
+def _columns(table: pa.Table, *names: str) -> pl.DataFrame:
+    return cast(pl.DataFrame, pl.from_arrow(table.select(names)))
 
 
 def _refuse_other(plan: Plan, loaded: LoadedModel) -> None:

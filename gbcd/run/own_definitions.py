@@ -1,8 +1,8 @@
 """Tasks, wrong answers and scores that are not gbcd's own: from a file into this process, and on to workers.
 
 A file of definitions is plain Python that registers what it defines by the decorators. It is imported when a command
-starts, once, and its hash becomes part of the plan. Workers get the definitions that a study names, by value: code and
-all, so that nothing needs to be installed where they run.
+starts, once, and its hash becomes part of the plan. Workers get the text of the files and import it in the same way, so
+that nothing needs to be installed where they run.
 """
 
 from __future__ import annotations
@@ -15,14 +15,9 @@ from types import ModuleType
 from typing import NamedTuple
 
 from gbcd import wrong_answers
-from gbcd.engine.calibration import Calibration
-from gbcd.errors import BadInput, place
-from gbcd.models.load import LoadedModel
+from gbcd.errors import BadInput, is_own, place
 from gbcd.names import n_registered
-from gbcd.run.norms_work import EngineBuilder, ShardEngine
 from gbcd.run.shards import Plan
-from gbcd.wrong_answers import WrongAnswer, output_targets
-from gbcd.wrong_answers.output_targets import OutputDefinition
 
 
 class DefinitionFile(NamedTuple):
@@ -90,67 +85,16 @@ def _import(file: DefinitionFile) -> None:
         )
 
 
-class OwnDefinitions(NamedTuple):
-    """Definitions of the wrong answer that are not gbcd's own.
-
-    Attributes:
-        wrong_answers: for tokens.
-        outputs: for models that answer at every position, by name.
-    """
-
-    wrong_answers: tuple[WrongAnswer, ...]
-    outputs: tuple[tuple[str, OutputDefinition], ...]
-
-    def register(self) -> None:
-        """Register them in this process, to which they were sent."""
-        for definition in self.wrong_answers:
-            wrong_answers.register(definition)
-        for name, definition in self.outputs:
-            output_targets.register(name, definition)
-
-
-def own_definitions(names: Sequence[str]) -> OwnDefinitions:
-    """Those of the wrong answers `names` that are not gbcd's own.
+def refuse_unsent(names: Sequence[str], files: Sequence[DefinitionFile]) -> None:
+    """Refuse wrong answers that workers cannot know, which get the text of `files` and nothing else of this process.
 
     Raises:
-        BadInput: a name is not known.
+        BadInput: one of `names` is registered by code that is neither gbcd's nor in a file.
     """
-    of_outputs = [(name, found) for name in names if (found := output_targets.get(name)) is not None]
-    return OwnDefinitions(
-        tuple(one for one in map(wrong_answers.get, names) if is_own(one.define)),
-        tuple((name, found) for name, found in of_outputs if found.define is not None and is_own(found.define)),
-    )
-
-
-def is_own(function: object) -> bool:
-    """Whether a function is a researcher's, not gbcd's."""
-    return function.__module__.split(".")[0] != "gbcd"
-
-
-class WithDefinitions(NamedTuple):
-    """Registers definitions where an engine is built, then builds it."""
-
-    build: EngineBuilder
-    definitions: OwnDefinitions
-
-    def __call__(self, loaded: LoadedModel, plan: Plan, calibration: Calibration | None) -> ShardEngine:
-        """Build the engine of a worker."""
-        self.definitions.register()
-        return self.build(loaded, plan, calibration)
-
-
-def with_definitions(build: EngineBuilder, names: Sequence[str]) -> EngineBuilder:
-    """`build`, which takes along those of the wrong answers `names` that are not gbcd's own, code and all.
-
-    Raises:
-        BadInput: a name is not known.
-    """
-    own = own_definitions(names)
-    modules = {one.define.__module__ for _, one in own.outputs} | {one.define.__module__ for one in own.wrong_answers}
-    if not modules:
-        return build
-    from ray import cloudpickle
-
-    for module in modules & sys.modules.keys():
-        cloudpickle.register_pickle_by_value(sys.modules[module])
-    return WithDefinitions(build, own)
+    known = {file.module for file in files}
+    for definition in map(wrong_answers.get, names):
+        if is_own(definition.define) and definition.define.__module__ not in known:
+            raise BadInput(
+                f"wrong answer {definition.name!r} is known in this process alone: write it to a file and name that in "
+                "`definitions` (--definitions FILE.py), or compute with workers = 0"
+            )

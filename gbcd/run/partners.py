@@ -10,19 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import blake2b
-from typing import NamedTuple
 
-from gbcd.prompting.outputs import OutputAnswer
 from gbcd.prompting.tokens import EncodedPrompt
 
 #: Prompts of a template and length that partners are drawn from.
 POOL = 1024
-
-
-class _Candidate(NamedTuple):
-    id: str
-    ids: tuple[int, ...]
-    answer: tuple[tuple[int, ...], OutputAnswer | None]
 
 
 class PartnerPool:
@@ -31,24 +23,25 @@ class PartnerPool:
     def __init__(self, seed: int) -> None:
         """The same `seed` and prompts give the same partners."""
         self._seed = seed
-        self._candidates: dict[tuple[str, int], list[_Candidate]] = {}
+        self._pools: dict[tuple[str, int], list[EncodedPrompt]] = {}
 
     def add(self, prompts: Iterable[EncodedPrompt]) -> None:
         """Take in the next prompts, in the shuffled order."""
         for one in prompts:
-            pool = self._candidates.setdefault((one.prompt.template, len(one.ids)), [])
+            pool = self._pools.setdefault((one.prompt.template, len(one.ids)), [])
             if len(pool) < POOL:
-                pool.append(_Candidate(one.prompt.id, one.ids, (one.answer_ids, one.outputs)))
+                pool.append(one)
 
     def with_partner(self, one: EncodedPrompt) -> EncodedPrompt:
         """`one` with a partner: one with another answer where there is such, else one with another text, else none."""
-        pool = self._candidates[one.prompt.template, len(one.ids)]
-        start = int.from_bytes(blake2b(f"{self._seed}/{one.prompt.id}".encode(), digest_size=8).digest()) % len(pool)
+        pool = self._pools[one.prompt.template, len(one.ids)]
+        start = int.from_bytes(blake2b(f"{self._seed}/{one.prompt.id}".encode(), digest_size=8).digest())
         answer, partner = (one.answer_ids, one.outputs), None
         for number in range(len(pool)):
             other = pool[(start + number) % len(pool)]
-            if other.ids != one.ids and (partner is None or other.answer != answer):
-                partner = other
-            if partner is not None and partner.answer != answer:
-                break
-        return one if partner is None else replace(one, partner_ids=partner.ids, partner_id=partner.id)
+            if other.ids != one.ids:
+                partner = partner or other
+                if (other.answer_ids, other.outputs) != answer:
+                    partner = other
+                    break
+        return one if partner is None else replace(one, partner_ids=partner.ids, partner_id=partner.prompt.id)

@@ -3,8 +3,12 @@
 Each actor is a `Worker` with its own copy of the model and a stated share of processors and GPUs. Ray's own retries
 and restarts are off: an actor that dies is replaced here, and its shard goes back to the driver, which alone decides
 what is tried again. All actors are asked for at the start; those for which there is no room yet come up when nodes
-join, so the pool grows with an autoscaling cluster and shrinks when nodes leave. An actor that makes no progress for
-too long (`timeouts.py`) is ended and counts as lost. One that hangs before it is ready gets no shard.
+join, so the pool grows with an autoscaling cluster and shrinks when nodes leave.
+
+A worker that hangs without dying (stopped, stuck in a system call or in a GPU driver) reports nothing. How long a batch
+takes is not known beforehand, so it is measured: an actor that is silent for longer than `silence_limit` is ended and
+counts as lost. One that is wrongly replaced costs only time: whichever attempt commits first counts. One that hangs
+before it is ready gets no shard.
 """
 
 from __future__ import annotations
@@ -13,20 +17,26 @@ import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import ray
 from ray._private.state import state
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from gbcd.errors import BadInput, Incomplete
+from gbcd.printing import duration
 from gbcd.run.store import StorageError
-from gbcd.run.timeouts import Timeout
-from gbcd.run.work import Build, Failed, Outcome, Task
+from gbcd.run.work import Build, Failure, Outcome, Task, Workers
 from gbcd.run.worker import Worker
 
 #: How often, per worker asked for, workers may be lost in a row before any is ready.
 MAX_LOST_STARTS = 3
+
+#: Seconds of silence that are always allowed, and before any worker has made progress.
+FLOOR, UNMEASURED = 600.0, 24 * 3600.0
+
+#: How many times the longest silence so far another may last.
+FACTOR = 20.0
 
 #: What a call to an actor returns at once.
 Ref = Any
@@ -74,12 +84,11 @@ class Actor:
 
     def __init__(self, location: str, build: Build) -> None:
         """Nothing is built yet."""
-        self._worker = Worker(location, build)
-        self._done = 0
+        self._made_of, self._done = (location, build), 0
 
     def start(self) -> str:
         """Build the work; returns the node's identifier."""
-        self._worker.start()
+        self._worker = Worker(*self._made_of)
         return str(ray.get_runtime_context().get_node_id())
 
     def run(self, task: Task) -> Outcome:
@@ -101,7 +110,7 @@ class _Slot:
     Attributes:
         actor: its handle.
         node: where it runs, once it has started.
-        call: of `start` or `run`, while it is under way.
+        call: of `start` or `run`, while it is under way; None of one that can take a shard.
         task: the shard that it computes.
         asked: the call of `done` that is under way.
         done: how much of its shard is done.
@@ -117,11 +126,6 @@ class _Slot:
         self.asked: Ref = None
         self.done = 0
         self.heard = time.monotonic()
-
-    @property
-    def is_idle(self) -> bool:
-        """True if it can take a shard."""
-        return self.call is None
 
     def submit(self, task: Task) -> None:
         """Give it a shard."""
@@ -140,42 +144,33 @@ class _Slot:
 
 
 class RayPool:
-    """`n` workers as actors."""
+    """Workers as actors."""
 
-    def __init__(self, location: str, n: int, threads: int, gpus: float, build: Build) -> None:
-        """Ray is connected; `threads` processors and `gpus` (perhaps a part of one) for each actor."""
+    def __init__(self, location: str, workers: Workers, build: Build) -> None:
+        """Ask for the actors, which are not ready yet; this process is `connected`."""
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"progress": 1}}
-        remote = cast(Any, ray.remote(num_cpus=threads, num_gpus=gpus, **options)(Actor))
+        remote = cast(Any, ray.remote(num_cpus=workers.threads, num_gpus=workers.gpus, **options)(Actor))
         self._create = lambda: _Slot(remote.remote(location, build))
-        self._n = n
-        self._slots: list[_Slot] = []
+        self._n = workers.n
+        self._slots = [self._create() for _ in range(workers.n)]
         self._lost_starts = 0
-        self._timeout = Timeout()
+        self._longest_silence: float | None = None
 
     @property
     def ready(self) -> int:
         """Workers that are ready for shards or at one."""
         return sum(slot.node is not None for slot in self._slots)
 
-    def start(self) -> None:
-        """Ask for the actors."""
-        self._slots = [self._create() for _ in range(self._n)]
-
     def room(self) -> int:
         """How many shards may be submitted now."""
-        return sum(slot.is_idle for slot in self._slots)
+        return sum(slot.call is None for slot in self._slots)
 
     def submit(self, task: Task) -> None:
         """Give a shard to an idle worker."""
-        next(slot for slot in self._slots if slot.is_idle).submit(task)
+        next(slot for slot in self._slots if slot.call is None).submit(task)
 
     def wait(self, timeout: float, on_progress: Callable[[], None]) -> list[Outcome]:
-        """What became of shards since the last call; waits for something to happen, at most `timeout` seconds.
-
-        Raises:
-            BadInput: a worker cannot do what was planned.
-            Incomplete: workers die before they are ready.
-        """
+        """What became of shards since the last call; waits for something to happen, at most `timeout` seconds."""
         del on_progress  # it does not take longer
         calls = [slot.call for slot in self._slots if slot.call is not None]
         ray.wait(calls, num_returns=1, timeout=timeout)
@@ -203,7 +198,7 @@ class RayPool:
                 raise cause from None  # the sentence, without the trace of a remote process
             raise
         except RayError as error:
-            return self._lost(slot, _kind(slot, error), _reason(error))
+            return self._lost(slot, _failure(slot, error), _reason(error))
         self._lost_starts = 0
         return outcome
 
@@ -219,16 +214,17 @@ class RayPool:
     def _heard(self, slot: _Slot, done: int) -> None:
         if slot.task is not None and done > slot.done:
             now = time.monotonic()
-            self._timeout.progressed(now - slot.heard)
+            self._longest_silence = max(self._longest_silence or 0.0, now - slot.heard)
             slot.done, slot.heard = done, now
 
     def _end_if_silent(self, slot: _Slot) -> Outcome | None:
-        if slot.task is None:
+        silence, limit = time.monotonic() - slot.heard, silence_limit(self._longest_silence)
+        if slot.task is None or silence <= limit:
             return None
-        reason = self._timeout.exceeded(time.monotonic() - slot.heard)
-        return self._lost(slot, "worker_lost", reason) if reason else None
+        reason = f"it made no progress for {duration(silence)}; the limit in this run is {duration(limit)}"
+        return self._lost(slot, "worker_lost", reason)
 
-    def _lost(self, slot: _Slot, kind: Literal["worker_lost", "node_lost"], reason: str) -> Outcome | None:
+    def _lost(self, slot: _Slot, failure: Failure, reason: str) -> Outcome | None:
         """Replace an actor; what became of its shard, if it was at one."""
         if slot.node is None:
             self._lost_starts += 1
@@ -236,26 +232,30 @@ class RayPool:
                 raise Incomplete(f"workers die before they are ready: {reason}")
         ray.kill(slot.actor)
         self._slots[self._slots.index(slot)] = self._create()
-        return None if slot.task is None else Failed(slot.task, kind, f"the worker was lost: {reason}")
+        return None if slot.task is None else Outcome(slot.task, failure, f"the worker was lost: {reason}")
 
 
-def _kind(slot: _Slot, error: RayError) -> Literal["worker_lost", "node_lost"]:
+def silence_limit(longest: float | None) -> float:
+    """Seconds of silence after which a worker is replaced, by the longest that ended in progress; None: none did."""
+    return UNMEASURED if longest is None else max(FLOOR, FACTOR * longest)
+
+
+def _failure(slot: _Slot, error: RayError) -> Failure:
     """A machine that is gone took its workers with it; a worker that ran out of memory did so by itself."""
-    is_memory = isinstance(error, OutOfMemoryError) or "running low on memory" in str(error)
-    return "worker_lost" if is_memory or slot.node is None or slot.node in _living_nodes() else "node_lost"
+    living = {node["NodeID"] for node in cast("list[dict[str, Any]]", ray.nodes()) if node["Alive"]}
+    return "worker_lost" if _is_memory(error) or slot.node is None or slot.node in living else "node_lost"
+
+
+def _is_memory(error: RayError) -> bool:
+    return isinstance(error, OutOfMemoryError) or "running low on memory" in str(error)
 
 
 def _reason(error: RayError) -> str:
     """The first sentence of what Ray says; its messages go on for a page."""
-    text = str(error).strip()
-    if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
+    if _is_memory(error):
         return (
             "its machine ran out of memory and Ray ended it; ask for fewer workers (--workers) or smaller batches "
             "(--batch-size)"
         )
-    first = next((part.strip() for part in text.splitlines() if part.strip()), type(error).__name__)
+    first = next((part.strip() for part in str(error).splitlines() if part.strip()), type(error).__name__)
     return first if isinstance(error, RayActorError) else f"{type(error).__name__}: {first}"
-
-
-def _living_nodes() -> set[str]:
-    return {node["NodeID"] for node in cast("list[dict[str, Any]]", ray.nodes()) if node["Alive"]}

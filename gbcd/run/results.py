@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from shlex import quote
 from typing import TypeVar
 
@@ -23,8 +21,8 @@ import pyarrow.parquet as pq
 from gbcd.component import Component
 from gbcd.engine.tables import COMPONENTS, FAILED, PROMPTS, STATISTICS, ShardTables
 from gbcd.errors import BadInput
+from gbcd.run.batches import ahead
 from gbcd.run.commits import Commit, damaged, read_commits, read_table
-from gbcd.run.shards import StoredFile
 from gbcd.run.store import Store
 
 T = TypeVar("T")
@@ -105,15 +103,6 @@ def summary(out: str) -> pl.LazyFrame:
     return read_stored(Store(out), SUMMARY_FILE).lazy()
 
 
-def shard_tables(store: Store) -> Iterator[ShardTables]:
-    """Tables of the committed shards, in order of shard.
-
-    Raises:
-        BadInput: a file is missing or damaged.
-    """
-    return (_tables(store, commit) for commit in read_commits(store))
-
-
 def failed_prompts(store: Store, commits: Sequence[Commit]) -> dict[str, str]:
     """Prompts that have no values because their computation failed, with the reason.
 
@@ -136,19 +125,12 @@ def map_shards(store: Store, work: Callable[[ShardTables], T]) -> Iterator[T]:
     Raises:
         BadInput: a file is missing or damaged.
     """
+
+    def of_shard(commit: Commit) -> T:
+        return work(ShardTables(**{name: read_table(store, file) for name, file in commit.files.items()}))
+
     n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(n_threads) as pool:
-        waiting = deque[Future[T]]()
-        for commit in read_commits(store):
-            if len(waiting) == 2 * n_threads:
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(lambda commit: work(_tables(store, commit)), commit))
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _tables(store: Store, commit: Commit) -> ShardTables:
-    return ShardTables(**{name: read_table(store, file) for name, file in commit.files.items()})
+    return ahead(read_commits(store), of_shard, n_threads)
 
 
 def read_components(store: Store) -> list[Component]:
@@ -172,18 +154,8 @@ def runs_in_parallel(store: Store) -> bool:
 
 def component_table(parts: Sequence[Component]) -> pa.Table:
     """The table of components, in the order given."""
-    rows = [
-        {
-            "component": part.name,
-            "node": part.node,
-            "layer": part.layer,
-            "head": part.head,
-            "part": part.part,
-            "n_params": part.n_params,
-        }
-        for part in parts
-    ]
-    return pa.Table.from_pylist(rows, schema=COMPONENTS)
+    named = {name: "name" if name == "component" else name for name in COMPONENTS.names}
+    return pa.table({name: [getattr(part, of) for part in parts] for name, of in named.items()}, schema=COMPONENTS)
 
 
 def encoded_components(parts: Sequence[Component], parallel: bool) -> bytes:
@@ -204,15 +176,11 @@ def _committed(out: str, kind: str) -> pl.LazyFrame:
     files = [commit.files[kind] for commit in read_commits(store)]
     if not files:
         raise BadInput(f"nothing is committed in {out!r} yet: `gbcd status` says how far it is")
-    _refuse_missing(store, kind, files)
-    return pl.scan_parquet([store.url(file.path) for file in files], glob=False)
-
-
-def _refuse_missing(store: Store, kind: str, files: Sequence[StoredFile]) -> None:
     sizes = {entry.path: entry.size for entry in store.list(kind)}
     for file in files:
         if sizes.get(file.path) != file.bytes:
             raise damaged(store, f"{file.path} is {'damaged' if file.path in sizes else 'gone'}")
+    return pl.scan_parquet([store.url(file.path) for file in files], glob=False)
 
 
 def read_stored(store: Store, path: str) -> pl.DataFrame:
@@ -222,21 +190,12 @@ def read_stored(store: Store, path: str) -> pl.DataFrame:
         BadInput: it is missing or damaged; says what writes it again.
         StorageError: it cannot be read now.
     """
+    reduced = path in (SUMMARY_FILE, EDGES_FILE, NEURONS_FILE) or path.startswith("analysis/")
+    command = "verify --repair" if path == COMPONENTS_FILE else "reduce" if reduced else "evaluate"
+    again = f"`gbcd {command} {quote(store.root)}`"
     try:
         return pl.read_parquet(io.BytesIO(store.read(path)))
     except FileNotFoundError:
-        again = f"run the study, or `{_writes(path)} {quote(store.root)}`"
-        raise BadInput(f"{store.location!r} holds no {path} (yet): {again}") from None
+        raise BadInput(f"{store.location!r} holds no {path} (yet): run the study, or {again}") from None
     except (pl.exceptions.PolarsError, OSError) as error:
-        again = f"`{_writes(path)} {quote(store.root)}` writes it again"
-        raise BadInput(f"{store.location}/{path} is damaged or of another version; {again}") from error
-
-
-def _writes(path: str) -> str:
-    if path == COMPONENTS_FILE:
-        return "gbcd verify --repair"
-    return (
-        "gbcd reduce"
-        if path in (SUMMARY_FILE, EDGES_FILE, NEURONS_FILE) or path.startswith("analysis/")
-        else "gbcd evaluate"
-    )
+        raise BadInput(f"{store.location}/{path} is damaged or of another version; {again} writes it again") from error

@@ -10,7 +10,7 @@ refused and told what differs. What a study is, is a matter of content: hashes c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -37,10 +37,14 @@ MEANS_SHARD = 64
 _CAPACITY = {"workers", "gpus_per_worker"}
 
 
-class Shard(BaseModel):
-    """Rows `start` up to, not including, `stop` of the stored prompts; all of one task."""
+class Record(BaseModel):
+    """What is stored as JSON: read back strictly, and never changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shard(Record):
+    """Rows `start` up to, not including, `stop` of the stored prompts; all of one task."""
 
     id: int
     task: str
@@ -53,20 +57,16 @@ class Shard(BaseModel):
         return self.stop - self.start
 
 
-class MeansShard(BaseModel):
+class MeansShard(Record):
     """Prompts of a task's calibration sample that are averaged in one piece: those of `groups`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
     groups: tuple[str, ...]
     n_prompts: int
 
 
-class StoredFile(BaseModel):
+class StoredFile(Record):
     """A file that a record vouches for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     bytes: int
@@ -74,7 +74,7 @@ class StoredFile(BaseModel):
     rows: int
 
 
-class Sources(BaseModel):
+class Sources(Record):
     """What goes into a study besides its prompts, by content.
 
     Attributes:
@@ -85,15 +85,13 @@ class Sources(BaseModel):
         facts: of the model, in words: tokens that are added to each text, a quantisation.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     versions: dict[str, str]
     hashes: dict[str, str]
     definitions: dict[str, str] = {}
     facts: dict[str, str] = {}
 
 
-class Plan(BaseModel):
+class Plan(Record):
     """Everything that a worker needs to know.
 
     Attributes:
@@ -105,8 +103,6 @@ class Plan(BaseModel):
         means: shards of the calibration samples, task after task.
         shards: in order of their rows.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[2] = FORMAT
     study: Study
@@ -132,7 +128,11 @@ class Plan(BaseModel):
     @property
     def n_prompts(self) -> int:
         """Number of prompts over all shards."""
-        return sum(shard.n_prompts for shard in self.shards)
+        return self.inputs.rows
+
+    def n_prompts_of(self, shards: Iterable[int]) -> int:
+        """Number of prompts of `shards`, by their numbers."""
+        return sum(self.shards[shard].n_prompts for shard in shards)
 
     @property
     def batch_size(self) -> int:

@@ -12,7 +12,7 @@ import random
 from array import array
 from collections.abc import Iterator
 from dataclasses import astuple, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +23,7 @@ from gbcd.models.load import LoadedModel
 from gbcd.prompting import prompt_files
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.prompt_shapes import TASK
-from gbcd.study import PROMPTS_PER_TASK, Study, check_names
+from gbcd.study import Study, check_names
 from gbcd.tasks import Draw
 from gbcd.wrong_answers import meaning
 from gbcd.wrong_answers.meaning import Embed
@@ -68,13 +68,8 @@ def fingerprints(study: Study, tokenizer: PreTrainedTokenizerBase) -> dict[str, 
     """
     if study.prompts is not None:
         return {f"prompts:{TASK}": prompt_files.sha256(study.prompts)}
-    sample = min(n_per_task(study), FINGERPRINT_PROMPTS)
+    sample = min(cast(int, study.prompts_per_task), FINGERPRINT_PROMPTS)
     return {f"prompts:{task}": _fingerprint(task, tokenizer, sample, study.seed) for task in study.tasks}
-
-
-def n_per_task(study: Study) -> int:
-    """Prompts to draw for each task."""
-    return study.prompts_per_task or PROMPTS_PER_TASK
 
 
 def needs_meaning(definitions: tuple[str, ...]) -> bool:
@@ -94,7 +89,7 @@ def drawn(study: Study, loaded: LoadedModel) -> Iterator[Source]:
         yield _from_file(study, study.prompts, loaded, embed)
         return
     for task in study.tasks:
-        draw = _draw(task, loaded.tokenizer, n_per_task(study), study.seed)
+        draw = _draw(task, loaded.tokenizer, cast(int, study.prompts_per_task), study.seed)
         prompts = draw.prompts(_shuffled(len(draw.turns), study, task))
         if embed is not None:
             prompts = iter(meaning.with_farthest(list(prompts), embed))

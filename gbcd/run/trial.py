@@ -1,4 +1,4 @@
-"""Definitions of the wrong answer that are not gbcd's own, tried on a few prompts before a study is planned."""
+"""What is asked of the model before a study is planned: whether it solves a prompt, and whether definitions run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,51 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gbcd import wrong_answers
-from gbcd.engine.engine import loss_context, loss_gradient, unchanged_weights
-from gbcd.errors import BadInput, own_code
+from gbcd.engine.engine import loss_context, loss_gradient, packed_for, unchanged_weights
+from gbcd.engine.gram import widened
+from gbcd.errors import BadInput, is_own, own_code
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.run.answer_logits import answer_logits
-from gbcd.run.own_definitions import is_own
-from gbcd.wrong_answers.losses import Target
+from gbcd.run.batches import groups
+from gbcd.wrong_answers.losses import Target, set_logits
+
+#: Sequences in a forward pass.
+SEQUENCES = 64
 
 #: How far from 1 a distribution may sum to.
 SLACK = 1e-3
+
+
+def answer_logits(loaded: LoadedModel, sequences: Sequence[tuple[int, ...]]) -> Float[Tensor, "prompt vocab"]:
+    """Logits after the last token of each of `sequences`, in float32 or wider."""
+    with torch.no_grad():
+        return widened(loaded.decoder.run(packed_for(loaded, [(ids,) for ids in sequences])).logits[:, 0])
+
+
+def solved(prompts: Sequence[EncodedPrompt], loaded: LoadedModel) -> list[bool]:
+    """Which prompts the model solves: the answer is above the wrong answer, and below it in the twin.
+
+    Without a wrong answer, the top token must be an answer. Of sets of tokens the total probability counts.
+    """
+    found: list[bool] = []
+    for some in groups(prompts, SEQUENCES):
+        right = _above(some, answer_logits(loaded, [one.ids for one in some]))
+        twins = [one.twin_ids or one.ids for one in some]
+        above = _above(some, answer_logits(loaded, twins)) if any(one.twin_ids for one in some) else right
+        for one, is_right, is_above in zip(some, right, above, strict=True):
+            found.append(is_right and not (is_above and one.twin_ids is not None and one.wrong_ids))
+    return found
+
+
+def _above(prompts: Sequence[EncodedPrompt], logits: Float[Tensor, "prompt vocab"]) -> list[bool]:
+    right = set_logits(logits, [one.answer_ids for one in prompts])
+    top = logits.argmax(1).tolist()
+    wrong = set_logits(logits, [one.wrong_ids or one.answer_ids for one in prompts])
+    return [
+        margin > 0 if one.wrong_ids else token in one.answer_ids
+        for one, margin, token in zip(prompts, (right - wrong).tolist(), top, strict=True)
+    ]
 
 
 def try_definitions(names: Sequence[str], prompts: Sequence[EncodedPrompt], loaded: LoadedModel) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -20,8 +20,7 @@ from gbcd.engine.tables import FAILED
 from gbcd.errors import BadInput
 from gbcd.run.commits import Commit, commit_path, committed_ids, read_record, read_verified
 from gbcd.run.inputs import LOST
-from gbcd.run.norm_checks import check_norms
-from gbcd.run.norms_work import MEANS, MEANS_KEY, NORMS, means_sha256
+from gbcd.run.norms_work import MEANS, MEANS_KEY, NORMS, check_norms, means_sha256
 from gbcd.run.results import COMPONENTS_FILE, failed_prompts, read_components
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import StorageError, Store
@@ -42,17 +41,15 @@ class StageFindings(NamedTuple):
     """What was found in the commits of one stage.
 
     Attributes:
-        commits: records that are sound, and so are their files.
+        commits: records that are sound, and so are their files; by shard.
         bad: what is wrong, by shard.
         missing: shards without a commit.
-        n_bytes: read and compared.
         orphans: files that no record names.
     """
 
-    commits: list[Commit]
+    commits: dict[int, Commit]
     bad: dict[int, str]
-    missing: tuple[int, ...]
-    n_bytes: int
+    missing: set[int]
     orphans: int
 
 
@@ -62,24 +59,20 @@ class Verification(NamedTuple):
     Attributes:
         plan: what should be there.
         common: what is wrong with the files that all shards share; by file.
-        means: the mean activations.
-        norms: the shards of prompts.
-        evaluations: the shards of evaluations, by folder; what they lack, the same `gbcd evaluate` computes.
+        stages: by folder: the means, the shards of prompts (""), and evaluations; what these lack, the same
+            `gbcd evaluate` computes.
         failed: prompts without values, with the reason.
     """
 
     plan: Plan
     common: dict[str, str]
-    means: StageFindings
-    norms: StageFindings
-    evaluations: dict[str, StageFindings]
+    stages: dict[str, StageFindings]
     failed: dict[str, str]
 
     @property
     def is_sound(self) -> bool:
         """True if every prompt is there exactly once, none failed, and nothing is damaged."""
-        bad = [stage.bad for stage in (self.means, self.norms, *self.evaluations.values())]
-        return not (self.common or any(bad) or self.means.missing or self.norms.missing or self.failed)
+        return not (self.bad or self.failed or any(stage.missing for stage in self.stages.values()))
 
     @property
     def has_prompts(self) -> bool:
@@ -89,12 +82,23 @@ class Verification(NamedTuple):
     @property
     def orphans(self) -> int:
         """Files that no record names: of attempts that never committed; harmless."""
-        return sum(stage.orphans for stage in (self.means, self.norms, *self.evaluations.values()))
+        return sum(stage.orphans for stage in self.stages.values())
 
     @property
     def n_bytes(self) -> int:
         """Read and compared."""
-        return sum(stage.n_bytes for stage in (self.means, self.norms, *self.evaluations.values()))
+        commits = [commit for stage in self.stages.values() for commit in stage.commits.values()]
+        return sum(file.bytes for commit in commits for file in commit.files.values())
+
+    @property
+    def bad(self) -> list[tuple[str, str]]:
+        """What is damaged, and how."""
+        found = [*self.common.items()]
+        for folder, stage in self.stages.items():
+            for shard, problem in stage.bad.items():
+                where = f"{folder}, shard {shard}" if folder else f"shard {shard}"
+                found.append((where, problem))
+        return found
 
 
 def verify(out: str) -> Verification:
@@ -108,33 +112,23 @@ def verify(out: str) -> Verification:
     plan = read_plan(store)
     common = dict(_common_problems(store, plan))
     means = verify_stage(store.below(MEANS), len(plan.means))
-    hashes = _means_hashes(plan, means.commits)
-    can_check = plan.inputs.path not in common and COMPONENTS_FILE not in common
-    check = _norms_check(store, plan, hashes) if can_check else None
-    norms = verify_stage(store.below(NORMS), len(plan.shards), check)
-    evaluations = {folder: verify_stage(store.below(folder)) for folder in _stages_below(store, EVALUATIONS)}
-    return Verification(plan, common, means, norms, evaluations, failed_prompts(store, norms.commits))
+    check = None if common else _norms_check(store, plan, means.commits)
+    norms = verify_stage(store, len(plan.shards), check)
+    below = (re.fullmatch(r"(.+)/commits/\d+\.json", entry.path) for entry in store.list(EVALUATIONS))
+    evaluations = {folder: verify_stage(store.below(folder)) for folder in sorted({one[1] for one in below if one})}
+    stages = {MEANS: means, NORMS: norms, **evaluations}
+    return Verification(plan, common, stages, failed_prompts(store, [*norms.commits.values()]))
 
 
 def forget(out: str, verification: Verification) -> None:
     """Delete the commits of what is damaged or failed; a run of the same study computes it again."""
     store = Store(out)
-    for shard in verification.means.bad:
-        store.below(MEANS).delete(commit_path(shard))
-    failed = {commit.shard for commit in verification.norms.commits if FAILED in commit.statuses}
-    for shard in failed | verification.norms.bad.keys():
-        store.delete(commit_path(shard))
-    for folder, found in verification.evaluations.items():
-        for shard in found.bad:
+    for folder, stage in verification.stages.items():
+        failed = {shard for shard, commit in stage.commits.items() if FAILED in commit.statuses}
+        for shard in failed | stage.bad.keys():
             store.below(folder).delete(commit_path(shard))
     if COMPONENTS_FILE in verification.common:
         store.delete(COMPONENTS_FILE)
-
-
-def _stages_below(store: Store, folder: str) -> list[str]:
-    """Folders with commits, somewhere below `folder`."""
-    found = (re.fullmatch(r"(.+)/commits/\d+\.json", entry.path) for entry in store.list(folder))
-    return sorted({match[1] for match in found if match})
 
 
 def verify_stage(store: Store, n_shards: int | None = None, check: Check | None = None) -> StageFindings:
@@ -149,27 +143,18 @@ def verify_stage(store: Store, n_shards: int | None = None, check: Check | None 
         StorageError: the folder cannot be listed.
     """
     shards = sorted(committed_ids(store))
-    commits: list[Commit] = []
-    bad: dict[int, str] = {}
     with ThreadPoolExecutor(READERS) as pool:
-        examined = pool.map(lambda shard: _examined(store, shard, n_shards, check), shards)
-        for shard, found in zip(shards, examined, strict=True):
-            if isinstance(found, str):
-                bad[shard] = found
-            else:
-                commits.append(found)
-    named = {file.path for commit in commits for file in commit.files.values()}
-    sizes = [file.bytes for commit in commits for file in commit.files.values()]
-    kinds = {file.split("/")[0] for file in named}
-    suspects = {f"{shard:05d}" for shard in bad}
+        examined = dict(zip(shards, pool.map(lambda one: _examined(store, one, n_shards, check), shards), strict=True))
+    commits = {shard: found for shard, found in examined.items() if isinstance(found, Commit)}
+    bad = {shard: found for shard, found in examined.items() if isinstance(found, str)}
+    named = {file.path for commit in commits.values() for file in commit.files.values()}
     orphans = [
         entry.path
-        for kind in sorted(kinds)
+        for kind in {path.split("/")[0] for path in named}
         for entry in store.list(kind)
-        if entry.path not in named and entry.path.split("/")[-1].split(".")[0] not in suspects
+        if entry.path not in named and int(entry.path.split("/")[-1].split(".")[0]) not in bad
     ]
-    missing = tuple(sorted(set(range(n_shards or 0)) - set(shards)))
-    return StageFindings(commits, bad, missing, sum(sizes), len(orphans))
+    return StageFindings(commits, bad, set(range(n_shards or 0)) - examined.keys(), len(orphans))
 
 
 def _examined(store: Store, shard: int, n_shards: int | None, check: Check | None) -> Commit | str:
@@ -192,27 +177,22 @@ def _examined(store: Store, shard: int, n_shards: int | None, check: Check | Non
     return commit
 
 
-def _means_hashes(plan: Plan, commits: Sequence[Commit]) -> dict[str, str]:
-    """By task, the hash of its means, where all of their shards are sound."""
-    found: dict[str, str] = {}
-    for task in plan.tasks:
-        of_task = [commit for commit in commits if plan.means[commit.shard].task == task]
-        if len(of_task) == sum(shard.task == task for shard in plan.means):
-            found[task] = means_sha256(of_task)
-    return found
-
-
-def _norms_check(store: Store, plan: Plan, means: dict[str, str]) -> Check:
-    """Holds norms against the stored prompts and the means of their task."""
+def _norms_check(store: Store, plan: Plan, means: Mapping[int, Commit]) -> Check:
+    """Holds norms against the stored prompts, and the means of their task where all shards of these are sound."""
     ids = pq.read_table(store.open(plan.inputs.path), columns=["id"])["id"].combine_chunks()
     n_components = len(read_components(store))
+    sha256s: dict[str, bytes] = {}
+    for task in plan.tasks:
+        of_task = [number for number, shard in enumerate(plan.means) if shard.task == task]
+        if means.keys() >= {*of_task}:
+            sha256s[task] = means_sha256([means[number] for number in of_task]).encode()
 
     def check(number: int, tables: Tables) -> None:
         shard = plan.shards[number]
         wanted = ids.slice(shard.start, shard.n_prompts).to_pylist()
         check_norms(tables, wanted, plan.study.wrong_answers, n_components)
-        sha256 = means.get(shard.task)
-        if sha256 is not None and (tables["norms"].schema.metadata or {}).get(MEANS_KEY) != sha256.encode():
+        found = (tables["norms"].schema.metadata or {}).get(MEANS_KEY)
+        if found != sha256s.get(shard.task, found):
             raise UnsoundShardError("computed against other mean activations than those that are stored")
 
     return check

@@ -106,35 +106,43 @@ def slice_of(text: str) -> Slice:
     return Slice(int(match[1]), int(match[2]))
 
 
+class Workers(NamedTuple):
+    """Who computes.
+
+    Attributes:
+        n: Ray actors; 0 computes in this process.
+        threads: processor threads of each.
+        gpus: that each holds; 0.5 puts two on a GPU.
+    """
+
+    n: int
+    threads: int = 1
+    gpus: float = 0.0
+
+
 class Task(NamedTuple):
-    """One try at one shard; tries are counted from 1."""
+    """A shard to be computed, by the folder of its stage and its number."""
 
     stage: str
     shard: int
-    attempt: int = 1
 
 
-class Committed(NamedTuple):
-    """The shard is part of the results, by this try or by another."""
-
-    task: Task
+Failure = Literal["error", "worker_lost", "node_lost", "storage"]
+"""`node_lost`: the machine was taken away, which is no fault of the shard; `storage`: nothing can be stored."""
 
 
-class Failed(NamedTuple):
-    """A try that left nothing behind.
+class Outcome(NamedTuple):
+    """What became of a try at a shard.
 
     Attributes:
         task: what was tried.
-        kind: `node_lost`: the machine was taken away, which is no fault of the shard; `storage`: nothing can be stored.
-        reason: one sentence.
+        failure: None where the shard is part of the results now, by this try or by another.
+        reason: of a failure, in a sentence.
     """
 
     task: Task
-    kind: Literal["error", "worker_lost", "node_lost", "storage"]
-    reason: str
-
-
-Outcome = Committed | Failed
+    failure: Failure | None = None
+    reason: str = ""
 
 
 @runtime_checkable
@@ -144,10 +152,6 @@ class Pool(Protocol):
     @property
     def ready(self) -> int:
         """Workers that are ready for tasks or at one."""
-        ...
-
-    def start(self) -> None:
-        """Bring the workers up; returns before they are ready."""
         ...
 
     def room(self) -> int:

@@ -1,7 +1,7 @@
 """One worker: builds the work, computes the shards that it is given, and commits them.
 
 A worker knows nothing of the others, nor of Ray: `ray_pool.py` runs it in an actor, `LocalPool` in this process, and
-both give the same rows. A failure of a shard never escapes from `run`: it comes back as `Failed`.
+both give the same rows. A failure of a shard never escapes from `run`: it comes back as its `Outcome`.
 """
 
 from __future__ import annotations
@@ -12,25 +12,20 @@ from collections.abc import Callable
 from gbcd.errors import BadInput
 from gbcd.run.commits import commit_path, publish
 from gbcd.run.store import StorageError, Store
-from gbcd.run.work import Build, Committed, Failed, OnProgress, Outcome, Task, Work
+from gbcd.run.work import Build, OnProgress, Outcome, Task
 
 
 class Worker:
-    """Computes shards; call `start` once, then `run` as often as there is something to do."""
+    """Computes shards; call `run` as often as there is something to do."""
 
     def __init__(self, location: str, build: Build) -> None:
-        """Remember where results go; nothing is built yet."""
-        self._location, self._build = location, build
-        self._work: Work | None = None
-        self._stores: dict[str, Store] = {}
-
-    def start(self) -> None:
-        """Build the work.
+        """Build the work; results go to `location`.
 
         Raises:
             BadInput: this worker lacks what was planned.
         """
-        self._work = self._build()
+        self._location, self._work = location, build()
+        self._stores: dict[str, Store] = {}
 
     def run(self, task: Task, on_progress: OnProgress) -> Outcome:
         """Compute a shard and commit it, unless it is committed.
@@ -43,14 +38,12 @@ class Worker:
         except BadInput:
             raise
         except StorageError as error:
-            return Failed(task, "storage", str(error))
+            return Outcome(task, "storage", str(error))
         except Exception as error:
-            return Failed(task, "error", f"{type(error).__name__}: {error}")
-        return Committed(task)
+            return Outcome(task, "error", f"{type(error).__name__}: {error}")
+        return Outcome(task)
 
     def _commit(self, task: Task, on_progress: OnProgress) -> None:
-        if self._work is None:
-            raise RuntimeError("`start` was not called")
         if task.stage not in self._stores:
             self._stores[task.stage] = Store(self._location).below(task.stage)
         store = self._stores[task.stage]
@@ -70,11 +63,6 @@ class LocalPool:
         self._worker = Worker(location, build)
         self._waiting: list[Task] = []
         self._done = 0
-        self.ready = 0
-
-    def start(self) -> None:
-        """Build the work."""
-        self._worker.start()
         self.ready = 1
 
     def room(self) -> int:

@@ -94,11 +94,6 @@ def wrong_answer(
     return decorate
 
 
-def register(definition: WrongAnswer) -> None:
-    """Register `definition` where its name is not registered yet: a worker's process, to which it was sent."""
-    _REGISTRY.setdefault(definition.name, definition)
-
-
 def names() -> list[str]:
     """All definitions, in order of registration."""
     return list(_REGISTRY)

@@ -109,16 +109,6 @@ def for_outputs(
     return decorate
 
 
-def register(name: str, definition: OutputDefinition) -> None:
-    """Register `definition` where its name is not registered yet: a worker's process, to which it was sent."""
-    _REGISTRY.setdefault(name, definition)
-
-
-def get(name: str) -> OutputDefinition | None:
-    """What the wrong answer `name` means for outputs; None where that was never said."""
-    return _REGISTRY.get(name)
-
-
 def target_of(name: str, context: OutputContext) -> Target:
     """The target of the wrong answer `name`; see `refuse_undefined`."""
     define = _REGISTRY[name].define
