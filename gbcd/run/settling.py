@@ -86,7 +86,7 @@ def as_before(study: Study, before: Study) -> Study:
 def settled(study: Study, drafts: Sequence[TaskDraft], loaded: LoadedModel) -> Study:
     """`study`, whose device is settled, with nothing left open."""
     n_prompts = sum(draft.n_prompts for draft in drafts)
-    missed = sum(draft.coverage.missed("template")["n"].sum() for draft in drafts)
+    missed = sum(int(draft.coverage.missed("template")["n"].sum()) for draft in drafts)
     fields = {
         "wrong_answers": study.wrong_answers or (_default_wrong_answer(drafts, loaded),),
         "centering": centering(missed, n_prompts) if study.centering == "auto" else study.centering,
