@@ -15,7 +15,7 @@ from random_prompts import VOCAB, random_prompts
 from tiny_models import random_gpt2
 
 from gbcd import wrong_answers
-from gbcd.engine import tables
+from gbcd.engine import passes, tables
 from gbcd.engine.calibration import MIN_PROMPTS
 from gbcd.engine.engine import Engine
 from gbcd.engine.oracle import Oracle
@@ -23,6 +23,7 @@ from gbcd.engine.tables import STATISTICS, ShardTables
 from gbcd.errors import BadInput
 from gbcd.models.load import LoadedModel, prepared
 from gbcd.models.rules import RulesName
+from gbcd.models.tails import tail_run
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.wrong_answers import LossContext
 from gbcd.wrong_answers.losses import Target, TowardsTokens
@@ -319,3 +320,13 @@ def test_a_definition_that_changes_the_model_is_refused(define) -> None:
 def test_an_unknown_wrong_answer_is_refused(loaded: LoadedModel) -> None:
     with pytest.raises(BadInput, match="unknown wrong answer 'nothing'"):
         Engine(loaded, ["nothing"])
+
+
+def test_what_prompts_are_compared_with_is_run_from_the_first_difference_on(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    monkeypatch.setattr(passes, "tail_run", lambda *given: rows.append(given[2].at.shape[1]) or tail_run(*given))
+    Engine(loaded, ["foil"]).compute(mixed_prompts((7, 6, 7)))
+    # they share two tokens, or three, with their prompts
+    assert rows == [7 - 2]

@@ -46,10 +46,16 @@ def loaded_model(shape: Shape, dtype: torch.dtype = torch.float32) -> LoadedMode
     return prepared("tiny", *random_gpt2(shape.n_layers, shape.n_heads, shape.d_head, VOCAB, shape.seed, dtype))
 
 
-@given(shape=shapes, name=st.sampled_from(DEFINITIONS), centering=st.sampled_from(["position", "template"]))
+@given(
+    shape=shapes,
+    name=st.sampled_from(DEFINITIONS),
+    centering=st.sampled_from(["position", "template"]),
+    shared=st.integers(0, 4),
+)
 @settings(max_examples=15, deadline=None)
-def test_every_statistic_of_every_part_equals_the_oracle(shape: Shape, name: str, centering) -> None:
-    loaded, prompts = loaded_model(shape, torch.float64), with_partners(random_prompts(shape.lengths, shape.seed))
+def test_every_statistic_of_every_part_equals_the_oracle(shape: Shape, name: str, centering, shared: int) -> None:
+    loaded = loaded_model(shape, torch.float64)
+    prompts = with_partners(random_prompts(shape.lengths, shape.seed), shared)
     sample = [
         replace(one, prompt=replace(one.prompt, id=f"sample/{one.prompt.id}"))
         for one in random_prompts((*shape.lengths, *shape.lengths[::-1]), shape.seed + 1)

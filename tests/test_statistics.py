@@ -15,8 +15,7 @@ from small_runs import finished, small_study, tables
 from gbcd.analysis.reduce import reduce
 from gbcd.engine.engine import Engine
 from gbcd.engine.oracle import Oracle
-from gbcd.engine.passes import Passes
-from gbcd.engine.references import MeanReference
+from gbcd.engine.references import MeanReference, RunReference
 from gbcd.engine.tables import STATISTICS
 from gbcd.errors import BadInput
 from gbcd.pipeline import run_study
@@ -39,14 +38,18 @@ def test_the_engine_computes_what_is_asked_for(
     calibration = exact_calibration(Oracle(loaded), prompts, "position")
     whole = engine_values(Engine(loaded, ["foil"], calibration), prompts).statistics
     used: set[str] = set()
-    for kind, method in ((Passes, "other"), (MeanReference, "difference"), (MeanReference, "output_difference")):
+    for kind, method in (
+        (RunReference, "__init__"),
+        (MeanReference, "difference"),
+        (MeanReference, "output_difference"),
+    ):
         original = getattr(kind, method)
         monkeypatch.setattr(kind, method, lambda *given, o=original, n=kind.__name__: (used.add(n), o(*given))[1])
     found = engine_values(Engine(loaded, ["foil"], calibration, statistics=names), prompts).statistics
     assert found.keys() == {*names}
     for name in names:
         assert found[name].equal(whole[name]), name
-    assert used == ({"Passes"} if compares else set()) | ({"MeanReference"} if centres else set())
+    assert used == ({"RunReference"} if compares else set()) | ({"MeanReference"} if centres else set())
 
 
 @pytest.fixture(scope="module")

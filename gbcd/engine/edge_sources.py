@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gbcd.engine.gram import widened
+from gbcd.engine.references import aligned
 from gbcd.models.decoder import Decoder, Run
 
 
@@ -19,9 +20,8 @@ def recorded(decoder: Decoder) -> tuple[str, ...]:
 class EdgeSources:
     """What every node writes in one run less what it writes in the other; the same for every loss.
 
-    Sources are in the order of edges, so that those before a reader are the first of them. Where tokens see only what
-    stands before them, columns of the batch before the first at which a prompt differs from its counterfactual are
-    left out: nodes write the same there.
+    Sources are in the order of edges, so that those before a reader are the first of them. Columns of the batch that
+    the other run did not compute are left out: nodes write the same there.
 
     Attributes:
         first: the first column that is kept.
@@ -32,7 +32,8 @@ class EdgeSources:
     def __init__(self, decoder: Decoder, run: Run, other: Run) -> None:
         """Both runs recorded what `recorded` names."""
         self._run, self._decoder, self._other = run, decoder, other
-        self.first = self._first_difference() if decoder.spec.causal else 0
+        one_sequence = run.packed.positions.stride(0) == 0
+        self.first = run.packed.ids.shape[1] - other.values["x0"].shape[1] if one_sequence else 0
         last = decoder.spec.n_layers - 1
         x0 = self._difference(run.values["x0"], other.values["x0"])
         self.everywhere: Float[Tensor, "source prompt pos d"] = x0.new_empty(self.before(last), *x0.shape)
@@ -75,16 +76,4 @@ class EdgeSources:
         packed = self._run.packed
         if here.shape[1] == packed.answers.shape[1]:
             return widened(here) - widened(there)
-        if packed.positions.stride(0) != 0:
-            index = packed.positions.clamp(max=there.shape[1] - 1)
-            there = there.gather(1, index.unsqueeze(2).expand(-1, -1, there.shape[2]))
-        return widened(self.kept(here)) - widened(self.kept(there))
-
-    def _first_difference(self) -> int:
-        packed = self._run.packed
-        there = self._other.packed.ids
-        if packed.positions.stride(0) != 0:
-            there = there.gather(1, packed.positions.clamp(max=there.shape[1] - 1))
-        differs = (packed.ids != there).any(0)
-        differs[packed.answers.min() :] = True
-        return int(differs.int().argmax())
+        return widened(self.kept(here)) - widened(aligned(there, packed.positions, at_answers=False))

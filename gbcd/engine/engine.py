@@ -166,18 +166,18 @@ class Engine:
         else:
             context = output_context(batch, widened(run.logits), self._space)
         is_calibrated, means = self._means_of(batch)
-        has_other, other = self._other(batch, examples)
+        has_other, others = self._others(batch, examples)
         targets = [target_of(definition, context) for definition in self._definitions]
         losses = [losses_of(target, run.logits) for target in targets]
-        scores = self._passes.scores(run, other, means, [partial(_d_logits, target) for target in targets])
+        scores = self._passes.scores(run, others, means, [partial(_d_logits, target) for target in targets])
         rows = [
             LossRows(definition.name, target, loss, *of_loss)
             for definition, target, loss, of_loss in zip(self._definitions, targets, losses, scores, strict=True)
         ]
         return BatchRows(batch, context, tuple(rows), is_calibrated, has_other)
 
-    def _other(self, batch: Sequence[EncodedPrompt], examples: Sequence[Example]) -> tuple[list[bool], Run | None]:
-        """Which prompts have a counterfactual or partner, and the run over these; others stand for themselves."""
+    def _others(self, batch: Sequence[EncodedPrompt], examples: Sequence[Example]) -> tuple[list[bool], Packed | None]:
+        """Which prompts have a counterfactual or partner, and these, packed; other prompts stand for themselves."""
         # a twin is compared with the prompt's counterfactual too, position by position
         has_other = [
             prompt.reference_ids is not None and all(len(sequence) == len(prompt.ids) for sequence in example)
@@ -189,7 +189,7 @@ class Engine:
             (prompt.reference_ids if has and prompt.reference_ids is not None else prompt.ids,)
             for prompt, has in zip(batch, has_other, strict=True)
         ]
-        return has_other, self._passes.other(self.pack(others))
+        return has_other, self.pack(others)
 
     def _means_of(self, batch: Sequence[EncodedPrompt]) -> tuple[list[bool], dict[str, Reference]]:
         """Which prompts the mean inputs reach, and these as a reference, where there are any."""

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gbcd.engine.gram import widened
-from gbcd.engine.references import Reference
+from gbcd.engine.references import Reference, last
 from gbcd.models.captured import Gradient, MapGradient
 
 
@@ -30,4 +30,4 @@ class NeuronScores:
             node = gradient.components[0].split(".")[0]
             if node in self._nodes:
                 change = widened(self._reference.difference(gradient.input))
-                self.values[node] = (change * widened(gradient.d_input)).sum(1)
+                self.values[node] = (change * widened(last(gradient.d_input, change.shape[1]))).sum(1)

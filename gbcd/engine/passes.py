@@ -29,6 +29,7 @@ from gbcd.models.decoder import Decoder, Run, Start
 from gbcd.models.forward import Options
 from gbcd.models.packing import Packed
 from gbcd.models.rules import RULES, RulesName
+from gbcd.models.tails import columns_of, known_in, tail_run
 
 #: The statistic whose gradient is integrated.
 ATTRIBUTION = "attribution"
@@ -81,29 +82,28 @@ class Passes:
         #: Whether anything is compared with a counterfactual or partner.
         self.compares = edges or bool(neurons) or not set(COMPARED).isdisjoint(statistics)
         names = recorded(decoder) if edges else ()
-        self._options = Options(rules=RULES[rules], graph=True, keep=self._steps > 1, record=names, edges=edges)
+        known = known_in(decoder.spec.n_layers) if self.compares else ()
+        self._options = Options(
+            rules=RULES[rules], graph=True, keep=self._steps > 1, record={*names, *known}, edges=edges
+        )
         self._other_options = Options(keep=True, record=names)
 
     def run(self, packed: Packed) -> Run:
         """The forward pass over prompts."""
         return self._decoder.run(packed, self._options)
 
-    def other(self, packed: Packed) -> Run:
-        """The forward pass over what they are compared with, without a graph."""
-        return self._decoder.run(packed, self._other_options)
-
     def scores(
-        self, run: Run, other: Run | None, means: Mapping[str, Reference], losses: Sequence[LossGradient]
+        self, run: Run, others: Packed | None, means: Mapping[str, Reference], losses: Sequence[LossGradient]
     ) -> list[Scores]:
         """Scores of a run, one for each loss.
 
         Args:
             run: of `run`.
-            other: of `other`; None where the prompts have nothing to be compared with.
+            others: what the prompts are compared with; None where there is nothing.
             means: further references, by the name that statistics have for them.
             losses: what is passed back.
         """
-        table = self._decoder.token_table
+        table, other = self._decoder.token_table, None if others is None else self._other(run, others)
         references = means if other is None else {**means, "other": RunReference(other, table)}
         sources = EdgeSources(self._decoder, run, other) if self._with_edges and other is not None else None
         found = [self._back(run, sources, references, loss, self._statistics) for loss in losses]
@@ -118,6 +118,15 @@ class Passes:
             points = [self._back(at, sources, way, loss, {ATTRIBUTION} & set(self._statistics)) for loss in losses]
             found = [_added(one, point) for one, point in zip(found, points, strict=True)]
         return [_divided(one, self._steps) for one in found]
+
+    def _other(self, run: Run, packed: Packed) -> Run:
+        """The forward pass over what the prompts of `run` are compared with, without a graph.
+
+        Where each prompt is one sequence of a causal model, it is over the tokens from the first difference on.
+        """
+        if not self._decoder.spec.causal or run.packed.positions.stride(0) != 0:
+            return self._decoder.run(packed, self._other_options)
+        return tail_run(self._decoder, self._other_options, columns_of(packed, run.packed), run.values)
 
     def _back(
         self,

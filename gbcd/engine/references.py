@@ -20,7 +20,10 @@ from gbcd.models.decoder import Run
 
 @runtime_checkable
 class Reference(Protocol):
-    """A reference point for the examples of a batch."""
+    """A reference point for the examples of a batch.
+
+    Differences may have the last positions only: those before are zero.
+    """
 
     def difference(self, rows: InputRows) -> Float[Tensor, "example pos d_in"]:
         """`X - X'` of the input of maps, or of a norm's weight."""
@@ -187,7 +190,7 @@ class RunReference:
     """Another run of the same shape: the counterfactuals, or partners, of a batch's prompts.
 
     An example of several sequences (a prompt and its twin) is compared with its one counterfactual throughout, position
-    by position.
+    by position. The other run may have computed the last positions only (`gbcd.models.tails`).
     """
 
     def __init__(self, other: Run, token_table: Float[Tensor, "vocab d"], run: Run | None = None) -> None:
@@ -201,15 +204,17 @@ class RunReference:
         """See `Reference`."""
         key = rows.name, rows.at_answers
         x = rows.x if self._own_inputs is None else self._own_inputs[key]
-        return x - aligned(self._inputs[key], rows.positions, rows.at_answers)
+        there = aligned(self._inputs[key], rows.positions, rows.at_answers)
+        return last(x, there.shape[1]) - there
 
     def output_difference(self, gradient: MapGradient) -> Float[Tensor, "example pos d_out"]:
         """See `Reference`."""
         y = gradient.output if self._own_maps is None else self._own_maps[gradient.components].output
-        rows, there = gradient.input, self._maps[gradient.components].output
+        rows, output = gradient.input, self._maps[gradient.components].output
         assert y is not None
-        assert there is not None
-        return y - aligned(there, rows.positions, rows.at_answers)
+        assert output is not None
+        there = aligned(output, rows.positions, rows.at_answers)
+        return last(y, there.shape[1]) - there
 
     def one_hot_gram(self, gradient: EmbeddingGradient) -> Float[Tensor, "example pos pos"]:
         """See `Reference`."""
@@ -234,6 +239,11 @@ class RunReference:
         return self._ids.gather(1, gradient.positions.clamp(max=self._ids.shape[1] - 1))
 
 
+def last(x: Float[Tensor, "example pos d"], n_positions: int) -> Float[Tensor, "example last_pos d"]:
+    """The last positions of `x`."""
+    return x[:, x.shape[1] - n_positions :]
+
+
 def gathered(
     d_logits: Float[Tensor, "example seq vocab"], ids: Int[Tensor, "example pos"]
 ) -> Float[Tensor, "example seq pos"]:
@@ -243,8 +253,11 @@ def gathered(
 
 def aligned(
     other: Float[Tensor, "example row d"], positions: Int[Tensor, "example pos"], at_answers: bool
-) -> Float[Tensor, "example pos d"]:
-    """Rows of a reference's run at `positions`: its one answer for all answers, else position by position."""
+) -> Float[Tensor, "example last_pos d"]:
+    """Rows of a reference's run at `positions`, or at the last of them that it computed.
+
+    These are its one answer for all answers, else position by position.
+    """
     if at_answers:
         return other.expand(-1, positions.shape[1], -1)
     if positions.stride(0) == 0:

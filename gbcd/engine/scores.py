@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gbcd.component import Component
 from gbcd.engine import embedding_scores, gram
-from gbcd.engine.references import Reference
+from gbcd.engine.references import Reference, last
 from gbcd.models.captured import EmbeddingGradient, Gradient, InputRows, MapGradient, NormGradient
 
 #: Columns of values by component name, as one gradient gives them.
@@ -112,17 +112,19 @@ class ScoreTable:
     def _squares(
         self, gradient: MapGradient, name: str | None, reference: Reference | None, shared: dict[str, Tensor]
     ) -> Float[Tensor, "example slice"]:
-        n, d = len(gradient.components), gram.widened(gradient.d_output)
-        one = self._input(gradient.input, name, reference)
+        n, one = len(gradient.components), self._input(gradient.input, name, reference)
+        n_positions = one.x.shape[1]
+        d = last(gram.widened(gradient.d_output), n_positions)
         if gram.materialising_pays(d.shape[1], one.x.shape[2], d.shape[2]):
             return gram.materialised_squares(one.x, d, n, gradient.axis)
         if n > 1 and gradient.axis == "out":
             return gram.slice_squares(one.gram(), d, n)
         if "gram" not in shared:
-            shared["gram"] = gram.gram(d)
+            shared["gram"] = gram.gram(gram.widened(gradient.d_output))
+        own = last(last(shared["gram"], n_positions).mT, n_positions)
         if n > 1:
-            return gram.slice_squares(shared["gram"], one.x, n)
-        return (one.gram() * shared["gram"]).sum((1, 2)).unsqueeze(1)
+            return gram.slice_squares(own, one.x, n)
+        return (one.gram() * own).sum((1, 2)).unsqueeze(1)
 
     def _attribution(
         self, gradient: MapGradient, name: str | None, reference: Reference | None
@@ -130,9 +132,11 @@ class ScoreTable:
         if gradient.output is None:
             # the inner product with D W^T is the same, and what is compared of the input is there already
             x = self._input(gradient.input, name, reference).x
-            return gram.inner_products(x, gram.widened(gradient.d_input), len(gradient.components))
+            d_input = last(gradient.d_input, x.shape[1])
+            return gram.inner_products(x, gram.widened(d_input), len(gradient.components))
         y = gradient.output if reference is None else reference.output_difference(gradient)
-        return gram.inner_products(gram.widened(y), gram.widened(gradient.d_output), len(gradient.components))
+        d_output = last(gradient.d_output, y.shape[1])
+        return gram.inner_products(gram.widened(y), gram.widened(d_output), len(gradient.components))
 
     def _of_norm(
         self, gradient: NormGradient, one: Statistic, reference: Reference | None, shared: dict[str, Tensor]
@@ -141,7 +145,7 @@ class ScoreTable:
         if name not in shared:
             x = self._input(gradient.input, one.reference, reference).x
             # heads that share a norm lie side by side
-            by_weight = (x * gram.widened(gradient.d_output)).sum(1)
+            by_weight = (x * gram.widened(last(gradient.d_output, x.shape[1]))).sum(1)
             shared[name] = by_weight.unflatten(1, (-1, len(gradient.weight))).sum(1)
         value = shared[name].square().sum(1) if one.is_norm else shared[name] @ gram.widened(gradient.weight)
         return {(gradient.component,): value.unsqueeze(1)}

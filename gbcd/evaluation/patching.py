@@ -31,7 +31,7 @@ from gbcd.evaluation.places import Place
 from gbcd.models.decoder import Start
 from gbcd.models.forward import Options, Rows, SlicePatch
 from gbcd.models.load import LoadedModel
-from gbcd.models.tails import TailForward, known_in, tail_of
+from gbcd.models.tails import known_in, tail_of, tail_run
 from gbcd.prompting.tokens import EncodedPrompt
 
 Ablation = Literal["resample", "mean", "zero"]
@@ -119,11 +119,11 @@ class PatchedBatch:
         if ablation != "resample":
             self.passes += passes
             return decoder.run(packed, options, Start(first, x.repeat_interleave(times, 0))).logits
-        self.passes += passes * self._tail.packed.answers.shape[1] / x.shape[1]
-        tail = Rows(self._tail.packed.repeated(times), True)
-        forward = TailForward(decoder, packed, options, tail, self._values)
-        with torch.no_grad():
-            return decoder.logits(forward.blocks(first, self._of_tail(x).repeat_interleave(times, 0)))
+        assert self._tail.at is not None
+        self.passes += passes * self._tail.at.shape[1] / x.shape[1]
+        tail = Rows(packed, self._tail.at.repeat_interleave(times, 0))
+        start = Start(first, self._of_tail(x).repeat_interleave(times, 0))
+        return tail_run(decoder, options, tail, self._values, start).logits
 
     def _of_tail(self, value: Float[Tensor, "prompt row *rest"]) -> Float[Tensor, "prompt tail_row *rest"]:
         """A value in the tail, of all tokens or, in the last block, of the answers alone, which are in it."""

@@ -111,8 +111,7 @@ class ScoreContext:
     def _attributed(self, rules: RulesName, steps: int) -> Attributed:
         parts = self.loaded.components
         passes = Passes(self.loaded.decoder, parts, rules, self._with_edges, steps=steps, statistics=_READ)
-        run, others = passes.run(self.packed), self.packed_references
-        (found,) = passes.scores(run, None if others is None else passes.other(others), {}, [self._d_logits])
+        (found,) = passes.scores(passes.run(self.packed), self.packed_references, {}, [self._d_logits])
         index = {component.name: number for number, component in enumerate(parts)}
         columns = [index[place.part] for place in self.places]
         chosen = {name: values[:, columns] for name, values in found.statistics.items()}

@@ -169,12 +169,13 @@ class Run:
         Last comes what the unembedding reads, at every token where the run computed every token.
         """
         kept = {id(one.input): one.input for one in self.trace.maps.values()}
-        read = Rows(self.packed, self._everywhere is self._hidden).named("unembed", self._everywhere)
+        at_answers = self._everywhere is self._hidden
+        read = self.hidden() if at_answers else Rows(self.packed).named("unembed", self._everywhere)
         return [*kept.values(), *self.trace.norms.values(), read]
 
     def hidden(self) -> InputRows:
         """What the unembedding reads."""
-        return Rows(self.packed, True).named("unembed", self._hidden)
+        return Rows(self.packed, self.packed.answers, at_answers=True).named("unembed", self._hidden)
 
     def _before_cap(self, d_logits: Float[Tensor, "example seq vocab"]) -> Float[Tensor, "example seq vocab"]:
         cap = self._decoder.spec.embedding.logit_cap

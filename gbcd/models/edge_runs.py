@@ -174,8 +174,9 @@ class CircuitRuns(Forward):
         if part == "q":
             parts[part][:, :, heads] = rows
         else:
+            assert self._tail.at is not None
             pairs = torch.arange(len(rows), device=rows.device)
-            parts[part][pairs[:, None, None], self._tail.packed.answers[:, :, None], heads] = rows
+            parts[part][pairs[:, None, None], self._tail.at[:, :, None], heads] = rows
 
 
 def _summed(

@@ -69,21 +69,31 @@ class Options:
 
 
 class Rows(NamedTuple):
-    """The tokens that part of a pass computes: all of them, or those at the answers."""
+    """The tokens that part of a pass computes.
+
+    Attributes:
+        packed: the examples.
+        at: where they stand; None is all of them.
+        at_answers: whether they are those at the answers.
+    """
 
     packed: Packed
-    at_answers: bool
+    at: Int[Tensor, "example row"] | None = None
+    at_answers: bool = False
 
     @property
     def positions(self) -> Int[Tensor, "example row"]:
         """Position of each token."""
-        if not self.at_answers:
-            return self.packed.positions
-        return self.packed.positions.gather(1, self.packed.answers)
+        positions = self.packed.positions
+        if self.at is None:
+            return positions
+        if positions.stride(0) == self.at.stride(0) == 0:
+            return positions[:1, self.at[0]].expand(len(positions), -1)
+        return positions.gather(1, self.at)
 
     def of(self, x: Float[Tensor, "example pos d"]) -> Float[Tensor, "example row d"]:
         """These tokens' rows of `x`."""
-        return self.packed.at_answers(x) if self.at_answers else x
+        return x if self.at is None else x.gather(1, self.at.unsqueeze(2).expand(-1, -1, x.shape[2]))
 
     def named(self, name: str, x: Float[Tensor, "example row *d"]) -> InputRows:
         """`x` as an input of maps."""
@@ -98,49 +108,51 @@ class Forward:
         self.decoder, self.packed, self.options = decoder, packed, options
         self.trace = Trace(options.rules, keep=options.keep, keep_sources=options.edges)
         self.values: dict[str, Tensor] = {}
-        self._everything = Rows(packed, False)
+        self._everything = self._computed = Rows(packed)
+        self._answers = Rows(packed, packed.answers, at_answers=True)
         self._masks: dict[int | None, Float[Tensor, "#example 1 pos pos"]] = {}
 
     def blocks(self, first: int, x: Float[Tensor, "example pos d"]) -> Float[Tensor, "example row d"]:
         """Every block from `first` on, and the final norm."""
         decoder, n_layers = self.decoder, self.decoder.spec.n_layers
         whole = self.options.every_token or decoder.spec.reads_every_token
-        rows = self._everything
+        last = self._computed if whole else self._answers
         for layer in range(first, n_layers):
-            rows = Rows(self.packed, layer == n_layers - 1 and not whole)
-            x = self._block(layer, x, rows)
-        if not rows.at_answers and not whole:
-            rows, x = Rows(self.packed, True), self.packed.at_answers(x)
-        if decoder.final_norm is None:
-            return x
-        return self.normed(x, decoder.final_norm, rows)
+            x = self._block(layer, x, last if layer == n_layers - 1 else self._computed)
+        if first == n_layers:
+            x = self._within(x, last)
+        return self.normed(x, decoder.final_norm, last)
 
-    def _block(self, layer: int, x: Float[Tensor, "example pos d"], rows: Rows) -> Float[Tensor, "example row d"]:
+    def _within(self, x: Float[Tensor, "example computed d"], rows: Rows) -> Float[Tensor, "example row d"]:
+        """Some rows of `x`, which has those that the pass computes."""
+        return x if rows is self._computed else rows.of(x)
+
+    def _seen(self, name: str, values: Float[Tensor, "example computed slice width"]) -> Tensor:
+        """Keys or values of all tokens, from those that the pass computes."""
+        return values
+
+    def _block(self, layer: int, x: Float[Tensor, "example computed d"], rows: Rows) -> Float[Tensor, "example row d"]:
         self._record(f"x{layer}", x)
-        return self._added(layer, x, rows.of(x), rows)
-
-    def _added(
-        self, layer: int, x: Float[Tensor, "example pos d"], stream: Float[Tensor, "example row d"], rows: Rows
-    ) -> Float[Tensor, "example row d"]:
-        """`stream`, the rows of `x` that are computed, and what attention and MLP of a block add to it."""
         attention, mlp = self.decoder.attentions[layer], self.decoder.mlps[layer]
+        stream = self._within(x, rows)
         after = stream + self._attention(layer, attention, x, rows)
         if mlp is None:
             return after
         return after + self.mlp(layer, mlp, stream if self.decoder.spec.parallel else after, rows)
 
     def _attention(
-        self, layer: int, block: Attention, x: Float[Tensor, "example pos d"], rows: Rows
+        self, layer: int, block: Attention, x: Float[Tensor, "example computed d"], rows: Rows
     ) -> Float[Tensor, "example row d"]:
-        normal = self.normed(x, block.norm, self._everything)
-        read = self._everything.named(f"a{layer}.qkv", normal)
-        if rows.at_answers:
-            at_answers = rows.of(normal)
+        normal = self.normed(x, block.norm, self._computed)
+        read = self._computed.named(f"a{layer}.qkv", normal)
+        if rows is not self._computed:
+            at_answers = self._within(normal, rows)
             parts = self._parts(at_answers, block.query_maps, rows.named(f"a{layer}.qkv", at_answers))
             parts |= self._parts(normal, block.other_maps, read)
         else:
             parts = self._parts(normal, block.maps, read)
         q, k, v = (self._patched(f"a{layer}.{part}", parts[part]) for part in "qkv")
+        k, v = self._seen(f"a{layer}.k", k), self._seen(f"a{layer}.v", v)
         z = self._patched(f"a{layer}.z", self.mixed(layer, block, q, k, v, rows)).flatten(2)
         written = mapped(z, block.out, rows.named(f"a{layer}.o", z), self.trace)
         return written if block.post_norm is None else self.normed(written, block.post_norm, rows)
@@ -174,7 +186,7 @@ class Forward:
         if spec.cap is not None:
             scores = spec.cap * torch.tanh(scores / spec.cap)
         mask = self._mask(spec.window)
-        mask = mask if not rows.at_answers else rows.of(mask.squeeze(1).expand(shape[0], -1, -1)).unsqueeze(1)
+        mask = mask if rows.at is None else rows.of(mask.squeeze(1).expand(shape[0], -1, -1)).unsqueeze(1)
         scores = scores.unflatten(2, (-1, shape[1])) + mask.unsqueeze(1)
         pattern = softmax(scores, rules.softmax_temperature).flatten(2, 3)
         z = torch.matmul(pattern, v).unflatten(2, (-1, shape[1]))

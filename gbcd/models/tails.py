@@ -7,14 +7,12 @@ runs need only the tokens from the first difference on, the tail; keys and value
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gbcd.models.blocks import Attention
-from gbcd.models.decoder import Decoder
+from gbcd.models.decoder import Decoder, Run, Start
 from gbcd.models.forward import Forward, Options, Rows
 from gbcd.models.packing import Packed
 
@@ -33,7 +31,20 @@ def tail_of(packed: Packed, counterfactuals: Packed) -> Rows:
     n_rows = int((lengths - first).max())
     index = lengths - n_rows + torch.arange(n_rows, device=lengths.device)
     # a prompt with fewer tokens has its first one again and again
-    return Rows(replace(packed, answers=index.clamp(min=0)), True)
+    return Rows(packed, index.clamp(min=0))
+
+
+def columns_of(packed: Packed, counterfactuals: Packed) -> Rows:
+    """The tokens from the first column on at which any pair differs, or an answer stands.
+
+    Args:
+        packed: prompts of one sequence each.
+        counterfactuals: of as many tokens each.
+    """
+    differs = (packed.ids != counterfactuals.ids).any(0)
+    differs[packed.answers.min() :] = True
+    columns = differs.to(torch.int64).cumsum(0).nonzero().squeeze(1)
+    return Rows(packed, columns.expand(len(packed.ids), -1))
 
 
 def known_in(n_layers: int) -> list[str]:
@@ -41,55 +52,42 @@ def known_in(n_layers: int) -> list[str]:
     return [f"a{layer}.{part}" for layer in range(n_layers) for part in "kv"]
 
 
-class TailForward(Forward):
-    """A forward pass over the tail of a causal model's prompts; the last block computes the answers alone."""
+def tail_run(
+    decoder: Decoder, options: Options, tail: Rows, known: Mapping[str, Tensor], start: Start | None = None
+) -> Run:
+    """A forward pass over the tail of a causal model's prompts, without a graph.
 
-    def __init__(
-        self, decoder: Decoder, packed: Packed, options: Options, tail: Rows, known: Mapping[str, Tensor]
-    ) -> None:
-        """Nothing runs yet.
-
-        Args:
-            decoder: the model.
-            packed: the prompts, one sequence each.
-            options: patches are of the tokens that are computed.
-            tail: from `tail_of`.
-            known: what `known_in` names, of all tokens.
-        """
-        super().__init__(decoder, packed, options)
-        self._tail, self._known = tail, known
-
-    def blocks(self, first: int, x: Float[Tensor, "example pos d"]) -> Float[Tensor, "example row d"]:
-        """Every block from `first` on, and the final norm; `x` is of the tail."""
-        last = self.decoder.spec.n_layers - 1
-        for layer in range(first, last):
-            x = self._tail_block(layer, x, self._tail)
-        answers = Rows(self.packed, True)
-        return self.normed(self._tail_block(last, x, answers), self.decoder.final_norm, answers)
-
-    def _tail_block(
-        self, layer: int, x: Float[Tensor, "example row d"], rows: Rows
-    ) -> Float[Tensor, "example computed d"]:
-        return self._added(layer, x, x[:, -rows.packed.answers.shape[1] :], rows)
-
-    def _attention(
-        self, layer: int, block: Attention, x: Float[Tensor, "example pos d"], rows: Rows
-    ) -> Float[Tensor, "example row d"]:
-        normal = self.normed(x, block.norm, self._tail)
-        read = normal[:, -rows.packed.answers.shape[1] :]
-        parts = self._parts(read, block.query_maps, rows.named(f"a{layer}.qkv", read))
-        parts |= self._parts(normal, block.other_maps, self._tail.named(f"a{layer}.qkv", normal))
-        q, k, v = (self._patched(f"a{layer}.{part}", parts[part]) for part in "qkv")
-        k, v = (in_place(self._tail, self._known[f"a{layer}.{part}"], one) for part, one in (("k", k), ("v", v)))
-        z = self._patched(f"a{layer}.z", self.mixed(layer, block, q, k, v, rows)).flatten(2)
-        written = block.out(z)
-        return written if block.post_norm is None else self.normed(written, block.post_norm, rows)
+    Args:
+        decoder: the model.
+        options: patches are of the tokens that are computed, which are also those recorded and kept.
+        tail: from `tail_of` or `columns_of`, with the prompts that are run.
+        known: what `known_in` names, of all tokens, of as many examples or of one for several.
+        start: where to begin, with the tail's residual stream; without it, at the tokens.
+    """
+    first, x = start or Start(0, tail.of(decoder.embed(tail.packed)))
+    forward = _TailForward(decoder, options, tail, known)
+    with torch.no_grad():
+        hidden = forward.blocks(first, x)
+    return Run(decoder, tail.packed, options, x, hidden, forward.trace, forward.values)
 
 
-def in_place(
-    tail: Rows, everything: Float[Tensor, "pair pos slice width"], values: Float[Tensor, "example row slice width"]
-) -> Float[Tensor, "example pos slice width"]:
-    """`everything`, of as many examples as there are, with `values` in the tail."""
-    found = everything.repeat_interleave(len(values) // len(everything), 0)
-    index = tail.packed.answers[:, :, None, None].expand_as(values)
-    return found.scatter_(1, index, values.to(found.dtype))
+class _TailForward(Forward):
+    """A pass that computes the tail, and sees keys and values of the tokens before it."""
+
+    def __init__(self, decoder: Decoder, options: Options, tail: Rows, known: Mapping[str, Tensor]) -> None:
+        super().__init__(decoder, tail.packed, options)
+        self._computed, self._known = tail, known
+
+    def _within(self, x: Float[Tensor, "example computed d"], rows: Rows) -> Float[Tensor, "example row d"]:
+        if rows is self._computed:
+            return x
+        assert self._computed.at is not None
+        assert rows.at is not None
+        places = self._computed.at.unsqueeze(1) == rows.at.unsqueeze(2)
+        return rows._replace(at=places.to(torch.int64).argmax(2)).of(x)
+
+    def _seen(self, name: str, values: Float[Tensor, "example computed slice width"]) -> Tensor:
+        everything, index = self._known[name], self._computed.at
+        assert index is not None
+        found = everything.repeat_interleave(len(values) // len(everything), 0)
+        return found.scatter_(1, index[:, :, None, None].expand_as(values), values.to(found.dtype))
