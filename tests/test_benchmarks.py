@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_models import random_model, small_tokenizer
 
+import gbcd
 from gbcd.engine.engine import Engine
 from gbcd.models.load import prepared
 
@@ -33,9 +34,9 @@ SMALL = {
     "scale.py job --prompts 40 --shard-size 10": '"job_to_engine"',
     "scale.py store --prompts 20 --shard-size 10": '"verify_s"',
     "scale.py resume --prompts 20 --shard-size 10": '"resume_s"',
-    "few_prompts.py --prompts 16 --seeds 1 --against 32": "16 prompts  score",
     "faults.py --repeats 1 --only disk": "| disk full | 1 | 0 | 0 | 0 |",
 }
+FEW_PROMPTS = "few_prompts.py"
 DISCOVERY = "discovery.py --pairs 4 --block 2 --pool 64 --workers 1 --work blocks"
 
 
@@ -53,6 +54,16 @@ def test_benchmarks_run(command: str, tmp_path: Path) -> None:
     assert SMALL[command] in printed(command, tmp_path)
 
 
+def test_how_a_ranking_settles_is_read_from_an_evaluated_study(tmp_path: Path) -> None:
+    out = str(tmp_path / "evaluated")
+    gbcd.run_study(gbcd.Study(tasks=("ioi",), prompts_per_task=24, out=out, compute=gbcd.Compute(workers=0)))
+    gbcd.evaluate(out, n_pairs=4, workers=0)
+    told = printed(f"{FEW_PROMPTS} {out} --prompts 4 --templates --draws 5 --studies 8 --seeds 1", tmp_path)
+    assert told.startswith("20 prompts of")
+    assert "effects of 4 others" in told
+    assert "studies of    8  attribution" in told
+
+
 def test_the_search_for_circuits_resumes(tmp_path: Path) -> None:
     whole = printed(DISCOVERY, tmp_path)
     assert "4 of 4: " in whole
@@ -63,7 +74,7 @@ def test_the_search_for_circuits_resumes(tmp_path: Path) -> None:
 
 
 def test_every_benchmark_runs_here_and_is_named_by_a_document() -> None:
-    run = {command.split()[0] for command in [*SMALL, DISCOVERY]}
+    run = {command.split()[0] for command in [*SMALL, FEW_PROMPTS, DISCOVERY]}
     scripts = {path.name: path.read_text() for path in (ROOT / "benchmarks").glob("*.py")}
     assert run == {name for name, text in scripts.items() if "__main__" in text}
     pages = "".join(path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -90,8 +90,8 @@ class CircuitRuns(Forward):
         for layer, block in enumerate(self._blocks):
             into_heads = inside[edge : edge + 3 * n_heads * known].view(n_heads, 3, known)
             edge += into_heads.numel()
-            rows = self._tail if layer < spec.n_layers - 1 else Rows(self.packed, True)
-            n = rows.packed.answers.shape[1]
+            rows = self._tail if layer < spec.n_layers - 1 else self._answers
+            n = _n_rows(rows)
             if into_heads.any():
                 change[known : known + n_heads, :, -n:] = self._heads(layer, block, into_heads, change[:known], rows)
             into_mlp = inside[edge : edge + known + (0 if spec.parallel else n_heads)]
@@ -143,7 +143,7 @@ class CircuitRuns(Forward):
                 if len(heads):
                     values = _by_reader(linear, part, heads, running.shape[1], by_part[part])
                     self._put(parts, part, heads, values)
-        n = rows.packed.answers.shape[1]
+        n = _n_rows(rows)
         z = self.mixed(layer, attention, parts["q"][:, -n:], parts["k"], parts["v"], rows)
         return (self.decoder.written_by_heads(layer, z) - block.heads[:, -n:]).movedim(2, 0)
 
@@ -177,6 +177,11 @@ class CircuitRuns(Forward):
             assert self._tail.at is not None
             pairs = torch.arange(len(rows), device=rows.device)
             parts[part][pairs[:, None, None], self._tail.at[:, :, None], heads] = rows
+
+
+def _n_rows(rows: Rows) -> int:
+    assert rows.at is not None
+    return rows.at.shape[1]
 
 
 def _summed(
