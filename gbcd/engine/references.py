@@ -59,6 +59,7 @@ class MeanReference:
     ) -> None:
         """`groups` index the templates of the sample; `is_member` says whose prompts are part of it."""
         self._tables, self._groups, self._is_member = tables, groups, is_member
+        self._scales: dict[bool, Tensor | None] = {}
 
     def difference(self, rows: InputRows) -> Float[Tensor, "example pos d_in"]:
         """See `Reference`."""
@@ -97,10 +98,15 @@ class MeanReference:
             mean = table[:, self._within(rows.positions[:1])[0]]
         else:
             mean = table[self._groups.unsqueeze(1), self._within(rows.positions)]
-        difference = x - mean
-        if bool(self._is_member.any()):
-            difference = difference * self._left_out(self._within(rows.positions)).unsqueeze(2)
-        return difference
+        scale = self._scale(rows)
+        return x - mean if scale is None else (x - mean).mul_(scale)
+
+    def _scale(self, rows: InputRows) -> Float[Tensor, "example pos 1"] | None:
+        """What the differences of the rows of a batch are multiplied by, where one of them is of the sample."""
+        if rows.at_answers not in self._scales:
+            found = self._left_out(self._within(rows.positions)).unsqueeze(2)
+            self._scales[rows.at_answers] = found if bool(self._is_member.any()) else None
+        return self._scales[rows.at_answers]
 
     def _left_out(self, at: Int[Tensor, "example pos"]) -> Float[Tensor, "example pos"]:
         n = self._tables.counts[self._groups.unsqueeze(1), at]

@@ -16,6 +16,7 @@ How this compares with hooks on the library's own modules, and why it is the one
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -116,7 +117,6 @@ class Run:
     """A forward pass.
 
     Attributes:
-        logits: at the answers, without graph.
         trace: what it kept, if it was asked to.
         values: what it recorded.
     """
@@ -136,7 +136,11 @@ class Run:
         self._decoder, self._options, self._root = decoder, options, root
         self._everywhere = hidden
         self._hidden = hidden if hidden.shape[1] == packed.answers.shape[1] else packed.at_answers(hidden)
-        self.logits: Float[Tensor, "example seq vocab"] = decoder.logits(self._hidden.detach())
+
+    @cached_property
+    def logits(self) -> Float[Tensor, "example seq vocab"]:
+        """Logits at the answers, without graph."""
+        return self._decoder.logits(self._hidden.detach())
 
     def backward(
         self, d_logits: Float[Tensor, "example seq vocab"], receive: Callable[[Gradient], None]
