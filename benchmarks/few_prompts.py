@@ -31,7 +31,7 @@ from rich.console import Console
 import gbcd
 from gbcd.analysis.shard_values import Key
 from gbcd.analysis.stored import read_sample
-from gbcd.evaluation.agreement import largest, spearman
+from gbcd.evaluation.recovery import spearman
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
 
@@ -107,8 +107,8 @@ def settled(one: Evaluated, name: str, draws: Iterator[Int[np.ndarray, " prompt"
     if not len(scores):
         return "too few prompts"
     found = spearman(scores, np.broadcast_to(effects, scores.shape))
-    top = set(largest(np.abs(effects), FIRST))
-    hits = [len(top & set(largest(score, FIRST))) for score in scores]
+    top = set(np.argsort(-np.abs(effects), kind="stable")[:FIRST].tolist())
+    hits = [len(top.intersection(np.argsort(-score, kind="stable")[:FIRST].tolist())) for score in scores]
     low, high = np.quantile(found, (0.05, 0.95))
     return f"{found.mean():.2f} ({low:.2f} to {high:.2f}); {np.mean(hits):4.1f} of {FIRST}"
 

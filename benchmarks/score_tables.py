@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gbcd.analysis.shard_values import SIGNED
-from gbcd.evaluation.agreement import auroc, spearman
+from gbcd.evaluation.recovery import auroc, spearman
 from gbcd.evaluation.resampling import Draws
 
 MEMBER, TOP = 0.05, 15

@@ -25,7 +25,7 @@ from torch import Tensor
 from gbcd import tasks, wrong_answers
 from gbcd.engine.engine import loss_gradient, packed_for, target_of
 from gbcd.engine.scores import ScoreTable
-from gbcd.evaluation.agreement import auroc
+from gbcd.evaluation.recovery import auroc
 from gbcd.models import load as models
 from gbcd.models.decoder import Options
 from gbcd.models.load import LoadedModel

@@ -25,8 +25,8 @@ from evaluation_cases import context_of
 from gbcd import tasks, wrong_answers
 from gbcd.commands.terminal import console
 from gbcd.evaluation import baselines
+from gbcd.evaluation.evaluation_plan import pair_up
 from gbcd.evaluation.metrics import metric_for
-from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.score_context import ScoreContext
 from gbcd.models.load import load
 from gbcd.prompting import prompt_files

@@ -24,19 +24,15 @@ from gbcd.analysis.stored import TemplateSums
 from gbcd.commands.evaluate import show_evaluation
 from gbcd.errors import BadInput
 from gbcd.evaluation import baselines, planning
-from gbcd.evaluation.agreement import SIZES
-from gbcd.evaluation.circuit_sets import Circuits, EdgeScore, EdgeTable, of_edges
+from gbcd.evaluation.circuit_sets import SIZES, Circuits, EdgeScore, EdgeTable, of_edges
 from gbcd.evaluation.evaluate import evaluate
-from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK, Request, TaskPlan
-from gbcd.evaluation.given_circuit import judge
+from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK, Request, TaskPlan, pair_up
 from gbcd.evaluation.measured import edge_config
 from gbcd.evaluation.metrics import metric_for
-from gbcd.evaluation.mib import export, read_importances
-from gbcd.evaluation.node_sample import sampled
-from gbcd.evaluation.pairs import pair_up
+from gbcd.evaluation.mib import export, judge, read_importances
 from gbcd.evaluation.patching import PatchedBatch
 from gbcd.evaluation.places import places_of
-from gbcd.evaluation.recovery import Score, measured_truth, recovery_rows
+from gbcd.evaluation.recovery import Method, Score, measured_truth, recovery_rows
 from gbcd.evaluation.resampling import Draws
 from gbcd.evaluation.tables import DROPS, EDGE_FAITHFULNESS, EFFECTS, EVALUATION, FAITHFULNESS
 from gbcd.evaluation.work import TaskWork
@@ -213,7 +209,7 @@ def test_edges_are_cut_as_mib_cuts_them(case):
     names = edge_names(cfg)
     scores = np.zeros(table.n)
     scores[[names.index("input->m0"), names.index("m0->logits"), names.index("a0.h0->a1.h1<q>")]] = -3, 2, -4
-    numbers = of_edges(circuits, table, EdgeScore("mine", None, 0.0, scores), "size")
+    numbers = of_edges(circuits, table, EdgeScore(Method("mine", None, 0.0), scores), "size")
     sizes = dict(zip(SIZES, numbers, strict=True))
     # three of 46 edges are 6.5 %: int(0.1 * 46) is 4, whose last is dropped with the two that lead nowhere
     assert table.n == 46
@@ -222,7 +218,7 @@ def test_edges_are_cut_as_mib_cuts_them(case):
     assert "a0.h0->a1.h1<q>" not in kept
     assert len(circuits.members["edges"][sizes[1.0]]) == table.n
     assert circuits.members["edges"][sizes[0.001]].tolist() == []
-    signed = of_edges(circuits, table, EdgeScore("mine", None, 0.0, scores), "signed")
+    signed = of_edges(circuits, table, EdgeScore(Method("mine", None, 0.0), scores), "signed")
     assert [names[edge] for edge in circuits.members["edges"][signed[4]]] == []
     of_nodes = table.of_nodes({"a0.h0": 1.0, "a0.h1": 2.0, "m0": 3.0, "a1.h0": 4.0, "a1.h1": 5.0, "m1": 6.0})
     by_name = dict(zip(names, of_nodes.tolist(), strict=True))
@@ -252,15 +248,15 @@ def test_whole_templates_are_drawn_and_scores_with_them():
 
 def test_a_sample_of_nodes_stands_for_all():
     names, scores = [f"n{index}" for index in range(40)], np.arange(40.0)
-    found = sampled(names, scores, 4, seed=0)
+    found = planning.sampled(names, scores, 4, seed=0)
     assert sum(found.values()) == 40
     assert {name for name, weight in found.items() if weight == 1} == {"n36", "n37", "n38", "n39"}
     assert sorted(weight for weight in found.values() if weight > 1) == [9, 9, 9, 9]
-    assert sampled(names, scores, None, 0) == sampled(names, scores, 40, 0) == dict.fromkeys(names, 1)
+    assert planning.sampled(names, scores, None, 0) == planning.sampled(names, scores, 40, 0) == dict.fromkeys(names, 1)
     # every stratum gives its mean without bias
     values = np.random.default_rng(0).normal(size=40)
     means = [
-        sum(weight * values[int(name[1:])] for name, weight in sampled(names, scores, 4, seed).items()) / 40
+        sum(weight * values[int(name[1:])] for name, weight in planning.sampled(names, scores, 4, seed).items()) / 40
         for seed in range(300)
     ]
     assert np.mean(means) == pytest.approx(values.mean(), abs=3 * np.std(means) / np.sqrt(300))
@@ -281,7 +277,7 @@ def test_a_perfect_score_has_perfect_figures():
     effects = np.tile([0.5, -0.3, 0.05, 0.0], (3, 1))
     truth = measured_truth("resample", effects, np.ones(3), np.arange(4))
     assert truth.members[0].tolist() == [True, True, False, False]
-    score = Score("effect", None, np.abs(effects), 1.0)
+    score = Score(Method("effect", None, 1.0), np.abs(effects))
     rows = list(recovery_rows([score], None, [truth], {"all": np.ones(4, bool)}, Draws(["t", "t"], 0)))
     assert {row["figure"]: row["value"] for row in rows} == pytest.approx({"auroc": 1, "auprc": 1, "spearman": 1})
 

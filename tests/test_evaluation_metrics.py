@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from gbcd.evaluation.agreement import SIZES, auprc, auroc, cmd, cpr, faithfulness, largest, spearman
+from gbcd.evaluation.circuit_sets import SIZES, Circuits, of_nodes
+from gbcd.evaluation.curves import cmd, cpr, faithfulness
+from gbcd.evaluation.recovery import Method, Score, auprc, auroc, spearman
 
 
 def test_ties_count_half():
@@ -50,8 +52,10 @@ def test_spearman_is_of_the_size_of_effects():
 
 
 def test_circuits_are_whole_components_in_order():
-    assert largest(np.array([1.0, 5.0, 5.0, 0.0]), 2) == [1, 2]
-    assert largest(np.array([1.0, 5.0, 5.0, 0.0]), 0) == []
+    circuits = Circuits()
+    numbers = of_nodes(circuits, Score(Method("mine", None, 0.0), np.array([[1.0, 5.0, 5.0, 0.0]])))
+    found = dict(zip(SIZES, (circuits.lists("nodes")[number] for number in numbers), strict=True))
+    assert (found[0.1], found[0.2], found[0.5], found[1.0]) == ([], [1], [1, 2], [0, 1, 2, 3])
 
 
 def test_areas_by_hand():

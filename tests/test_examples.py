@@ -9,7 +9,7 @@ import pytest
 from real_model import smollm2
 
 from gbcd import wrong_answers
-from gbcd.evaluation.pairs import pair_up
+from gbcd.evaluation.evaluation_plan import pair_up
 from gbcd.models.load import load
 from gbcd.prompting.tokens import encode
 from gbcd.tasks import _registry

@@ -10,8 +10,8 @@ from random_prompts import VOCAB
 from tiny_models import random_model, small_tokenizer, tiny_gpt2
 
 from gbcd.errors import BadInput
+from gbcd.evaluation.evaluation_plan import pair_up
 from gbcd.evaluation.metrics import metric_for
-from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.places import places_of
 from gbcd.models.load import prepared
 from gbcd.models.rules import RULES, Rules

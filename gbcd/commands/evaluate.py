@@ -171,7 +171,7 @@ def _interval(row: Mapping[str, Any] | None, signed: bool = False) -> str:
 
 
 def _judge(out: str, circuit: Path, pairs: int, device: AskedDevice) -> None:
-    from gbcd.evaluation.given_circuit import judge
+    from gbcd.evaluation.mib import judge
 
     found = judge(out, circuit, pairs, device)
     for (task,), rows in found.group_by("task", maintain_order=True):

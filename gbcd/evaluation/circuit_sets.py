@@ -10,7 +10,7 @@ matters no more than either of its ends, so it has the smaller of their scores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,13 +18,15 @@ from jaxtyping import Float, Int
 
 from gbcd.analysis.circuits import INPUT, LOGITS, Config, edge_ends
 from gbcd.analysis.selection import grown, numbered, without_dead_ends
-from gbcd.evaluation.agreement import SIZES, largest
-from gbcd.evaluation.recovery import Score
+from gbcd.evaluation.recovery import Method, Score
 from gbcd.run.results import encoded, read_stored
 from gbcd.run.store import Store
 
 Kind = Literal["nodes", "edges"]
 Ranking = Literal["signed", "size", "greedy"]
+
+#: Shares of the components, or of the edges, at which circuits are cut.
+SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 _FILE = "circuits.parquet"
 
@@ -33,21 +35,14 @@ class EdgeScore(NamedTuple):
     """Scores of all edges, in canonical order.
 
     Attributes:
-        method, wrong_answer, cost: as of a `Score`.
+        of: which score it is.
         values: of edges.
         of_nodes: whether they are made of scores of nodes.
     """
 
-    method: str
-    wrong_answer: str | None
-    cost: float
+    of: Method
     values: Float[np.ndarray, " edges"]
     of_nodes: bool = False
-
-    @property
-    def keys(self) -> dict[str, Any]:
-        """Columns that name the score in a table."""
-        return {"wrong_answer": self.wrong_answer, "method": self.method, "cost": self.cost}
 
 
 class EdgeTable:
@@ -101,9 +96,9 @@ class Circuits:
 
 
 def of_nodes(circuits: Circuits, score: Score) -> list[int]:
-    """Numbers of the circuits of nodes of a score, one for each of `SIZES`."""
-    scores = score.resamples[0]
-    return [circuits.add("nodes", largest(scores, round(size * len(scores)))) for size in SIZES]
+    """Numbers of the circuits of nodes of a score, one for each of `SIZES`; of equal scores the first is taken."""
+    order = np.argsort(-score.resamples[0], kind="stable")
+    return [circuits.add("nodes", order[: round(size * len(order))]) for size in SIZES]
 
 
 def of_edges(circuits: Circuits, table: EdgeTable, score: EdgeScore, ranking: Ranking) -> list[int]:

@@ -1,24 +1,25 @@
-"""Faithfulness of circuits by size, from the second stage: curves, and the areas under them."""
+"""Faithfulness of circuits by size, from the second stage: curves, and the areas under them, as MIB defines them
+(Mueller et al. 2025, arXiv 2504.13151, section 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from gbcd.evaluation.agreement import SIZES, cmd, cpr, faithfulness
-from gbcd.evaluation.circuit_sets import Circuits, EdgeScore, EdgeTable, Kind, Ranking, of_edges, of_nodes
-from gbcd.evaluation.recovery import DIFFERENCE, Score
+from gbcd.evaluation.circuit_sets import SIZES, Circuits, EdgeScore, EdgeTable, Kind, Ranking, of_edges, of_nodes
+from gbcd.evaluation.recovery import DIFFERENCE, Method, Score
 from gbcd.evaluation.resampling import Draws
+from gbcd.evaluation.tables import EDGE_FAITHFULNESS_FILE, EVALUATION_FILE, FAITHFULNESS_FILE
 
 
 class Cut(NamedTuple):
     """The circuits of one score, one for each of `SIZES`: their numbers among those of the kind."""
 
-    score: Score | EdgeScore
+    of: Method
     kind: Kind
     ranking: Ranking
     numbers: list[int]
@@ -26,44 +27,44 @@ class Cut(NamedTuple):
 
 def cuts(circuits: Circuits, scores: Sequence[Score], edges: Sequence[EdgeScore], table: EdgeTable | None) -> list[Cut]:
     """The circuits of every score; `circuits` takes them in."""
-    found = [Cut(score, "nodes", "size", of_nodes(circuits, score)) for score in scores]
-    for score in edges if table is not None else ():
-        assert table is not None
-        rankings: tuple[Ranking, ...] = ("signed", "size") if score.of_nodes else ("signed", "size", "greedy")
-        found += [Cut(score, "edges", ranking, of_edges(circuits, table, score, ranking)) for ranking in rankings]
+    found = [Cut(score.of, "nodes", "size", of_nodes(circuits, score)) for score in scores]
+    if table is not None:
+        for score in edges:
+            rankings: tuple[Ranking, ...] = ("signed", "size") if score.of_nodes else ("signed", "size", "greedy")
+            found += [Cut(score.of, "edges", one, of_edges(circuits, table, score, one)) for one in rankings]
     return found
 
 
-class Curves(NamedTuple):
-    """Rows of the tables of faithfulness, of nodes and of edges, and of figures."""
-
-    nodes: list[dict[str, Any]]
-    edges: list[dict[str, Any]]
-    figures: list[dict[str, Any]]
-
-
-def curves(draws: Draws, rows: pl.DataFrame, found: Sequence[Cut], circuits: Circuits, ranking: Score | None) -> Curves:
-    """Faithfulness at every size, CPR and CMD, for every cut; `rows` are those of the second stage."""
-    result = Curves([], [], [])
+def curves(
+    draws: Draws, rows: pl.DataFrame, found: Sequence[Cut], circuits: Circuits, ranking: Method | None
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the tables of faithfulness and of figures: faithfulness at every size, CPR and CMD of every cut, and the
+    differences of these to the score that ranks; of edges, to what it makes of them. `rows` are of the second stage.
+    """
+    result: dict[str, list[dict[str, Any]]] = {FAITHFULNESS_FILE: [], EDGE_FAITHFULNESS_FILE: [], EVALUATION_FILE: []}
     clean, counterfactual = (draws.means(rows[name].to_numpy())[:, None] for name in ("clean", "counterfactual"))
     metrics = {kind: draws.means(np.array(rows[kind].to_list(), dtype=np.float64)) for kind in ("nodes", "edges")}
     # a circuit of no nodes still has the embeddings
     nothing = {"nodes": metrics["nodes"][:, :1], "edges": counterfactual}
-    areas: dict[str, dict[_Key, np.ndarray]] = {}
+    areas: dict[str, dict[Method, np.ndarray]] = {}
     for cut in found:
         curve = faithfulness(metrics[cut.kind][:, cut.numbers], nothing[cut.kind], clean)
         for column, size in enumerate(SIZES):
-            row = {"size": size, **draws.bounded("faithfulness", curve[:, column])}
+            row = {**cut.of._asdict(), "size": size, **draws.bounded("faithfulness", curve[:, column])}
             n = len(circuits.members[cut.kind][cut.numbers[column]])
             if cut.kind == "nodes":
-                result.nodes.append({**cut.score.keys, "n_components": n, **row})
+                result[FAITHFULNESS_FILE].append({**row, "n_components": n})
             else:
-                result.edges.append({**cut.score.keys, "ranking": cut.ranking, "n_edges": n, **row})
+                result[EDGE_FAITHFULNESS_FILE].append({**row, "ranking": cut.ranking, "n_edges": n})
         for name, values in _areas(cut, curve).items():
-            areas.setdefault(name, {})[_key(cut.score)] = values
-            row = {**cut.score.keys, "group": "all", "figure": name}
-            result.figures.append({**row, **draws.bounded("value", values)})
-    _add_differences(result, areas, ranking, draws)
+            areas.setdefault(name, {})[cut.of] = values
+    for name, by_score in areas.items():
+        for of, values in by_score.items():
+            keys = {**of._asdict(), "group": "all"}
+            result[EVALUATION_FILE].append({**keys, "figure": name, **draws.bounded("value", values)})
+            if ranking in by_score and of != ranking:
+                less = draws.bounded("value", values - by_score[ranking])
+                result[EVALUATION_FILE].append({**keys, "figure": name + DIFFERENCE, **less})
     return result
 
 
@@ -77,22 +78,28 @@ def _areas(cut: Cut, curve: Float[np.ndarray, "resamples sizes"]) -> dict[str, F
     return {f"edge_{name}": both[name]}
 
 
-def _add_differences(
-    result: Curves, areas: Mapping[str, Mapping[_Key, np.ndarray]], ranking: Score | None, draws: Draws
-) -> None:
-    """To the score that ranks; of edges, to what it makes of them."""
-    if ranking is None:
-        return
-    base = _key(ranking)
-    for name, by_score in areas.items():
-        for key, values in by_score.items():
-            if base in by_score and key != base:
-                row = {**dict(key), "group": "all", "figure": name + DIFFERENCE}
-                result.figures.append({**row, **draws.bounded("value", values - by_score[base])})
+def faithfulness(
+    metric: Float[np.ndarray, "resamples sizes"],
+    nothing: Float[np.ndarray, "resamples 1"],
+    everything: Float[np.ndarray, "resamples 1"],
+) -> Float[np.ndarray, "resamples sizes"]:
+    """Share of the model's metric that circuits recover: (m(C) - m(0)) / (m(N) - m(0))."""
+    return share_of_gap(metric - nothing, everything - nothing)
 
 
-_Key = tuple[tuple[str, Any], ...]
+def share_of_gap(
+    difference: Float[np.ndarray, " *resamples"], gap: Float[np.ndarray, " *#resamples"]
+) -> Float[np.ndarray, " *resamples"]:
+    """`difference / gap`; NaN where there is no gap, as in a resample that drew only prompts without one."""
+    gap = np.broadcast_to(gap, difference.shape)
+    return np.divide(difference, gap, out=np.full(difference.shape, np.nan), where=gap != 0)
 
 
-def _key(score: Score | EdgeScore) -> _Key:
-    return tuple(score.keys.items())
+def cpr(faithful: Float[np.ndarray, " sizes"]) -> float:
+    """Circuit performance ratio: area under faithfulness over `SIZES`; higher is better."""
+    return float(np.trapezoid(faithful, SIZES))
+
+
+def cmd(faithful: Float[np.ndarray, " sizes"]) -> float:
+    """Circuit-model distance: area between faithfulness and 1 over `SIZES`; lower is better."""
+    return float(np.trapezoid(np.abs(1 - faithful), SIZES))

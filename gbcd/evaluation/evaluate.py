@@ -21,13 +21,12 @@ from gbcd.analysis.reduce import reduce
 from gbcd.errors import BadInput, Incomplete
 from gbcd.evaluation import tables
 from gbcd.evaluation.circuit_sets import Circuits, EdgeTable, store_circuits
-from gbcd.evaluation.curves import Curves, Cut, curves, cuts
+from gbcd.evaluation.curves import Cut, curves, cuts
 from gbcd.evaluation.evaluation_plan import (
     EvaluationPlan,
     Request,
     evaluation_folder,
     read_evaluation_plan,
-    stage_folder,
     write_evaluation_plan,
 )
 from gbcd.evaluation.measured import (
@@ -40,6 +39,7 @@ from gbcd.evaluation.measured import (
     groups,
     ranking_score,
     read_measured,
+    read_stage,
     study_scores,
     truths,
 )  # fmt: skip
@@ -49,7 +49,7 @@ from gbcd.evaluation.planning import planned_evaluation
 from gbcd.evaluation.recovery import Score, recovery_rows
 from gbcd.evaluation.work import EvaluationWork, circuit_components, load_model
 from gbcd.models.load import LoadedModel
-from gbcd.run.commits import committed_ids, read_commits, read_table
+from gbcd.run.commits import committed_ids
 from gbcd.run.executor import Team, absolute, execute
 from gbcd.run.own_definitions import DefinitionFile, import_definitions
 from gbcd.run.progress import ProgressDisplay
@@ -150,10 +150,8 @@ def evaluate(
 
 
 def _judged(store: Store, plan: Plan, loaded: LoadedModel, folder: str, planned: EvaluationPlan, task: str) -> _Judged:
-    shards = [shard for shard, block in enumerate(planned.blocks()) if block.task == task]
     components = circuit_components(loaded, planned.request.level)
-    effects = stage_folder(folder, "effects")
-    measured = read_measured(store, effects, task, planned.tasks[task], shards, components, plan.study.seed)
+    measured = read_measured(store, folder, planned, task, components, plan.study.seed)
     scores = study_scores(store, measured)
     ranking = ranking_score(store, measured, scores)
     scores += baseline_scores(measured)
@@ -169,38 +167,26 @@ def _judged(store: Store, plan: Plan, loaded: LoadedModel, folder: str, planned:
 def _written(
     store: Store, folder: str, planned: EvaluationPlan, loaded: LoadedModel, judged: Sequence[_Judged]
 ) -> Evaluation:
-    rows: dict[str, list[dict[str, Any]]] = {"figures": [], "effects": [], "nodes": [], "edges": [], "scores": []}
-    below = store.below(stage_folder(folder, "circuits"))
-    for one in judged:
-        measured = one.measured
-        shards = [shard for shard, block in enumerate(planned.blocks()) if block.task == measured.task]
-        commits = read_commits(below, shards)
-        found = pl.concat([pl.DataFrame(read_table(below, commit.files["circuits"])) for commit in commits])
+    rows: dict[str, list[dict[str, Any]]] = {file: [] for file in tables.TABLES}
+    for measured, scores, ranking, circuits, found in judged:
         known = truths(measured, loaded.name, planned.request.level)
-        drawn: Curves = curves(measured.draws, found, one.cuts, one.circuits, one.ranking)
-        shared = {"task": measured.task, "n_pairs": len(measured.rows)}
-        figures = [
-            *recovery_rows(one.scores, one.ranking, known, groups(measured.components), measured.draws),
-            *drawn.figures,
-        ]
-        rows["figures"] += [{**shared, "n_components": len(measured.components), **row} for row in figures]
-        rows["effects"] += [{**shared, **row} for row in effect_rows(measured)]
-        rows["nodes"] += [{"task": measured.task, **row} for row in drawn.nodes]
-        rows["edges"] += [{"task": measured.task, **row} for row in drawn.edges]
+        figures = recovery_rows(scores, ranking, known, groups(measured.components), measured.draws)
+        rows_of_runs = read_stage(store, folder, "circuits", planned, measured.task)["circuits"]
+        drawn = curves(measured.draws, rows_of_runs, found, circuits, ranking and ranking.of)
+        shared = {"task": measured.task, "n_pairs": len(measured.rows), "n_components": len(measured.components)}
+        by_file = drawn | {
+            tables.EVALUATION_FILE: [*figures, *drawn[tables.EVALUATION_FILE]],
+            tables.EFFECTS_FILE: list(effect_rows(measured)),
+        }
+        for file, some in by_file.items():
+            rows[file] += [shared | row for row in some]
         store.write(tables.drops_file(measured.task), encoded(drop_rows(measured).to_arrow()))
-    evaluation = Evaluation(
-        pl.from_dicts(rows["figures"], schema=tables.EVALUATION),
-        pl.from_dicts(rows["effects"], schema=tables.EFFECTS),
-        pl.from_dicts(rows["nodes"], schema=tables.FAITHFULNESS),
-        pl.from_dicts(rows["edges"], schema=tables.EDGE_FAITHFULNESS),
-        planned.notes,
-    )
-    paths = (tables.EVALUATION_FILE, tables.EFFECTS_FILE, tables.FAITHFULNESS_FILE, tables.EDGE_FAITHFULNESS_FILE)
-    for path, table in zip(paths, evaluation[:4], strict=True):
-        store.write(path, encoded(table.to_arrow()))
-    if (scores := _edge_scores(loaded, judged)) is not None:
-        store.write(tables.EDGE_SCORES_FILE, encoded(scores.to_arrow()))
-    return evaluation
+    written = [pl.from_dicts(rows[file], schema=schema) for file, schema in tables.TABLES.items()]
+    for file, table in zip(tables.TABLES, written, strict=True):
+        store.write(file, encoded(table.to_arrow()))
+    if (of_edges := _edge_scores(loaded, judged)) is not None:
+        store.write(tables.EDGE_SCORES_FILE, encoded(of_edges.to_arrow()))
+    return Evaluation(*written, planned.notes)
 
 
 def _edge_scores(loaded: LoadedModel, judged: Sequence[_Judged]) -> pl.DataFrame | None:

@@ -1,5 +1,9 @@
 """What an evaluation measures, written once: asked again, the same evaluation goes on where it stopped.
 
+Prompts can be patched that have a counterfactual, or a partner, of as many tokens. Those of all lengths share blocks,
+sorted by length, since padding stands on the right and nobody sees it. Compiled programs have no counterfactuals: what
+is taken out of their prompts is replaced by means.
+
 An evaluation lies in `evaluation/KEY/` below the results it judges; the key is made of what was asked for and of what
 it was asked of, so another question is another evaluation beside it.
 """
@@ -7,13 +11,18 @@ it was asked of, so another question is another evaluation beside it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from gbcd.errors import listed
 from gbcd.evaluation.patching import Ablation
 from gbcd.evaluation.places import Level
+from gbcd.printing import counted
+from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.run.commits import read_record
 from gbcd.run.own_definitions import DefinitionFile
 from gbcd.run.settling import Device
@@ -25,6 +34,8 @@ from gbcd.run.work import Stage
 PAIRS_PER_BLOCK = 8
 
 _PLAN = "evaluation.json"
+
+StageName = Literal["effects", "circuits"]
 
 
 class Request(BaseModel):
@@ -108,7 +119,7 @@ class EvaluationPlan(BaseModel):
         return Stage(stage_folder(folder, "circuits"), sizes, "run", "Circuits")
 
 
-def stage_folder(folder: str, stage: Literal["effects", "circuits"]) -> str:
+def stage_folder(folder: str, stage: StageName) -> str:
     """Where the shards of a stage lie."""
     return f"{folder}/{stage}"
 
@@ -132,3 +143,35 @@ def write_evaluation_plan(store: Store, folder: str, planned: EvaluationPlan) ->
     """Write the plan, unless somebody else has; returns the one that holds."""
     store.create(f"{folder}/{_PLAN}", planned.model_dump_json(indent=1).encode())
     return read_evaluation_plan(store, folder) or planned
+
+
+class Pairs(NamedTuple):
+    """Prompts of a task that can be patched, by length; and of each of the others its id and the reason."""
+
+    usable: list[EncodedPrompt]
+    refused: list[str]
+
+    def refusals(self, task: str) -> str:
+        """Who cannot be patched, and why: one line where all have the same reason."""
+        reasons = Counter(text.partition(": ")[2] for text in self.refused)
+        if len(reasons) == 1:
+            first = self.refused[0] if len(self.refused) == 1 else f"the first is {self.refused[0]}"
+            return f"{task}: {counted(len(self.refused), 'prompt')} cannot be patched, {first}"
+        return f"{task}: {counted(len(self.refused), 'prompt')} cannot be patched:\n{listed(self.refused)}"
+
+
+def pair_up(encoded: Sequence[EncodedPrompt], needs_reference: bool = True) -> Pairs:
+    """Sort out the prompts that can be patched."""
+    if not needs_reference:
+        # compiled programs are compared with means throughout, whether or not a partner was drawn
+        encoded = [replace(prompt, counterfactual_ids=None, partner_ids=None) for prompt in encoded]
+    usable = [prompt for prompt in encoded if prompt.reference_ids is not None or not needs_reference]
+    refused = [_refusal(prompt) for prompt in encoded if prompt.reference_ids is None and needs_reference]
+    return Pairs(sorted(usable, key=lambda prompt: len(prompt.ids)), refused)
+
+
+def _refusal(encoded: EncodedPrompt) -> str:
+    if encoded.counterfactual_ids is None:
+        return f"{encoded.prompt.id}: no counterfactual, and no partner"
+    lengths = f"{len(encoded.ids)} tokens, but {len(encoded.counterfactual_ids)} in its counterfactual"
+    return f"{encoded.prompt.id}: {lengths}, and no partner"

@@ -17,8 +17,8 @@ from gbcd.analysis.stored import read_template_sums
 from gbcd.component import Component
 from gbcd.evaluation.baselines import every_baseline
 from gbcd.evaluation.circuit_sets import EdgeScore, EdgeTable
-from gbcd.evaluation.evaluation_plan import TaskPlan
-from gbcd.evaluation.recovery import Score, Truth, measured_truth
+from gbcd.evaluation.evaluation_plan import EvaluationPlan, StageName, TaskPlan, stage_folder
+from gbcd.evaluation.recovery import Method, Score, Truth, measured_truth
 from gbcd.evaluation.resampling import Draws
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.prompt_shapes import TASK
@@ -64,26 +64,26 @@ class Measured(NamedTuple):
         return [index for index, one in enumerate(self.components) if one.name in self.planned.nodes]
 
 
+def read_stage(
+    store: Store, folder: str, stage: StageName, planned: EvaluationPlan, task: str
+) -> dict[str, pl.DataFrame]:
+    """The tables of the shards of a task, one below the other."""
+    below = store.below(stage_folder(folder, stage))
+    shards = [shard for shard, block in enumerate(planned.blocks()) if block.task == task]
+    files = [commit.files for commit in read_commits(below, shards)]
+    return {name: pl.concat([pl.DataFrame(read_table(below, one[name])) for one in files]) for name in files[0]}
+
+
 def read_measured(
-    store: Store,
-    folder: str,
-    task: str,
-    planned: TaskPlan,
-    shards: Sequence[int],
-    components: list[Component],
-    seed: int,
+    store: Store, folder: str, planned: EvaluationPlan, task: str, components: list[Component], seed: int
 ) -> Measured:
-    """Read the shards of a task."""
-    below = store.below(folder)
-    tables = [
-        {name: pl.DataFrame(read_table(below, file)) for name, file in commit.files.items()}
-        for commit in read_commits(below, shards)
-    ]
-    rows = pl.concat([one["effects"].hstack(one["baselines"].drop("prompt_id", "template")) for one in tables])
+    """Read the first stage of a task."""
+    found = read_stage(store, folder, "effects", planned, task)
+    rows = found["effects"].hstack(found["baselines"].drop("prompt_id", "template"))
     edges: dict[str, np.ndarray] = {}
-    for method, total in (row for one in tables for row in one["edges"].select("method", "sum").iter_rows()):
+    for method, total in found["edges"].select("method", "sum").iter_rows():
         edges[method] = edges.get(method, 0.0) + np.array(total) / len(rows)
-    return Measured(task, planned, components, rows, edges, Draws(rows["template"].to_list(), seed))
+    return Measured(task, planned.tasks[task], components, rows, edges, Draws(rows["template"].to_list(), seed))
 
 
 def study_scores(store: Store, measured: Measured) -> list[Score]:
@@ -102,14 +102,14 @@ def study_scores(store: Store, measured: Measured) -> list[Score]:
                 means = measured.draws.means_of_templates(by_statistic[statistic])[:, chosen]
                 # one more pass, over the counterfactual
                 cost = passes + (method in ("contrast_norm", "attribution"))
-                scores.append(Score(method, key.wrong_answer, np.abs(means), cost))
+                scores.append(Score(Method(method, key.wrong_answer, cost), np.abs(means)))
     return scores
 
 
 def baseline_scores(measured: Measured) -> list[Score]:
     """Sizes of means over the pairs."""
     return [
-        Score(name, None, np.abs(measured.draws.means(measured.values(name))), one.passes)
+        Score(Method(name, None, one.passes), np.abs(measured.draws.means(measured.values(name))))
         for name, one in every_baseline().items()
         if name in measured.rows.columns
     ]
@@ -120,7 +120,7 @@ def ranking_score(store: Store, measured: Measured, scores: Sequence[Score]) -> 
     ranked = summary(store.location).filter(task=measured.task).select("wrong_answer", "score_name")
     for wrong_answer, name in ranked.unique(maintain_order=True).collect().iter_rows():
         for score in scores:
-            if (score.wrong_answer, score.method) == (wrong_answer, name):
+            if score.of[:2] == (name, wrong_answer):
                 return score
     return None
 
@@ -133,12 +133,14 @@ def edge_scores(
     if store.exists(EDGES_FILE):
         rows = read_stored(store, EDGES_FILE).filter(task=measured.task)
         for (wrong_answer,), group in rows.group_by("wrong_answer", maintain_order=True):
-            found.append(EdgeScore("edges", str(wrong_answer), 3.0, group["mean"].to_numpy()))
-    found += [EdgeScore(name, None, every_baseline()[name].passes, values) for name, values in measured.edges.items()]
+            found.append(EdgeScore(Method("edges", str(wrong_answer), 3.0), group["mean"].to_numpy()))
+    found += [
+        EdgeScore(Method(name, None, every_baseline()[name].passes), values) for name, values in measured.edges.items()
+    ]
     for score in scores:
-        if score is ranking or score.method in NODE_SCORES_FOR_EDGES:
+        if score is ranking or score.of.method in NODE_SCORES_FOR_EDGES:
             named = zip((one.name for one in measured.components), score.resamples[0].tolist(), strict=True)
-            found.append(EdgeScore(score.method, score.wrong_answer, score.cost, table.of_nodes(dict(named)), True))
+            found.append(EdgeScore(score.of, table.of_nodes(dict(named)), True))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Circuits in the files of EAP-IG and of the MIB benchmark: scores and membership of every edge of a model.
+"""Circuits in the files of EAP-IG and of the MIB benchmark: written, read, and judged on the prompts of a study.
 
     TASK_MODEL/importances.pt      a dictionary that torch saved: `cfg`, `src_nodes`, `dst_nodes`, and as matrices of
                                    sources x targets `edges_scores` and `edges_in_graph`; `nodes_in_graph` of sources
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +25,31 @@ from gbcd.analysis.circuit_files import read_circuits
 from gbcd.analysis.circuits import Circuit, Config, Edge, edge_ends, n_edges, node_names
 from gbcd.analysis.shard_values import Key
 from gbcd.errors import BadInput
-from gbcd.evaluation.circuit_sets import EdgeTable
+from gbcd.evaluation.circuit_sets import SIZES, Circuits, EdgeScore, EdgeTable, Ranking, of_edges
+from gbcd.evaluation.curves import cmd, cpr, faithfulness
+from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK
+from gbcd.evaluation.measured import edge_config
+from gbcd.evaluation.metrics import metric_for
+from gbcd.evaluation.planning import metric_name
+from gbcd.evaluation.recovery import Method
+from gbcd.evaluation.resampling import Draws
 from gbcd.evaluation.tables import EDGE_SCORES_FILE
+from gbcd.evaluation.work import circuit_metrics, load_model, pairs_of
+from gbcd.models.load import LoadedModel
+from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.run.inputs import Inputs
 from gbcd.run.results import EDGES_FILE, read_stored
+from gbcd.run.settling import settled_device
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
+from gbcd.study import AskedDevice, Compute
+
+JUDGED = pl.Schema(
+    {"task": pl.String(), "circuit": pl.String(), "size": pl.Float64(), "n_edges": pl.Int64()}
+    | {name: pl.Float64() for name in ("value", "ci_low", "ci_high")}
+)
+"""Rows of `judge`: the faithfulness of the circuit as it is (`given`) and, where the file scores all edges, of circuits
+of MIB's ten sizes (`signed`, `size`); and `cpr` and `cmd`, without a size."""
 
 
 class Importances(NamedTuple):
@@ -128,6 +149,73 @@ def read_importances(path: Path) -> Importances:
     except (KeyError, ValueError, IndexError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise BadInput(f"{str(path)!r} is not a circuit in the format of EAP-IG: {error}") from error
     return Importances(cfg, scores.astype(np.float64), inside.astype(bool), True)
+
+
+def judge(out: str, path: Path, n_pairs: int = 128, device: AskedDevice = "auto") -> pl.DataFrame:
+    """Faithfulness of a circuit on every task of a study.
+
+    Args:
+        out: a study.
+        path: a `.json` or `.pt` file of EAP-IG, MIB or gbcd.
+        n_pairs: prompts per task.
+        device: as of `evaluate`.
+
+    Raises:
+        BadInput: the file is no circuit, or one of a model of another shape; the device is not available; or no prompt
+            has a counterfactual.
+    """
+    store = Store(out)
+    plan, found = read_plan(store), read_importances(path)
+    loaded = load_model(store, plan, settled_device(Compute(device=device)))
+    cfg = edge_config(loaded)
+    if found.cfg != cfg:
+        raise BadInput(
+            f"{str(path)!r} is a circuit of another model: it is of {found.cfg}, and {loaded.name!r} is {cfg}"
+        )
+    circuits, table = Circuits(), EdgeTable(found.cfg)
+    circuits.add("edges", np.flatnonzero(found.inside))
+    rankings: tuple[Ranking, ...] = ("signed", "size") if found.is_complete else ()
+    score = EdgeScore(Method("given", None, 0.0), found.scores)
+    by_size = {ranking: of_edges(circuits, table, score, ranking) for ranking in rankings}
+    inputs, rows = Inputs(store, plan), list[dict[str, Any]]()
+    for task in plan.tasks:
+        prompts = pairs_of(loaded, inputs, task, n_pairs)
+        if len(prompts) > 1:
+            draws = Draws([prompt.prompt.template for prompt in prompts], plan.study.seed)
+            curve = _faithfulness(loaded, prompts, metric_name(task, prompts), circuits, table.n, draws)
+            rows += [{"task": task, **row} for row in _judged(circuits, table.n, curve, by_size, draws)]
+    if not rows:
+        raise BadInput(f"{out!r} has no task with two prompts that have a counterfactual or partner to judge by")
+    return pl.from_dicts(rows, schema=JUDGED)
+
+
+def _faithfulness(
+    loaded: LoadedModel, prompts: list[EncodedPrompt], metric: str, circuits: Circuits, n_edges: int, draws: Draws
+) -> Float[np.ndarray, "resamples circuit"]:
+    members, found = [*circuits.lists("edges"), [], list(range(n_edges))], list[np.ndarray]()
+    for start in range(0, len(prompts), PAIRS_PER_BLOCK):
+        block = prompts[start : start + PAIRS_PER_BLOCK]
+        found.append(circuit_metrics(loaded, block, metric_for(metric, block, loaded.device), members))
+    values = draws.means(np.concatenate(found))
+    return faithfulness(values[:, :-2], values[:, -2:-1], values[:, -1:])
+
+
+def _judged(
+    circuits: Circuits,
+    n_edges: int,
+    curve: Float[np.ndarray, "resamples circuit"],
+    by_size: Mapping[Ranking, list[int]],
+    draws: Draws,
+) -> Iterator[dict[str, Any]]:
+    sizes = [len(members) for members in circuits.members["edges"]]
+    row = {"circuit": "given", "size": sizes[0] / n_edges, "n_edges": sizes[0]}
+    yield {**row, **draws.bounded("value", curve[:, 0])}
+    for ranking, columns in by_size.items():
+        for size, column in zip(SIZES, columns, strict=True):
+            row = {"circuit": ranking, "size": size, "n_edges": sizes[column]}
+            yield {**row, **draws.bounded("value", curve[:, column])}
+        name, area = ("cpr", cpr) if ranking == "signed" else ("cmd", cmd)
+        yield {"circuit": name, **draws.bounded("value", np.array([area(one) for one in curve[:, columns]]))}
 
 
 def _scores(store: Store, key: Key, circuit: Circuit, table: EdgeTable) -> Float[np.ndarray, " edges"]:

@@ -1,4 +1,9 @@
-"""Choose what an evaluation measures: metric, pairs and nodes of every task."""
+"""Choose what an evaluation measures: metric, pairs and nodes of every task.
+
+Where not all nodes are ablated, it is the best by a score, and of the others a sample that stands for them: they are
+cut, in the order of the score, into runs of equal length, and of each run one node is drawn. It counts as many times as
+its run is long, so figures over all nodes are those of a stratified sample, without bias.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float
 
 from gbcd import tasks
 from gbcd.analysis.ranking import METHODS
 from gbcd.errors import BadInput
 from gbcd.evaluation.baselines import every_baseline
 from gbcd.evaluation.circuit_sets import Circuits, EdgeScore, EdgeTable, of_edges, of_nodes
-from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK, EvaluationPlan, Request, TaskPlan
+from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK, EvaluationPlan, Request, TaskPlan, pair_up
 from gbcd.evaluation.measured import NODE_SCORES_FOR_EDGES, edge_config
 from gbcd.evaluation.metrics import MEAN_SQUARED_ERROR
-from gbcd.evaluation.node_sample import sampled
-from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.patching import Ablation
-from gbcd.evaluation.recovery import Score
+from gbcd.evaluation.recovery import Method, Score
 from gbcd.evaluation.work import TaskWork, circuit_components, pairs_of
 from gbcd.models.load import LoadedModel
 from gbcd.prompting.prompt_shapes import TASK
@@ -128,8 +132,9 @@ def seconds_per_pair(loaded: LoadedModel, task: TaskWork, planned: TaskPlan, n_w
     batch, layers = task.batch(some), sorted({place.layer for place in task.ablated})
     few = [place for place in task.ablated if place.layer in layers[:: max(1, len(layers) // 3)]]
     blocks, few_blocks = (sum(loaded.spec.n_layers - one.layer for one in places) for places in (task.ablated, few))
+    drawn = Method("drawn", None, 0.0)
     circuits, n_scores = Circuits(), n_wrong * len(METHODS) + len(every_baseline())
-    of_nodes(circuits, Score("drawn", None, rng.random((1, len(task.components))), 0.0))
+    of_nodes(circuits, Score(drawn, rng.random((1, len(task.components)))))
     parts: list[tuple[float, Callable[[], object]]] = [
         (1.0, lambda: task.baselines(some)),
         (blocks / few_blocks, lambda: [batch.drops(few, ablation) for ablation in planned.ablations]),
@@ -138,7 +143,7 @@ def seconds_per_pair(loaded: LoadedModel, task: TaskWork, planned: TaskPlan, n_w
     cfg = edge_config(loaded)
     if planned.has_edges and cfg is not None:
         table = EdgeTable(cfg)
-        of_edges(circuits, table, EdgeScore("drawn", None, 0.0, rng.random(table.n)), "size")
+        of_edges(circuits, table, EdgeScore(drawn, rng.random(table.n)), "size")
         # edges of baselines and of the study are ranked in three ways, scores of nodes in two
         n_cuts = 3 * (n_wrong + sum(one.edges is not None for one in every_baseline().values()))
         n_cuts += 2 * (1 + n_wrong * len(NODE_SCORES_FOR_EDGES))
@@ -150,3 +155,22 @@ def _seconds(run: Callable[[], object]) -> float:
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
+
+
+def sampled(names: Sequence[str], scores: Float[np.ndarray, " nodes"], top: int | None, seed: int) -> dict[str, int]:
+    """Nodes to be measured, in the order of `names`, and for how many each stands.
+
+    Args:
+        names: of all nodes.
+        scores: what they are ordered by.
+        top: how many of the best; the sample of the others is as large at most. None measures all.
+        seed: fixes the draw.
+    """
+    if top is None or top >= len(names):
+        return dict.fromkeys(names, 1)
+    order = np.argsort(-scores, kind="stable")
+    weights = dict.fromkeys(order[:top].tolist(), 1)
+    rng = np.random.default_rng(seed)
+    for run in np.array_split(order[top:], min(top, len(names) - top)):
+        weights[int(rng.choice(run))] = len(run)
+    return {name: weights[index] for index, name in enumerate(names) if index in weights}

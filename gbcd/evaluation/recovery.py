@@ -5,6 +5,8 @@ counterfactual, in either direction) or published. Every figure is computed on t
 which scores and effects are drawn anew; the spread of the resamples is its interval. So is the difference of a figure
 to that of the score that ranks the study's components: one score is better than another only where the interval of
 their difference leaves zero.
+
+AUROC counts a tie between a component inside and one outside as half right, so a score that says nothing has 0.5.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.stats import rankdata
 
-from gbcd.evaluation.agreement import auprc, auroc, spearman
 from gbcd.evaluation.resampling import Draws
 
 #: Effects below this share of the gap between prompt and counterfactual are outside the measured circuit.
@@ -25,25 +27,25 @@ MEMBER_SHARE = 0.1
 DIFFERENCE = "_difference"
 
 
-class Score(NamedTuple):
-    """One score of all components.
+class Method(NamedTuple):
+    """Which score it is: columns that name it in every table.
 
     Attributes:
         method: what it is.
         wrong_answer: the definition that its gradients are of; None for a baseline.
-        resamples: of its sizes: the estimate, then resamples.
         cost: forward passes per prompt that it takes, a backward pass counted as one.
     """
 
     method: str
     wrong_answer: str | None
-    resamples: Float[np.ndarray, "resamples components"]
     cost: float
 
-    @property
-    def keys(self) -> dict[str, Any]:
-        """Columns that name the score in a table."""
-        return {"wrong_answer": self.wrong_answer, "method": self.method, "cost": self.cost}
+
+class Score(NamedTuple):
+    """One score of all components: of its sizes the estimate, then resamples."""
+
+    of: Method
+    resamples: Float[np.ndarray, "resamples components"]
 
 
 class Truth(NamedTuple):
@@ -86,7 +88,7 @@ def recovery_rows(
             counted = inside[truth.columns]
             base = {} if ranking is None else _figures(ranking, truth, counted)
             for score in scores:
-                keys = {**score.keys, "truth": truth.name, "group": group}
+                keys = {**score.of._asdict(), "truth": truth.name, "group": group}
                 keys["n_members"] = int(truth.members[0, counted].sum())
                 for figure, values in _figures(score, truth, counted).items():
                     lowest = -1.0 if figure == "spearman" else 0.0
@@ -104,3 +106,41 @@ def _figures(
     if truth.effects is not None:
         figures["spearman"] = spearman(values, truth.effects[:, counted])
     return figures
+
+
+def auroc(
+    scores: Float[np.ndarray, "*resamples n"], members: Bool[np.ndarray, "*resamples n"]
+) -> Float[np.ndarray, " *resamples"]:
+    """Share of pairs of a member and a non-member that the scores put in order; NaN where there is no such pair."""
+    # The rank of a member counts all scores below it; less the members among them, those are the pairs in order.
+    below = rankdata(scores, axis=-1) - rankdata(np.where(members, scores, np.inf), axis=-1)
+    n_inside, n_outside = members.sum(axis=-1), (~members).sum(axis=-1)
+    return _ratio((below * members).sum(axis=-1), n_inside * n_outside)
+
+
+def auprc(
+    scores: Float[np.ndarray, "*resamples n"], members: Bool[np.ndarray, "*resamples n"]
+) -> Float[np.ndarray, " *resamples"]:
+    """Average precision: mean over members of the precision at their score; NaN if everything or nothing is one."""
+    taken = rankdata(-scores, "max", axis=-1)
+    found = rankdata(np.where(members, -scores, np.inf), "max", axis=-1)
+    n_members = np.where(members.all(axis=-1), 0, members.sum(axis=-1))
+    return _ratio((found / taken * members).sum(axis=-1), n_members)
+
+
+def spearman(
+    scores: Float[np.ndarray, "*resamples n"], effects: Float[np.ndarray, "*resamples n"]
+) -> Float[np.ndarray, " *resamples"]:
+    """Rank correlation of the scores with the sizes of the effects; NaN if either is constant."""
+    one, two = (_centred_ranks(values) for values in (scores, np.abs(effects)))
+    return _ratio((one * two).sum(axis=-1), np.sqrt(np.square(one).sum(axis=-1) * np.square(two).sum(axis=-1)))
+
+
+def _centred_ranks(values: Float[np.ndarray, "*resamples n"]) -> Float[np.ndarray, "*resamples n"]:
+    ranks = rankdata(values, axis=-1)
+    return ranks - ranks.mean(axis=-1, keepdims=True)
+
+
+def _ratio(above: Any, below: Any) -> Float[np.ndarray, " *resamples"]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(np.asarray(below) > 0, np.asarray(above) / np.asarray(below, dtype=np.float64), np.nan)

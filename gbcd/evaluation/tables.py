@@ -65,3 +65,10 @@ EDGE_SCORES = pl.Schema(
     {"task": pl.String(), "method": pl.String(), "source": pl.String(), "target": pl.String(), "score": pl.Float64()}
 )
 """One row per baseline that scores edges, and edge: means over the pairs."""
+
+TABLES = {
+    EVALUATION_FILE: EVALUATION,
+    EFFECTS_FILE: EFFECTS,
+    FAITHFULNESS_FILE: FAITHFULNESS,
+    EDGE_FAITHFULNESS_FILE: EDGE_FAITHFULNESS,
+}

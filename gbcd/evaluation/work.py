@@ -19,9 +19,8 @@ from gbcd.engine.engine import packed_for
 from gbcd.errors import BadInput
 from gbcd.evaluation.baselines import every_baseline
 from gbcd.evaluation.circuit_sets import Kind, read_circuits
-from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK, Block, TaskPlan, read_evaluation_plan
+from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK, Block, TaskPlan, pair_up, read_evaluation_plan
 from gbcd.evaluation.metrics import Metric, metric_for, metric_of
-from gbcd.evaluation.pairs import pair_up
 from gbcd.evaluation.patching import Means, PatchedBatch, position_means
 from gbcd.evaluation.places import Level, places_of
 from gbcd.evaluation.score_context import ScoreContext

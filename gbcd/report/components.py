@@ -6,7 +6,7 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from gbcd.evaluation.agreement import spearman
+from gbcd.evaluation.recovery import spearman
 from gbcd.report.charts import (
     FIND,
     GROUP,
