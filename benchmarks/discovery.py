@@ -29,8 +29,7 @@ from jaxtyping import Float
 from score_tables import figures, held_out, printed
 
 from gbcd import tasks, wrong_answers
-from gbcd.analysis.nodes import NodeMap
-from gbcd.analysis.shard_values import finite_values
+from gbcd.analysis.nodes import NodeMap, finite_values
 from gbcd.engine.calibration import Calibration
 from gbcd.engine.engine import Engine
 from gbcd.evaluation.metrics import metric_for

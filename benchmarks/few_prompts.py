@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from rich.console import Console
 
 import gbcd
-from gbcd.analysis.shard_values import Key
+from gbcd.analysis.nodes import Key
 from gbcd.analysis.stored import read_sample
 from gbcd.evaluation.recovery import spearman
 from gbcd.run.shards import read_plan

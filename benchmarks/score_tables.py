@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gbcd.analysis.shard_values import SIGNED
+from gbcd.analysis.nodes import SIGNED
 from gbcd.evaluation.recovery import auroc, spearman
 from gbcd.evaluation.resampling import Draws
 

@@ -37,8 +37,7 @@ from gbcd.study import Compute, Study
 
 if TYPE_CHECKING:
     from gbcd.analysis.circuit_files import load_circuit
-    from gbcd.analysis.clusters import clusters
-    from gbcd.analysis.factors import factors
+    from gbcd.analysis.prompt_kinds import clusters, factors
     from gbcd.analysis.specificity import specificity
     from gbcd.evaluation.evaluate import evaluate
     from gbcd.in_memory import gradient_norms
@@ -68,10 +67,10 @@ __all__ = [
 
 #: What takes seconds to import (torch, scipy, scikit-learn), and whoever only queries results has no need of.
 _LATE = {
-    "clusters": ("gbcd.analysis.clusters", "clusters"),
+    "clusters": ("gbcd.analysis.prompt_kinds", "clusters"),
     "draw": ("gbcd.tasks", "draw"),
     "evaluate": ("gbcd.evaluation.evaluate", "evaluate"),
-    "factors": ("gbcd.analysis.factors", "factors"),
+    "factors": ("gbcd.analysis.prompt_kinds", "factors"),
     "gradient_norms": ("gbcd.in_memory", "gradient_norms"),
     "load_circuit": ("gbcd.analysis.circuit_files", "load_circuit"),
     "load_model": ("gbcd.models.load", "load"),

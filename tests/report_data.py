@@ -14,7 +14,7 @@ from small_runs import finished
 from tiny_models import saved_tiny_gpt2, small_tokenizer
 
 from gbcd import tasks
-from gbcd.analysis.shard_values import Key
+from gbcd.analysis.nodes import Key
 from gbcd.evaluation.evaluate import evaluate
 from gbcd.report.data import EXAMPLES, NORMS, Measured, ReportData, Sample
 from gbcd.report.page import write_report

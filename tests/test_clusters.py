@@ -5,7 +5,7 @@ from small_runs import finished, small_study
 
 import gbcd
 from gbcd.analysis.circuits import Config
-from gbcd.analysis.clusters import N_PERMUTATIONS, cluster
+from gbcd.analysis.prompt_kinds import N_PERMUTATIONS, cluster
 from gbcd.analysis.stored import PromptRows
 from gbcd.component import Component
 from gbcd.errors import BadInput

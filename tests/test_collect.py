@@ -7,7 +7,7 @@ import pytest
 from synthetic_shards import COMPONENTS, collected, drawn, shard
 
 from gbcd.analysis import collect
-from gbcd.analysis.shard_values import Key
+from gbcd.analysis.nodes import Key
 from gbcd.analysis.stored import read_counts, read_extremes, read_sample, read_template_sums, store_collected
 from gbcd.errors import BadInput
 from gbcd.run.results import COMPONENTS_FILE, encoded_components

@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 from small_runs import finished, small_study
 
-from gbcd.analysis.factors import factorise, factors
+from gbcd.analysis.prompt_kinds import factorise, factors
 from gbcd.analysis.stored import PromptRows
 from gbcd.component import Component
 from gbcd.errors import BadInput

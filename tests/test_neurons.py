@@ -20,7 +20,7 @@ from tiny_models import FAMILIES
 
 import gbcd
 from gbcd.analysis.edges import neuron_table, read_neurons
-from gbcd.analysis.shard_values import Key
+from gbcd.analysis.nodes import Key
 from gbcd.commands.result_table import show_neurons
 from gbcd.engine.engine import Engine
 from gbcd.engine.oracle import Oracle

@@ -29,8 +29,8 @@ from report_data import (
 from test_cli import gbcd
 
 from gbcd.analysis.circuits import INPUT, LOGITS
+from gbcd.analysis.nodes import Key
 from gbcd.analysis.ranking import CIRCUIT_SHARE
-from gbcd.analysis.shard_values import Key
 from gbcd.errors import BadInput
 from gbcd.evaluation.tables import EDGE_SCORES_FILE
 from gbcd.report import circuit, components, findings, prompts

@@ -13,7 +13,7 @@ from browsers import opened
 from playwright.sync_api import Browser, Locator
 from report_data import GROUPS, HOSTILE, evaluated, made_up, without_attributions, without_scores
 
-from gbcd.analysis.shard_values import Key
+from gbcd.analysis.nodes import Key
 from gbcd.report.data import ReportData
 from gbcd.report.page import page as html_of
 from gbcd.report.page import sections

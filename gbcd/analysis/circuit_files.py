@@ -10,9 +10,9 @@ from pathlib import Path
 import polars as pl
 
 from gbcd.analysis.circuits import Circuit, Config, Selection, circuit_of_edges, circuit_of_nodes, n_edges
+from gbcd.analysis.nodes import Key
 from gbcd.analysis.ranking import CIRCUIT_SHARE, EDGE_SHARE
 from gbcd.analysis.selection import select
-from gbcd.analysis.shard_values import Key
 from gbcd.component import file_name
 from gbcd.errors import BadInput
 from gbcd.run.results import summary as read_summary

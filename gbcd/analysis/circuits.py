@@ -19,7 +19,7 @@ and the groups that own the weights are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import networkx as nx
@@ -123,8 +123,8 @@ class Circuit(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(step) for step in first["loc"])
             raise BadInput(f"{source} is not a circuit in the format of EAP-IG: {where}: {first['msg']}") from error
-        nodes, has = set(node_names(circuit.cfg)), _edge_check(circuit.cfg)
-        if strange := sorted(circuit.nodes.keys() ^ nodes) + [name for name in circuit.edges if not has(name)]:
+        nodes = circuit.nodes.keys() ^ set(node_names(circuit.cfg))
+        if strange := sorted(nodes or circuit.edges.keys() - set(edge_names(circuit.cfg))):
             raise BadInput(
                 f"{source}: its cfg and its graph differ in {len(strange)} nodes or edges, first {strange[0]!r}"
             )
@@ -164,10 +164,13 @@ def circuit_of_nodes(
         members: names of those inside.
         selection: how they were chosen.
     """
-    inside = [name for name in node_names(cfg) if name in {INPUT, LOGITS, *members}]
-    highest = max(scores.values())
+    inside, highest = {INPUT, LOGITS, *members}, max(scores.values())
     known = {**scores, INPUT: highest, LOGITS: highest}
-    edges = {edge: Edge(score=min(known[s], known[t]), in_graph=True) for edge, s, t in _edges_between(cfg, inside)}
+    edges = {
+        f"{source}->{target}": Edge(score=min(known[source], known[node]), in_graph=True)
+        for source, target in zip(*edge_ends(cfg), strict=True)
+        if source in inside and (node := target.split("<", 1)[0]) in inside
+    }
     return Circuit(cfg=cfg, nodes=_nodes(cfg, scores, inside), edges=edges, selection=selection)
 
 
@@ -245,35 +248,3 @@ def _heads(cfg: Config, layer: int) -> list[str]:
 
 def _nodes(cfg: Config, scores: Mapping[str, float], inside: Collection[str]) -> dict[str, Node]:
     return {name: Node(in_graph=name in inside, score=scores.get(name)) for name in node_names(cfg)}
-
-
-def _visible(cfg: Config) -> dict[str, int]:
-    """How many of `node_names`, from the first, each node reads."""
-    per_layer = cfg.n_heads + 1
-    before = {layer: 1 + layer * per_layer for layer in range(cfg.n_layers + 1)}
-    heads = {head: before[layer] for layer in range(cfg.n_layers) for head in _heads(cfg, layer)}
-    own = 0 if cfg.parallel_attn_mlp else cfg.n_heads
-    return heads | {f"m{layer}": before[layer] + own for layer in range(cfg.n_layers)} | {LOGITS: before[cfg.n_layers]}
-
-
-def _edge_check(cfg: Config) -> Callable[[str], bool]:
-    """Whether the graph has an edge of that name."""
-    place = {name: index for index, name in enumerate(node_names(cfg))}
-    visible = _visible(cfg)
-
-    def has(edge: str) -> bool:
-        source, _, target = edge.partition("->")
-        node, _, part = target.partition("<")
-        return (part in ("q>", "k>", "v>")) == (".h" in node) and place.get(source, len(place)) < visible.get(node, 0)
-
-    return has
-
-
-def _edges_between(cfg: Config, inside: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """Names and ends of the edges between nodes, which are in the order of the forward pass."""
-    place = {name: index for index, name in enumerate(node_names(cfg))}
-    visible = _visible(cfg)
-    for target in inside[1:]:
-        names = [f"{target}<{part}>" for part in "qkv"] if ".h" in target else [target]
-        sources = [source for source in inside if place[source] < visible[target]]
-        yield from ((f"{source}->{name}", source, target) for name in names for source in sources)

@@ -23,9 +23,8 @@ import pyarrow as pa
 from jaxtyping import Float32, Int
 
 from gbcd.analysis.intervals import ClusteredMoments, Clusters
-from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.nodes import SIGNED, Key, NodeMap, finite_values, keys, rows_of
 from gbcd.analysis.ranking import DEFAULT_SCORES
-from gbcd.analysis.shard_values import SIGNED, Key, finite_values, keys, rows_of
 from gbcd.component import Component
 from gbcd.engine.tables import ATTRIBUTIONS, ShardTables
 from gbcd.run.results import map_shards

@@ -19,8 +19,7 @@ from jaxtyping import Float
 from gbcd.analysis.circuits import INPUT, Config, edge_ends
 from gbcd.analysis.collect import Collected, Moments, ranked_nodes
 from gbcd.analysis.intervals import ClusteredMoments
-from gbcd.analysis.nodes import NodeMap
-from gbcd.analysis.shard_values import SIGNED, Key
+from gbcd.analysis.nodes import SIGNED, Key, NodeMap
 from gbcd.component import Component
 from gbcd.engine.tables import EDGES
 from gbcd.run.results import NEURONS_FILE, read_stored

@@ -6,13 +6,12 @@ The choice of score and of the cut is made here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
-from gbcd.analysis.shard_values import SIGNED, SUMMARISED, WRITING
+from gbcd.analysis.nodes import SIGNED, SUMMARISED, WRITING
 from gbcd.component import Component
 from gbcd.engine.tables import ATTRIBUTIONS
 from gbcd.errors import BadInput
@@ -67,39 +66,30 @@ def choose_score(counts: Mapping[str, int], wanted: str | None = None) -> str | 
     return next((name for name in names if n and counts.get(SCORES[name], 0) >= MIN_SHARE * n), None)
 
 
-class RankInterval(NamedTuple):
-    """Bounds of the 95 % interval of each rank; None where there is no rank or only one template."""
-
-    low: list[int | None]
-    high: list[int | None]
-
-
 def rank_intervals(
     components: Sequence[Component], resamples: Float[np.ndarray, "resamples components"] | None
-) -> RankInterval:
-    """Intervals of ranks from scores on other draws of templates (`intervals.resampled_means`)."""
-    bounds: list[list[int | None]] = [[None] * len(components), [None] * len(components)]
-    rankable = [index for index, component in enumerate(components) if component.is_circuit_part]
-    if resamples is not None and rankable:
+) -> Float[np.ndarray, "2 components"]:
+    """Bounds of the 95 % interval of each rank, from scores on other draws of templates (`intervals.resampled_means`);
+    NaN where there is no rank, or one template only.
+    """
+    found = np.full((2, len(components)), np.nan)
+    rankable = _rankable(components)
+    if resamples is not None and rankable.any():
         drawn = rankdata(-resamples[:, rankable], "ordinal", axis=1)
-        for bound, quantile in zip(bounds, (0.025, 0.975), strict=True):
-            found = np.quantile(drawn, quantile, axis=0, method="inverted_cdf")
-            for index, rank in zip(rankable, found.tolist(), strict=True):
-                bound[index] = int(rank)
-    return RankInterval(*bounds)
+        found[:, rankable] = np.quantile(drawn, (0.025, 0.975), axis=0, method="inverted_cdf")
+    return found
 
 
-def ranks(components: Sequence[Component], scores: Float[np.ndarray, " components"]) -> list[int | None]:
-    """Ranks from 1, the largest score first, ties in the order of components.
+def ranks(
+    components: Sequence[Component], scores: Float[np.ndarray, " components"]
+) -> Float[np.ndarray, " components"]:
+    """Ranks from 1, the largest score first, ties in the order of components; NaN where there is none.
 
     Only heads and MLPs (and their parts) compete, since only they can be in a circuit: norms and embeddings, and scores
     that are not defined, have no rank.
     """
-    rankable = [
-        index for index, component in enumerate(components) if component.is_circuit_part and not np.isnan(scores[index])
-    ]
-    ordered = sorted(rankable, key=lambda index: -scores[index])
-    found: list[int | None] = [None] * len(components)
-    for rank, index in enumerate(ordered, start=1):
-        found[index] = rank
-    return found
+    return rankdata(np.where(_rankable(components), -scores, np.nan), "ordinal", nan_policy="omit")
+
+
+def _rankable(components: Sequence[Component]) -> Bool[np.ndarray, " components"]:
+    return np.array([component.is_circuit_part for component in components], dtype=bool)

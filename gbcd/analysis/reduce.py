@@ -21,9 +21,8 @@ from gbcd.analysis.collect import Collected, Moments, collect
 from gbcd.analysis.edges import edge_table, neuron_table
 from gbcd.analysis.heatmap import draw_heatmaps
 from gbcd.analysis.intervals import resampled_means
-from gbcd.analysis.nodes import NodeMap
+from gbcd.analysis.nodes import SIGNED, SUMMARISED, Key, NodeMap
 from gbcd.analysis.ranking import SCORES, check_score, choose_score, rank_intervals, ranks
-from gbcd.analysis.shard_values import SIGNED, SUMMARISED, Key
 from gbcd.analysis.stored import store_collected
 from gbcd.component import Component
 from gbcd.engine.tables import ATTRIBUTIONS
@@ -120,7 +119,6 @@ def _table(key: Key, moments: Moments, components: list[Component], wanted: str 
         "level": levels,
         "component": [column.name for column in columns],
         **{of: [getattr(column, of) for column in columns] for of in ("node", "layer", "head", "part")},
-        **_ranks(moments, components, nodes, name),
     }
     alike = {
         **key._asdict(),
@@ -131,7 +129,7 @@ def _table(key: Key, moments: Moments, components: list[Component], wanted: str 
         **{f"{statistic}_n": moments.counts.get(statistic, 0) for statistic in SUMMARISED},
     }
     table |= {column: [value] * len(columns) for column, value in alike.items()}
-    estimates = _estimates(moments) | _score(moments, name)
+    estimates = _estimates(moments) | _score(moments, name) | _ranks(moments, components, nodes, name)
     table |= {column: pa.array(values, from_pandas=True) for column, values in estimates.items()}
     missing = {column: pa.nulls(len(columns)) for column in SUMMARY.names if column not in table}
     return pa.table(table | missing, schema=SUMMARY)
@@ -162,15 +160,15 @@ def _score(moments: Moments, name: str | None) -> dict[str, Float[np.ndarray, " 
 
 def _ranks(
     moments: Moments, components: list[Component], nodes: tuple[Component, ...], name: str | None
-) -> dict[str, list[int | None]]:
-    found: dict[str, list[int | None]] = {"rank": [], "rank_ci_low": [], "rank_ci_high": []}
+) -> dict[str, Float[np.ndarray, " columns"]]:
+    """Ranks with their intervals, of parts and of nodes."""
     if name is None:
         return {}
-    some = moments.by_statistic[SCORES[name]]
+    some, n = moments.by_statistic[SCORES[name]], len(components)
     resampled = resampled_means(some.sums, some.sizes, N_RESAMPLES, seed=0)
-    for start, level in ((0, components), (len(components), nodes)):
-        columns = slice(start, start + len(level))
-        low, high = rank_intervals(level, None if resampled is None else np.abs(resampled[:, columns]))
-        for column, ranked in zip(found, (ranks(level, np.abs(some.mean[columns])), low, high), strict=True):
-            found[column] += ranked
-    return found
+    sizes = None if resampled is None else np.abs(resampled)
+    found = [
+        np.vstack([ranks(level, np.abs(some.mean[at])), rank_intervals(level, None if sizes is None else sizes[:, at])])
+        for at, level in ((slice(n), components), (slice(n, None), nodes))
+    ]
+    return dict(zip(("rank", "rank_ci_low", "rank_ci_high"), np.concatenate(found, axis=1), strict=True))

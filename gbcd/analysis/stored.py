@@ -15,8 +15,7 @@ import polars as pl
 from jaxtyping import Float, Float32, Int
 
 from gbcd.analysis.collect import Collected, ranked_nodes
-from gbcd.analysis.nodes import NodeMap
-from gbcd.analysis.shard_values import SUMMARISED, Key
+from gbcd.analysis.nodes import SUMMARISED, Key, NodeMap
 from gbcd.component import Component, file_name
 from gbcd.errors import BadInput
 from gbcd.run.results import encoded, read_components, read_stored, summary

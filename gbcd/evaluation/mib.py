@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 
 from gbcd.analysis.circuit_files import read_circuits
 from gbcd.analysis.circuits import Circuit, Config, Edge, edge_ends, n_edges, node_names
-from gbcd.analysis.shard_values import Key
+from gbcd.analysis.nodes import Key
 from gbcd.errors import BadInput
 from gbcd.evaluation.circuit_sets import SIZES, Circuits, EdgeScore, EdgeTable, Ranking, of_edges
 from gbcd.evaluation.curves import cmd, cpr, faithfulness

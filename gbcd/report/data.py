@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from gbcd.analysis.shard_values import Key
+from gbcd.analysis.nodes import Key
 
 #: Components times groups that a page can carry within its size; groups beyond are left out, and the page says so.
 MAX_CELLS = 40_000

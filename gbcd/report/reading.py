@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from gbcd.analysis.edges import read_neurons
-from gbcd.analysis.shard_values import Key
+from gbcd.analysis.nodes import Key
 from gbcd.analysis.stored import read_counts, read_extremes, read_sample
 from gbcd.errors import BadInput
 from gbcd.evaluation.tables import (

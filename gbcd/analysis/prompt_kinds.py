@@ -1,4 +1,18 @@
-"""Prompts that use the same circuit: clusters of the stored attributions, with a circuit and a description of each.
+"""How prompts differ in the components that they use: circuits that mix, and kinds of prompts.
+
+`factors`. The prompt-by-node matrix as a sum of a few non-negative patterns.
+
+A prompt may call on several circuits at once, and its values are then a blend. With A the sizes of the statistic that
+ranks components, of every prompt and head or MLP, non-negative matrix factorisation (Lee & Seung 1999; scikit-learn's
+coordinate descent) finds
+
+    A ~ W H,   W >= 0 [prompts, factors],   H >= 0 [factors, nodes]
+
+so that a factor is a set of nodes which rise and fall together, and W says how much of each a prompt has. Rows are
+divided by their sums first, or prompts with a large loss would decide alone, and columns by their means, or MLPs would.
+The start is fixed (NNDSVDA, Boutsidis & Gallopoulos 2008), so the result is the same each time.
+
+`clusters`. Clusters of the stored attributions, with a circuit and a description of each.
 
 A mean over all prompts hides that some are solved in one way and some in another (arXiv 2605.09129 clusters prompts by
 attribution and finds a circuit for each cluster). Each prompt is the vector of its heads' and MLPs' values, divided by
@@ -12,20 +26,28 @@ counted among them) whose clusters explain as much as those of the data.
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
+from sklearn.decomposition import NMF
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_mutual_info_score
 
 from gbcd.analysis.circuit_files import best_nodes
 from gbcd.analysis.circuits import Circuit, Config, node_names
 from gbcd.analysis.stored import PromptRows, read_prompt_rows
+from gbcd.component import Component
 from gbcd.errors import BadInput
 from gbcd.run.results import read_components, runs_in_parallel
 from gbcd.run.store import Store
+
+#: Sweeps of the coordinate descent at most.
+MAX_SWEEPS = 1000
 
 #: Permutations of the control.
 N_PERMUTATIONS = 19
@@ -38,6 +60,80 @@ NAMED = 5
 
 #: Words in fewer prompts of a cluster are no description of it.
 MIN_SHARE = 0.1
+
+
+class Factors(NamedTuple):
+    """Tables of a factorisation, factors from the heaviest on.
+
+    Attributes:
+        nodes: `factor, component, layer, head, weight`; the weights of a factor add up to 1.
+        prompts: `factor, prompt_id, task, loading`; the loadings of a prompt add up to 1.
+        explained: share of the sum of squares of the scaled matrix that the factors account for.
+    """
+
+    nodes: pl.DataFrame
+    prompts: pl.DataFrame
+    explained: float
+
+
+def factors(out: str, n_factors: int, wrong_answer: str | None = None) -> Factors:
+    """Separate the circuits that mix in the prompts of a study, all its tasks together.
+
+    Args:
+        out: a results folder that has been reduced. Its samples are read: up to 2,000 prompts of each task.
+        n_factors: how many patterns to look for; as many as there are tasks is a start.
+        wrong_answer: needed where the study has several.
+
+    Raises:
+        BadInput: the study has not been reduced, the wrong answer is not of it, or there are fewer prompts or nodes
+            than factors.
+    """
+    rows = read_prompt_rows(out, wrong_answer)
+    return factorise(rows._replace(values=np.abs(rows.values)), rows.nodes, n_factors)
+
+
+def factorise(rows: PromptRows, nodes: Sequence[Component], n_factors: int) -> Factors:
+    """Factorise one matrix.
+
+    Raises:
+        BadInput: there are fewer prompts or nodes than factors, or fewer than one factor is asked for.
+    """
+    if not 1 <= n_factors <= min(rows.values.shape):
+        n_prompts, n_nodes = rows.values.shape
+        raise BadInput(f"{n_prompts} prompts and {n_nodes} nodes do not give {n_factors} factors")
+    scaled = rows.values / np.maximum(rows.values.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    columns = np.maximum(scaled.mean(axis=0), np.finfo(float).tiny)
+    scaled = scaled / columns
+    model = NMF(cast(Any, n_factors), init="nndsvda", solver="cd", max_iter=MAX_SWEEPS, random_state=0)
+    with warnings.catch_warnings():
+        # what is left to gain after so many sweeps is below what a reader could see
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        loadings = model.fit_transform(scaled)
+    patterns = model.components_ * columns
+    sizes = patterns.sum(axis=1)
+    loadings, patterns = loadings * sizes, patterns / np.maximum(sizes, np.finfo(float).tiny)[:, None]
+    loadings = loadings / np.maximum(loadings.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    order = np.argsort(-loadings.sum(axis=0), kind="stable")
+    explained = 1 - (model.reconstruction_err_**2) / float(np.square(scaled).sum())
+    weights = [_by_node(nodes, "factor", factor, "weight", pattern) for factor, pattern in enumerate(patterns[order])]
+    return Factors(pl.concat(weights), _prompt_loadings(loadings[:, order], rows.prompts), float(explained))
+
+
+def _by_node(
+    nodes: Sequence[Component], group: str, number: int, column: str, values: Float[np.ndarray, " nodes"]
+) -> pl.DataFrame:
+    """A row per node: the number of the group, which node, and its value in a column."""
+    described = [{"component": node.name, "layer": node.layer, "head": node.head} for node in nodes]
+    table = pl.DataFrame(described, schema_overrides={"head": pl.Int64})
+    return table.select(pl.lit(number).alias(group), pl.all(), pl.Series(column, values))
+
+
+def _prompt_loadings(loadings: Float[np.ndarray, "prompts factors"], prompts: pl.DataFrame) -> pl.DataFrame:
+    tables = [
+        prompts.select(pl.lit(factor).alias("factor"), "prompt_id", "task", pl.Series("loading", column))
+        for factor, column in enumerate(loadings.T)
+    ]
+    return pl.concat(tables)
 
 
 class Clusters(NamedTuple):
@@ -128,10 +224,8 @@ def _grouped(
 
 def _nodes(rows: PromptRows, labels: Int[np.ndarray, " prompts"], number: int) -> pl.DataFrame:
     scores = np.abs(rows.values[labels == number].mean(axis=0))
-    described = [{"component": node.name, "layer": node.layer, "head": node.head} for node in rows.nodes]
     return (
-        pl.DataFrame(described, schema_overrides={"head": pl.Int64})
-        .select(pl.lit(number).alias("cluster"), pl.all(), pl.Series("score", scores))
+        _by_node(rows.nodes, "cluster", number, "score", scores)
         .with_columns(rank=pl.col("score").rank("ordinal", descending=True).cast(pl.Int64))
         .sort("rank")
     )
