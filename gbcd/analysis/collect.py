@@ -1,8 +1,8 @@
 """One pass over the shards: sums that merge, and samples of bounded size.
 
-    shard -> Part (sums of every statistic, its sample, its extremes) -> Collected
+    shard -> Collected (sums of every statistic, a sample, the extremes) -> those of all shards
 
-Shards are read and summed in threads, and their parts are merged in the order of the plan, so the result depends on the
+Shards are read and summed in threads, and they are merged in the order of the plan, so the result depends on the
 shards alone. Memory depends on the model and on the number of tasks and wrong answers, never on the number of prompts.
 Per prompt, parts become nodes first (`nodes.py`) and are averaged afterwards (`intervals.py`): the norm of a node is
 averaged, not the norms of its parts. A prompt whose gradient is not finite is in no sum.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -69,64 +69,54 @@ class Moments:
         return {name: moments.n for name, moments in self.by_statistic.items()}
 
 
-class Part(NamedTuple):
-    """What one shard adds.
+class Collected:
+    """What some shards have said.
 
     Attributes:
         moments: of parts and nodes, by task and wrong answer.
         many: the same of edges and neurons, where the study has them.
-        samples: rows of the table of prompts with `_hash` and, by statistic, the values of heads and MLPs.
-        extremes: such rows without values, with `statistic`, `end` (`most`, `least`) and `response`.
         counts: `task, wrong_answer, column, value, n`, of the columns `COUNTED`.
+        rows: of the table of prompts with `_hash` and, by statistic, the values of heads and MLPs.
+        ends: such rows without values, with `statistic`, `end` (`most`, `least`) and `response`.
     """
 
-    moments: dict[Key, Moments]
-    many: dict[Key, Moments]
-    samples: dict[Key, pl.DataFrame]
-    extremes: dict[Key, pl.DataFrame]
-    counts: pl.DataFrame
-
-
-class Collected:
-    """Everything that the shards have said so far."""
-
-    def __init__(self, n_nodes: int) -> None:
-        """Know nothing; `n_nodes` heads and MLPs are in a sample."""
+    def __init__(self, n_nodes: int, prompts: pl.DataFrame | None = None) -> None:
+        """Of no shard, or of the prompts of one; `n_nodes` heads and MLPs are in a sample."""
         self.moments: dict[Key, Moments] = {}
         self.many: dict[Key, Moments] = {}
-        self.counts = _no_counts()
+        self.counts = _counts(prompts)
+        self.rows: dict[Key, pl.DataFrame] = {}
+        self.ends: dict[Key, pl.DataFrame] = {}
         self._size = min(SAMPLE, max(1, MAX_VALUES // max(1, n_nodes)))
-        self._samples: dict[Key, pl.DataFrame] = {}
-        self._extremes: dict[Key, pl.DataFrame] = {}
 
-    def add(self, part: Part) -> None:
-        """Take in a shard."""
-        for held, others in ((self.moments, part.moments), (self.many, part.many)):
+    def add(self, other: Collected) -> None:
+        """Take in another shard."""
+        for held, others in ((self.moments, other.moments), (self.many, other.many)):
             for key, moments in others.items():
                 held.setdefault(key, Moments()).add(moments)
-        for key, sample in part.samples.items():
-            held = self._samples.get(key)
+        for key, rows in other.rows.items():
+            held = self.rows.get(key)
             if held is not None and held.height >= self._size:
-                sample = sample.filter(pl.col(_HASH) < held[_HASH][self._size - 1])
-            joined = sample if held is None else pl.concat([held, sample], how="diagonal")
+                rows = rows.filter(pl.col(_HASH) < held[_HASH][self._size - 1])
+            joined = rows if held is None else pl.concat([held, rows], how="diagonal")
             # sorted when it has grown to twice its size, so that rows are copied a few times and not once a shard
-            self._samples[key] = joined if self._size <= joined.height < 2 * self._size else self._first(joined)
-        for key, extremes in part.extremes.items():
-            held = self._extremes.get(key)
-            self._extremes[key] = extremes if held is None else _ends(pl.concat([held, extremes]))
+            self.rows[key] = joined if self._size <= joined.height < 2 * self._size else self._first(joined)
+        for key, ends in other.ends.items():
+            held = self.ends.get(key)
+            self.ends[key] = ends if held is None else _ends(pl.concat([held, ends]))
         self.counts = (
-            pl.concat([self.counts, part.counts]).group_by(*_COUNTS[:-1], maintain_order=True).agg(pl.col("n").sum())
+            pl.concat([self.counts, other.counts]).group_by(*_COUNTS[:-1], maintain_order=True).agg(pl.col("n").sum())
         )
 
     @property
     def samples(self) -> dict[Key, pl.DataFrame]:
         """By task and wrong answer, in random order."""
-        return {key: self._first(sample).drop(_HASH) for key, sample in self._samples.items()}
+        return {key: self._first(sample).drop(_HASH) for key, sample in self.rows.items()}
 
     @property
     def extremes(self) -> dict[Key, pl.DataFrame]:
         """By task and wrong answer, the largest and the smallest responses first."""
-        return {key: _ends(found) for key, found in self._extremes.items()}
+        return {key: _ends(found) for key, found in self.ends.items()}
 
     def _first(self, sample: pl.DataFrame) -> pl.DataFrame:
         return sample.sort(_HASH).head(self._size)
@@ -151,30 +141,25 @@ def collect(store: Store, components: list[Component]) -> Collected:
     return collected
 
 
-def part_of(shard: ShardTables, nodes: NodeMap) -> Part:
-    """What one shard adds.
+def part_of(shard: ShardTables, nodes: NodeMap) -> Collected:
+    """What one shard says.
 
     Raises:
         ValueError: its lists are not as long as there are components.
     """
-    part = Part({}, {}, {}, {}, _counts(shard.prompts))
-    prompts = cast(pl.DataFrame, pl.from_arrow(shard.prompts))
-    columns = np.array(ranked_nodes(nodes), dtype=np.int64) + len(nodes.by_node)
+    prompts, ranked = cast(pl.DataFrame, pl.from_arrow(shard.prompts)), ranked_nodes(nodes)
+    found, columns = Collected(len(ranked), prompts), np.array(ranked, dtype=np.int64) + len(nodes.by_node)
     for key in keys(shard.norms):
         rows = rows_of(shard.norms, key)
-        moments, values = _moments(rows, nodes, columns)
-        part.moments[key] = moments
-        if not values:
-            continue
-        described = pl.DataFrame({"prompt_id": rows["prompt_id"].to_pylist()}).join(
-            prompts.filter(task=key.task, wrong_answer=key.wrong_answer), on="prompt_id", how="left"
-        )
-        part.samples[key] = _sample(described, values)
-        part.extremes[key] = _extremes(described, values)
+        found.moments[key], values = _moments(rows, nodes, columns)
+        if values:
+            described = pl.DataFrame({"prompt_id": rows["prompt_id"].to_pylist()}).join(
+                prompts.filter(task=key.task, wrong_answer=key.wrong_answer), on="prompt_id", how="left"
+            )
+            found.rows[key], found.ends[key] = _sample(described, values), _extremes(described, values)
     if shard.moments is not None:
-        for key in keys(shard.moments):
-            part.many[key] = _prompt_moments(rows_of(shard.moments, key))
-    return part
+        found.many = {key: _prompt_moments(rows_of(shard.moments, key)) for key in keys(shard.moments)}
+    return found
 
 
 def _moments(
@@ -227,12 +212,10 @@ def _ends(rows: pl.DataFrame) -> pl.DataFrame:
 _COUNTS = ("task", "wrong_answer", "column", "value", "n")
 
 
-def _no_counts() -> pl.DataFrame:
-    return pl.DataFrame(schema={**dict.fromkeys(_COUNTS, pl.String), "n": pl.Int64})
-
-
-def _counts(table: pa.Table) -> pl.DataFrame:
-    prompts = cast(pl.DataFrame, pl.from_arrow(table))
+def _counts(prompts: pl.DataFrame | None) -> pl.DataFrame:
+    none = pl.DataFrame(schema={**dict.fromkeys(_COUNTS, pl.String), "n": pl.Int64})
+    if prompts is None:
+        return none
     counted = [
         prompts.group_by("task", "wrong_answer", name, maintain_order=True)
         .agg(n=pl.len().cast(pl.Int64))
@@ -240,7 +223,7 @@ def _counts(table: pa.Table) -> pl.DataFrame:
         for name in COUNTED
         if name in prompts.columns
     ]
-    return pl.concat([_no_counts(), *counted])
+    return pl.concat([none, *counted])
 
 
 def _prompt_moments(rows: pa.Table) -> Moments:
