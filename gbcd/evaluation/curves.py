@@ -62,7 +62,7 @@ def curves(
         for of, values in by_score.items():
             keys = {**of._asdict(), "group": "all"}
             result[EVALUATION_FILE].append({**keys, "figure": name, **draws.bounded("value", values)})
-            if ranking in by_score and of != ranking:
+            if ranking is not None and ranking in by_score and of != ranking:
                 less = draws.bounded("value", values - by_score[ranking])
                 result[EVALUATION_FILE].append({**keys, "figure": name + DIFFERENCE, **less})
     return result

@@ -80,11 +80,12 @@ class Evaluation(NamedTuple):
 
 
 class _Judged(NamedTuple):
-    """A task with its scores and the circuits that they give."""
+    """A task with its scores and the circuits that they give; `table` is of its edges, where they are scored."""
 
     measured: Measured
     scores: list[Score]
     ranking: Score | None
+    table: EdgeTable | None
     circuits: Circuits
     cuts: list[Cut]
 
@@ -161,14 +162,14 @@ def _judged(store: Store, plan: Plan, loaded: LoadedModel, folder: str, planned:
     cfg = edge_config(loaded) if planned.tasks[task].has_edges else None
     table = None if cfg is None else EdgeTable(cfg)
     of_edges = [] if table is None else edge_scores(store, measured, scores, ranking, table)
-    return _Judged(measured, scores, ranking, circuits, cuts(circuits, scores, of_edges, table))
+    return _Judged(measured, scores, ranking, table, circuits, cuts(circuits, scores, of_edges, table))
 
 
 def _written(
     store: Store, folder: str, planned: EvaluationPlan, loaded: LoadedModel, judged: Sequence[_Judged]
 ) -> Evaluation:
     rows: dict[str, list[dict[str, Any]]] = {file: [] for file in tables.TABLES}
-    for measured, scores, ranking, circuits, found in judged:
+    for measured, scores, ranking, _, circuits, found in judged:
         known = truths(measured, loaded.name, planned.request.level)
         figures = recovery_rows(scores, ranking, known, groups(measured.components), measured.draws)
         rows_of_runs = read_stage(store, folder, "circuits", planned, measured.task)["circuits"]
@@ -181,30 +182,27 @@ def _written(
         for file, some in by_file.items():
             rows[file] += [shared | row for row in some]
         store.write(tables.drops_file(measured.task), encoded(drop_rows(measured).to_arrow()))
-    written = [pl.from_dicts(rows[file], schema=schema) for file, schema in tables.TABLES.items()]
-    for file, table in zip(tables.TABLES, written, strict=True):
+    written = {file: pl.from_dicts(rows[file], schema=schema) for file, schema in tables.TABLES.items()}
+    for file, table in written.items():
         store.write(file, encoded(table.to_arrow()))
-    if (of_edges := _edge_scores(loaded, judged)) is not None:
-        store.write(tables.EDGE_SCORES_FILE, encoded(of_edges.to_arrow()))
-    return Evaluation(*written, planned.notes)
+    if of_edges := _edge_scores(judged):
+        store.write(tables.EDGE_SCORES_FILE, encoded(pl.concat(of_edges).to_arrow()))
+    figures, effects, faithfulness, edge_faithfulness = written.values()
+    return Evaluation(figures, effects, faithfulness, edge_faithfulness, planned.notes)
 
 
-def _edge_scores(loaded: LoadedModel, judged: Sequence[_Judged]) -> pl.DataFrame | None:
-    cfg = edge_config(loaded)
-    if cfg is None or not any(one.measured.edges for one in judged):
-        return None
-    edges = EdgeTable(cfg).frame
-    return pl.concat(
-        edges.select(
+def _edge_scores(judged: Sequence[_Judged]) -> list[pl.DataFrame]:
+    return [
+        one.table.frame.select(
             pl.lit(one.measured.task).alias("task"),
             pl.lit(method).alias("method"),
-            "source",
-            "target",
+            pl.all(),
             pl.Series("score", values),
         )
         for one in judged
         for method, values in one.measured.edges.items()
-    )
+        if one.table is not None
+    ]
 
 
 def _finished(given_up: Sequence[Any]) -> None:

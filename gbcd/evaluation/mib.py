@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from gbcd.analysis.circuit_files import read_circuits
-from gbcd.analysis.circuits import Circuit, Config, Edge, edge_ends, n_edges, node_names
+from gbcd.analysis.circuits import Circuit, Config, Edge, edge_ends, edge_names, n_edges, node_names
 from gbcd.analysis.nodes import Key
 from gbcd.errors import BadInput
 from gbcd.evaluation.circuit_sets import SIZES, Circuits, EdgeScore, EdgeTable, Ranking, of_edges
@@ -84,15 +84,12 @@ def export(out: str, folder: Path) -> list[Path]:
     model = Path(read_plan(store).study.model).name
     written: list[Path] = []
     for key, circuit in read_circuits(out).items():
-        table = EdgeTable(circuit.cfg)
         inside = {name for name, edge in circuit.edges.items() if edge.in_graph}
-        names = table.frame.select(pl.format("{}->{}", "source", "target")).to_series().to_list()
-        members = np.array([name in inside for name in names])
+        members = np.array([name in inside for name in edge_names(circuit.cfg)])
         target = folder / f"{key.task}_{model}"
         if target in written:
             target = folder / f"{key.task}_{model}_{key.wrong_answer}"
-        scores = _scores(store, key, circuit, table)
-        write_importances(target, Importances(circuit.cfg, scores, members, True), circuit)
+        write_importances(target, Importances(circuit.cfg, _scores(store, key, circuit), members, True), circuit)
         written.append(target)
     if not written:
         raise BadInput(f"{out!r} has no circuits: the format describes models with norms, heads and MLPs")
@@ -119,8 +116,7 @@ def write_importances(folder: Path, found: Importances, circuit: Circuit) -> Non
     torch.save(content, folder / "importances.pt")
     both = zip(found.scores.tolist(), found.inside.tolist(), strict=True)
     edges = [Edge(score=score, in_graph=is_inside) for score, is_inside in both]
-    names = (f"{source}->{target}" for source, target in zip(*edge_ends(cfg), strict=True))
-    whole = circuit.model_copy(update={"edges": dict(zip(names, edges, strict=True)), "selection": None})
+    whole = circuit.model_copy(update={"edges": dict(zip(edge_names(cfg), edges, strict=True)), "selection": None})
     (folder / "importances.json").write_bytes(whole.to_json())
 
 
@@ -136,8 +132,7 @@ def read_importances(path: Path) -> Importances:
         raise BadInput(f"circuit {str(path)!r} cannot be read: {error}") from error
     if path.suffix == ".json":
         circuit = Circuit.from_json(content, str(path))
-        names = [f"{source}->{target}" for source, target in zip(*edge_ends(circuit.cfg), strict=True)]
-        listed = [circuit.edges.get(name) for name in names]
+        listed = [circuit.edges.get(name) for name in edge_names(circuit.cfg)]
         scores = np.array([0.0 if edge is None else edge.score for edge in listed])
         inside = np.array([edge is not None and edge.in_graph for edge in listed])
         return Importances(circuit.cfg, scores, inside, None not in listed)
@@ -174,9 +169,12 @@ def judge(out: str, path: Path, n_pairs: int = 128, device: AskedDevice = "auto"
         )
     circuits, table = Circuits(), EdgeTable(found.cfg)
     circuits.add("edges", np.flatnonzero(found.inside))
-    rankings: tuple[Ranking, ...] = ("signed", "size") if found.is_complete else ()
-    score = EdgeScore(Method("given", None, 0.0), found.scores)
-    by_size = {ranking: of_edges(circuits, table, score, ranking) for ranking in rankings}
+    score, by_size = EdgeScore(Method("given", None, 0.0), found.scores), dict[Ranking, list[int]]()
+    if found.is_complete:
+        by_size = {
+            "signed": of_edges(circuits, table, score, "signed"),
+            "size": of_edges(circuits, table, score, "size"),
+        }
     inputs, rows = Inputs(store, plan), list[dict[str, Any]]()
     for task in plan.tasks:
         prompts = pairs_of(loaded, inputs, task, n_pairs)
@@ -218,7 +216,7 @@ def _judged(
         yield {"circuit": name, **draws.bounded("value", np.array([area(one) for one in curve[:, columns]]))}
 
 
-def _scores(store: Store, key: Key, circuit: Circuit, table: EdgeTable) -> Float[np.ndarray, " edges"]:
+def _scores(store: Store, key: Key, circuit: Circuit) -> Float[np.ndarray, " edges"]:
     """The best scores of edges that a study has."""
     sources = ((EDGES_FILE, pl.col("wrong_answer") == key.wrong_answer, "mean"),
                (EDGE_SCORES_FILE, pl.col("method") == "attribution_patching", "score"))  # fmt: skip
@@ -227,7 +225,8 @@ def _scores(store: Store, key: Key, circuit: Circuit, table: EdgeTable) -> Float
             rows = read_stored(store, path).filter(chosen, task=key.task)
             if len(rows) == n_edges(circuit.cfg):
                 return rows[column].to_numpy()
-    return table.of_nodes({name: node.score for name, node in circuit.nodes.items() if node.score is not None})
+    known = {name: node.score for name, node in circuit.nodes.items() if node.score is not None}
+    return EdgeTable(circuit.cfg).of_nodes(known)
 
 
 def _targets(cfg: Config) -> list[str]:
