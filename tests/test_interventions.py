@@ -288,5 +288,7 @@ def test_what_cannot_be_measured_is_refused(loaded):
     odd = [*encoded(), *bare, EncodedPrompt(Prompt("q", "ioi", "t", "", ()), (1, 2), (3,), (4,), None, (1,))]
     pairs = pair_up(odd)
     assert [len(prompt.ids) for prompt in pairs.usable] == [5, 6, 7, 7]
+    # of fewer than there are the first, not the shortest
+    assert {prompt.prompt.id for prompt in pair_up(odd, at_most=2).usable} == {odd[0].prompt.id, odd[1].prompt.id}
     assert pairs.refused[-1] == "q: 2 tokens, but 1 in its counterfactual, and no partner"
     assert pairs.refused[0] == "p0: no counterfactual, and no partner"

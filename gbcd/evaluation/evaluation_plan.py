@@ -160,14 +160,14 @@ class Pairs(NamedTuple):
         return f"{task}: {counted(len(self.refused), 'prompt')} cannot be patched:\n{listed(self.refused)}"
 
 
-def pair_up(encoded: Sequence[EncodedPrompt], needs_reference: bool = True) -> Pairs:
-    """Sort out the prompts that can be patched."""
+def pair_up(encoded: Sequence[EncodedPrompt], needs_reference: bool = True, at_most: int | None = None) -> Pairs:
+    """Sort out the prompts that can be patched; of more than `at_most` the first, which are a random draw."""
     if not needs_reference:
         # compiled programs are compared with means throughout, whether or not a partner was drawn
         encoded = [replace(prompt, counterfactual_ids=None, partner_ids=None) for prompt in encoded]
     usable = [prompt for prompt in encoded if prompt.reference_ids is not None or not needs_reference]
     refused = [_refusal(prompt) for prompt in encoded if prompt.reference_ids is None and needs_reference]
-    return Pairs(sorted(usable, key=lambda prompt: len(prompt.ids)), refused)
+    return Pairs(sorted(usable[:at_most], key=lambda prompt: len(prompt.ids)), refused)
 
 
 def _refusal(encoded: EncodedPrompt) -> str:

@@ -88,9 +88,8 @@ def read_measured(
 
 def study_scores(store: Store, measured: Measured) -> list[Score]:
     """What the study ranks by, and its other statistics: means over all its prompts."""
-    nodes = NodeMap.of(read_components(store))
     stored = read_components(store)
-    names = [part.name for part in stored] + [node.name for node in nodes.nodes]
+    names = [one.name for one in (*stored, *NodeMap.of(stored).nodes)]
     chosen = [names.index(component.name) for component in measured.components]
     scores: list[Score] = []
     for key, by_statistic in read_template_sums(store).items():

@@ -86,7 +86,7 @@ class EvaluationWork:
     def _task_of(self, block: Block) -> TaskWork:
         if self._task is None or self._task.name != block.task:
             planned = self._planned.tasks[block.task]
-            prompts = pairs_of(self._loaded, self._inputs, block.task, planned.n_drawn)[: planned.n_pairs]
+            prompts = pairs_of(self._loaded, self._inputs, block.task, planned.n_drawn, planned.n_pairs)
             level, seed = self._planned.request.level, self._plan.study.seed
             self._task = TaskWork(self._loaded, block.task, planned, prompts, level, seed)
         return self._task
@@ -207,9 +207,11 @@ def circuit_components(loaded: LoadedModel, level: Level) -> list[Component]:
     return [component for component in everything if component.is_circuit_part]
 
 
-def pairs_of(loaded: LoadedModel, inputs: Inputs, task: str, n_drawn: int) -> list[EncodedPrompt]:
-    """The pairs of a task, in their order."""
-    return pair_up(inputs.sample(task, n_drawn), not loaded.spec.reads_every_token).usable
+def pairs_of(
+    loaded: LoadedModel, inputs: Inputs, task: str, n_drawn: int, at_most: int | None = None
+) -> list[EncodedPrompt]:
+    """The pairs of a task among so many prompts, the shortest first."""
+    return pair_up(inputs.sample(task, n_drawn), not loaded.spec.reads_every_token, at_most).usable
 
 
 def load_model(store: Store, plan: Plan, device: Device) -> LoadedModel:
