@@ -107,12 +107,13 @@ def metric_name(task: str, prompts: Sequence[EncodedPrompt]) -> str:
 
 
 def _within(minutes: float, found: Mapping[str, TaskPlan], seconds: float, workers: int) -> dict[str, TaskPlan]:
-    """As many pairs of each task as fit, where one of each takes so many seconds.
+    """As many pairs of each task as fit, where one of each takes so many seconds. A block is computed by one worker.
 
     Raises:
         BadInput: not even two do.
     """
-    n_pairs = int(60 * minutes * max(1, workers) / seconds)
+    of_worker = int(60 * minutes / seconds)
+    n_pairs = max(1, workers) * (of_worker - of_worker % PAIRS_PER_BLOCK) + of_worker % PAIRS_PER_BLOCK
     if n_pairs < 2:
         raise BadInput(
             f"a budget of {minutes:g} minutes is too small: two pairs of every task take about {2 * seconds / 60:.1g}"
