@@ -171,10 +171,8 @@ def judge(out: str, path: Path, n_pairs: int = 128, device: AskedDevice = "auto"
     circuits.add("edges", np.flatnonzero(found.inside))
     score, by_size = EdgeScore(Method("given", None, 0.0), found.scores), dict[Ranking, list[int]]()
     if found.is_complete:
-        by_size = {
-            "signed": of_edges(circuits, table, score, "signed"),
-            "size": of_edges(circuits, table, score, "size"),
-        }
+        by_size["signed"] = of_edges(circuits, table, score, "signed")
+        by_size["size"] = of_edges(circuits, table, score, "size")
     inputs, rows = Inputs(store, plan), list[dict[str, Any]]()
     for task in plan.tasks:
         prompts = pairs_of(loaded, inputs, task, n_pairs)
