@@ -21,12 +21,12 @@ from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from score_tables import figures, held_out, printed
+from score_tables import figures, held_out, layers_of, printed
 
 from gbcd import tasks, wrong_answers
 from gbcd.analysis.nodes import NodeMap, finite_values
@@ -36,6 +36,7 @@ from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.patching import PatchedBatch
 from gbcd.evaluation.places import places_of
 from gbcd.models.load import LoadedModel, load
+from gbcd.models.pieces import LinearMap
 from gbcd.models.rules import RULES, RulesName
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.run.partners import PartnerPool
@@ -94,6 +95,7 @@ def main() -> None:
     for task in given.tasks:
         tables = {truth: _joined([job for job in jobs if (job.task, job.truth) == (task, truth)], given.work)
                   for truth in TRUTHS}  # fmt: skip
+        tables = {truth: table | _controls(given.model, table) for truth, table in tables.items()}
         rows = [row for truth in TRUTHS for row in figures(truth, tables[truth], given.seed)]
         record["tasks"][task] = {"figures": rows, "held_out": list(held_out(tables))}
     if given.json:
@@ -181,7 +183,7 @@ def _statistics(
     losses = PARTNER_LOSSES if truth == "partner" else (*PARTNER_LOSSES, *LOSSES)
     if not all(prompt.wrong_ids for prompt in prompts):
         losses = tuple(loss for loss in losses if loss not in ("margin", "logit_difference", "foil"))
-    for rules in cast(tuple[RulesName, ...], tuple(RULES)):
+    for rules in RULES:
         yield from _of_engine(Engine(loaded, losses, calibration, rules), alone, rules, "")
     if any(prompt.twin_ids for prompt in prompts):
         engine = Engine(loaded, ["logit_difference"], calibration)
@@ -220,6 +222,27 @@ def _joined(jobs: Sequence[Job], work: str) -> dict[str, np.ndarray]:
     names = [name for name in blocks[0] if name != "nodes"] if blocks else []
     joined = {name: np.concatenate([block[name] for block in blocks]) for name in names}
     return joined | ({"nodes": blocks[0]["nodes"]} if blocks else {})
+
+
+@cache
+def _sizes(model: str) -> dict[str, float]:
+    """Norm of the weights that each node writes with."""
+    loaded, found = load(model, device="cpu"), dict[str, float]()
+    for spec in loaded.spec.maps:
+        if spec.axis == "in":
+            one = LinearMap.of(loaded.model, spec)
+            norms = one.weight.unflatten(0, (len(one.components), -1)).flatten(1).norm(dim=1).tolist()
+            found |= zip((name.rsplit(".", 1)[0] for name in one.components), norms, strict=True)
+    return found
+
+
+def _controls(model: str, tables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Scores that look at no prompt: the layer, and the norm of the weights."""
+    if not tables:
+        return {}
+    sizes, nodes = _sizes(model), tables["nodes"]
+    values = {"layer": layers_of(nodes) + 1.0, "weight_norm": np.array([sizes[name] for name in nodes])}
+    return {f"no loss/-/{name}": np.tile(value, (len(tables["templates"]), 1)) for name, value in values.items()}
 
 
 if __name__ == "__main__":

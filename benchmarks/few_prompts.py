@@ -47,7 +47,7 @@ SCORES: dict[str, Callable[[Values], Float[np.ndarray, " node"]]] = {
 #: How many of the largest effects are looked for among as many of the highest scores.
 FIRST = 15
 #: Templates are drawn for so many prompts.
-AT_ONCE = 64
+AT_ONCE = 48
 
 
 class Evaluated(NamedTuple):

@@ -7,6 +7,8 @@ mean effect of every node:
     auroc      of the nodes whose effect is at least `MEMBER` of the gap between prompts and counterfactuals
     top15      how many of the 15 largest effects are among the 15 highest scores
 
+The same is shown for heads and MLPs apart, and for the first, second and last third of the layers.
+
 Intervals are those of `gbcd evaluate`: over draws of whole templates, in which scores and effects are drawn together.
 Differences from the score that gbcd ranks by are taken draw by draw: a score is better, or worse, only where the
 interval of its difference leaves zero out.
@@ -18,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from gbcd.analysis.nodes import SIGNED
 from gbcd.evaluation.recovery import auroc, spearman
@@ -26,7 +28,7 @@ from gbcd.evaluation.resampling import Draws
 
 MEMBER, TOP = 0.05, 15
 FIGURES = ("spearman", "auroc", "top15")
-_HIGHEST = {"spearman": 1.0, "auroc": 1.0, "top15": float(TOP)}
+_BOUNDS = {"spearman": (-1.0, 1.0), "auroc": (0.0, 1.0), "top15": (0.0, float(TOP))}
 #: Statistics that compare with the reference; the others need none.
 COMPARED = ("contrast_norm", "attribution", "attribution_signed")
 
@@ -70,7 +72,7 @@ def figures(truth: str, tables: Tables, seed: int) -> list[Row]:
             row: Row = {"truth": truth, "group": group, **name._asdict(), "n_prompts": len(tables["templates"])}
             row |= {"n_templates": len(set(tables["templates"])), "n_members": int(members[0, inside].sum())}
             for figure, values in found.items():
-                row |= {figure: float(values[0]), f"{figure}_ci": draws.interval(values, 0.0, _HIGHEST[figure])}
+                row |= {figure: float(values[0]), f"{figure}_ci": draws.interval(values, *_BOUNDS[figure])}
             if default is not None:
                 row |= {"less_default_ci": draws.interval(found["spearman"] - default, -2.0, 2.0)}
             rows.append(row)
@@ -135,8 +137,15 @@ def _figures(
 
 
 def _groups(nodes: np.ndarray) -> dict[str, Bool[np.ndarray, " nodes"]]:
-    heads = np.char.startswith(nodes, "a")
-    return {"all": np.ones_like(heads), "heads": heads, "mlps": ~heads}
+    heads, layers = np.char.startswith(nodes, "a"), layers_of(nodes)
+    third = 3 * layers // (layers.max() + 1)
+    by_depth = {name: third == number for number, name in enumerate(("early", "middle", "late"))}
+    return {"all": np.ones_like(heads), "heads": heads, "mlps": ~heads, **by_depth}
+
+
+def layers_of(nodes: np.ndarray) -> Int[np.ndarray, " nodes"]:
+    """The layer of each node."""
+    return np.array([int(name.split(".")[0][1:]) for name in nodes])
 
 
 def printed(record: Mapping[str, Any]) -> str:
@@ -167,12 +176,13 @@ def _held_cells(row: Row) -> list[str]:
 def _table(title: str, rows: list[Row]) -> list[str]:
     whole = [row for row in rows if row["group"] == "all"]
     n = f"{whole[0]['n_prompts']} prompts, {whole[0]['n_templates']} templates, {whole[0]['n_members']} members"
-    headings = ("loss", "rules", "statistic", "Spearman", "less the default's", "AUROC", "top 15", "heads", "MLPs")
+    apart_by = ("heads", "mlps", "early", "middle", "late")
+    headings = ("loss", "rules", "statistic", "Spearman", "less the default's", "AUROC", "top 15", *apart_by)
     lines = [f"\n## {title} ({n})", _line(headings), _line(["---"] * len(headings))]
     apart = {(row["group"], row["loss"], row["rules"], row["statistic"]): row["spearman"] for row in rows}
     for row in whole:
         name = row["loss"], row["rules"], row["statistic"]
-        groups = [f"{apart[group, *name]:.2f}" for group in ("heads", "mlps")]
+        groups = [f"{apart[group, *name]:.2f}" for group in apart_by]
         correlation, *others = (_bounded(row, figure) for figure in FIGURES)
         low, high = row.get("less_default_ci", (np.nan, np.nan))
         lines.append(_line([*name, correlation, f"{low:.2f} to {high:.2f}", *others, *groups]))

@@ -58,7 +58,7 @@ def test_how_a_ranking_settles_is_read_from_an_evaluated_study(tmp_path: Path) -
     out = str(tmp_path / "evaluated")
     gbcd.run_study(gbcd.Study(tasks=("ioi",), prompts_per_task=24, out=out, compute=gbcd.Compute(workers=0)))
     gbcd.evaluate(out, n_pairs=4, workers=0)
-    told = printed(f"{FEW_PROMPTS} {out} --prompts 4 --templates --draws 5 --studies 8 --seeds 1", tmp_path)
+    told = printed(f"{FEW_PROMPTS} {out} --prompts 4 --templates 2 --draws 5 --studies 8 --seeds 1", tmp_path)
     assert told.startswith("20 prompts of")
     assert "effects of 4 others" in told
     assert "studies of    8  attribution" in told
