@@ -37,7 +37,7 @@ from gbcd.evaluation.patching import PatchedBatch
 from gbcd.evaluation.places import places_of
 from gbcd.models.load import LoadedModel, load
 from gbcd.models.pieces import LinearMap
-from gbcd.models.rules import RULES, RulesName
+from gbcd.models.rules import RULES
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.run.partners import PartnerPool
 from gbcd.versions import versions
