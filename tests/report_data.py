@@ -16,7 +16,7 @@ from tiny_models import saved_tiny_gpt2, small_tokenizer
 from gbcd import tasks
 from gbcd.analysis.nodes import Key
 from gbcd.evaluation.evaluate import evaluate
-from gbcd.report.data import EXAMPLES, NORMS, Measured, ReportData, Sample
+from gbcd.report.data import EXAMPLES, NORMS, Measured, ReportData
 from gbcd.report.page import write_report
 from gbcd.study import Compute, Study
 
@@ -47,7 +47,6 @@ def made_up(
         location="results/ioi",
         model="models/small",
         source=None,
-        wrong_answers=tuple(dict.fromkeys(group.wrong_answer for group in groups)),
         computed=[("model", "models/small, weights 0123456789ab"), ("results", "results/ioi")],
         summary=summary,
         examples=pl.DataFrame([{"task": task, **examples} for task in names], schema=EXAMPLES),
@@ -159,9 +158,10 @@ def edges(nodes: list[str], rng: np.random.Generator, n: int = 400) -> pl.DataFr
     return table.drop("_place").with_columns(std=pl.lit(0.5), sign_agreement=pl.lit(0.9))
 
 
-def _sample(nodes: list[str], values: np.ndarray, rng: np.random.Generator) -> Sample:
+def _sample(nodes: list[str], values: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
     scores = values * (1 + 0.3 * rng.normal(size=(N_PROMPTS, len(nodes))))
-    return Sample(nodes, scores.astype(np.float32), [f"template {index % 12}" for index in range(N_PROMPTS)])
+    templates = [f"template {index % 12}" for index in range(N_PROMPTS)]
+    return pl.DataFrame(scores.astype(np.float32), schema=nodes).with_columns(template=pl.Series(templates))
 
 
 def extremes(groups: Sequence[Key]) -> pl.DataFrame:

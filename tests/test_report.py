@@ -33,7 +33,7 @@ from gbcd.analysis.nodes import Key
 from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.errors import BadInput
 from gbcd.evaluation.tables import EDGE_SCORES_FILE
-from gbcd.report import circuit, components, findings, prompts
+from gbcd.report import circuit, components, effects, findings, prompts
 from gbcd.report import data as report_data
 from gbcd.report.caveats import warnings
 from gbcd.report.data import ReportData
@@ -59,6 +59,12 @@ def text(data: ReportData) -> str:
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return reported_study(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture
+def copy(out: Path, tmp_path: Path) -> Path:
+    """The same to change."""
+    return Path(shutil.copytree(out, tmp_path / "out"))
 
 
 def embedded(text: str) -> dict[str, Any]:
@@ -103,8 +109,7 @@ def test_pages_of_large_models_stay_small(layers: int, heads: int, limit: float)
 def test_text_of_a_study_is_never_markup(data: ReportData) -> None:
     [group] = [Key(HOSTILE, "margin")]
     hostile = made_up(groups=(group,))
-    sample = hostile.samples[group]
-    named = {group: sample._replace(templates=[HOSTILE] * len(sample.templates))}
+    named = {group: hostile.samples[group].with_columns(template=pl.lit(HOSTILE))}
     extremes = hostile.extremes.with_columns(pl.lit(HOSTILE).alias(name) for name in ("template", "prompt", "answer"))
     text = page(replace(hostile, samples=named, extremes=extremes, source=HOSTILE, problems=[HOSTILE]))
     assert HOSTILE not in text
@@ -125,7 +130,7 @@ def test_every_setting_of_the_controls_has_a_table(data: ReportData) -> None:
                 expected = {f"{before}|{value}".removeprefix("|") for before in expected for value in options[control]}
             assert set(rows.tables) == expected, name
             for table in rows.tables.values():
-                assert {column.value for column in rows.columns} <= set(table.columns), name
+                assert set(rows.columns.values()) <= set(table.columns), name
         for chart in section.charts:
             assert set(chart.parameters) <= {"find", *options}, chart.name
 
@@ -284,6 +289,14 @@ def test_agreement_is_the_rank_correlation_of_scores(data: ReportData) -> None:
     assert section.grids[0].rows.tables["2"]["one"].to_list() == ["margin"]
 
 
+def test_the_table_of_methods_says_where_effects_are_a_smaller_sample(data: ReportData) -> None:
+    said = "Scores of the study are means over 60 prompts, effects over 32 pairs, so part"
+    assert [group for group, text in effects._methods(data.groups).caveats.items() if said in text] == ["0", "1", "2"]
+    assert page(data).count(said) == 3
+    fewer = replace(data, summary=data.summary.with_columns(n=pl.when(task="ioi").then(32).otherwise("n")))
+    assert list(effects._methods(fewer.groups).caveats) == ["2"]
+
+
 def test_names_beside_dots_lie_on_nothing() -> None:
     rows = pl.DataFrame(
         {
@@ -341,11 +354,10 @@ def test_the_spread_is_that_of_the_sample() -> None:
     section = prompts.section(data)
     assert section is not None
     best = data.groups[0].nodes["component"][0]
-    values = sample.values[:, sample.names.index(best)]
-    chosen = [template == "template 3" for template in sample.templates]
+    values = sample.filter(template="template 3")[best].to_numpy()
     [table] = [chart.rows.tables["0|0"] for chart in section.charts if chart.name == "templates"]
     row = table.row(by_predicate=pl.col("template") == "template 3", named=True)
-    assert (row["n"], row["p50"]) == (5, pytest.approx(np.median(values[chosen])))
+    assert (row["n"], row["p50"]) == (5, pytest.approx(np.median(values)))
     assert table["n"].sum() == N_PROMPTS
 
 
@@ -415,36 +427,32 @@ def without_gap(path: Path) -> None:
         (Path.unlink, "effects.parquet cannot be read"),
     ],
 )
-def test_an_evaluation_that_failed_does_not_break_the_report(out: Path, tmp_path: Path, change: Any, said: str) -> None:
-    shutil.copytree(out, tmp_path / "out")
-    change(tmp_path / "out" / "effects.parquet")
-    written = write_report(str(tmp_path / "out"))
+def test_an_evaluation_that_failed_does_not_break_the_report(copy: Path, change: Any, said: str) -> None:
+    change(copy / "effects.parquet")
+    written = write_report(str(copy))
     assert any(said in warning for warning in written.warnings)
-    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    text = (copy / "report.html").read_text(encoding="utf-8")
     assert "How faithful: not measured" in text
     assert 'data-chart="heatmap"' in text
 
 
 @pytest.mark.parametrize("name", ["summary", "components", "analysis/counts", "analysis/extremes"])
-def test_a_damaged_table_is_named_with_what_writes_it_again(out: Path, tmp_path: Path, name: str) -> None:
-    shutil.copytree(out, tmp_path / "out")
-    damaged(tmp_path / "out" / f"{name}.parquet")
+def test_a_damaged_table_is_named_with_what_writes_it_again(copy: Path, name: str) -> None:
+    damaged(copy / f"{name}.parquet")
     with pytest.raises(BadInput, match=r"another version; `gbcd (reduce|verify --repair) .*` writes it again"):
-        read_data(str(tmp_path / "out"))
+        read_data(str(copy))
 
 
-def test_missing_shards_are_named(out: Path, tmp_path: Path) -> None:
-    shutil.copytree(out, tmp_path / "out")
-    (tmp_path / "out" / "commits" / "00002.json").unlink()
-    assert any("1 of 5 shards are missing" in said for said in warnings(read_data(str(tmp_path / "out"))))
+def test_missing_shards_are_named(copy: Path) -> None:
+    (copy / "commits" / "00002.json").unlink()
+    assert any("1 of 5 shards are missing" in said for said in warnings(read_data(str(copy))))
 
 
-def test_only_the_largest_edges_of_a_study_are_read(out: Path, tmp_path: Path) -> None:
-    shutil.copytree(out, tmp_path / "out")
+def test_only_the_largest_edges_of_a_study_are_read(copy: Path) -> None:
     rows = edges([f"a{layer}.h{head}" for layer in range(30) for head in range(9)], np.random.default_rng(0), 20_000)
     stored = rows.with_columns(task=pl.lit("prompts"), wrong_answer=pl.lit("foil"))
-    stored.write_parquet(tmp_path / "out" / EDGES_FILE)
-    found = read_data(str(tmp_path / "out")).edges
+    stored.write_parquet(copy / EDGES_FILE)
+    found = read_data(str(copy)).edges
     size = pl.col("mean").abs()
     least = rows.filter(size > 0.1).top_k(MAX_EDGES, by=size).select(size.min()).item()
     expected = rows.filter(size >= least)
@@ -452,16 +460,15 @@ def test_only_the_largest_edges_of_a_study_are_read(out: Path, tmp_path: Path) -
     columns = ["source", "target", "mean", "ci_low", "ci_high"]
     assert found[Key("prompts", "foil")].equals(expected.select(columns))
     assert found[Key("prompts", "logit_difference")].height == 0
-    damaged(tmp_path / "out" / EDGES_FILE)
-    assert any("The edges of prompts, foil are left out" in said for said in read_data(str(tmp_path / "out")).problems)
+    damaged(copy / EDGES_FILE)
+    assert any("The edges of prompts, foil are left out" in said for said in read_data(str(copy)).problems)
 
 
-def test_what_was_run_is_told_without_reading_a_shard(out: Path, tmp_path: Path) -> None:
-    shutil.copytree(out, tmp_path / "out")
-    rows = stored_prompts(str(out)).filter(pl.col("wrong_answer") == "logit_difference").collect()
+def test_what_was_run_is_told_without_reading_a_shard(copy: Path) -> None:
+    rows = stored_prompts(str(copy)).filter(pl.col("wrong_answer") == "logit_difference").collect()
     for folder in ("prompts", "norms"):
-        shutil.rmtree(tmp_path / "out" / folder)
-    data = read_data(str(tmp_path / "out"))
+        shutil.rmtree(copy / folder)
+    data = read_data(str(copy))
     [example] = data.examples.rows(named=True)
     assert (example["task"], example["n"]) == ("prompts", 40)
     assert example["prompt"] in rows["prompt"].to_list()
@@ -469,16 +476,14 @@ def test_what_was_run_is_told_without_reading_a_shard(out: Path, tmp_path: Path)
     assert 'data-chart="templates"' in page(data)
 
 
-def test_without_edges_of_the_study_those_of_the_evaluation_are_drawn(out: Path, tmp_path: Path) -> None:
-    data = read_data(str(out))
+def test_without_edges_of_the_study_those_of_the_evaluation_are_drawn(copy: Path) -> None:
+    data = read_data(str(copy))
     [group, _] = data.groups
-    path = out / EDGE_SCORES_FILE
-    scored = pl.read_parquet(path).filter(task=group.key.task, method="attribution_patching")
+    scored = pl.read_parquet(copy / EDGE_SCORES_FILE).filter(task=group.key.task, method="attribution_patching")
     shown = data.edges[group.key].select("source", "target", "mean").rows()
     assert shown
     assert set(shown) <= set(scored.select("source", "target", "score").rows())
-    shutil.copytree(out, tmp_path / "out")
-    (tmp_path / "out" / EDGE_SCORES_FILE).write_text("{}")
-    damaged = read_data(str(tmp_path / "out"))
+    (copy / EDGE_SCORES_FILE).write_text("{}")
+    damaged = read_data(str(copy))
     assert group.key not in damaged.edges
     assert any("The edges of prompts, logit_difference are left out" in said for said in warnings(damaged))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 from browsers import opened
 from playwright.sync_api import Browser, Locator
@@ -211,9 +212,8 @@ def test_tasks_that_have_less_are_shown_with_what_they_have(browser: Browser, tm
 def test_a_name_that_is_markup_stays_text(browser: Browser, tmp_path: Path) -> None:
     group = Key(HOSTILE, "margin")
     data = made_up(groups=(group,))
-    sample = data.samples[group]
-    templates = [HOSTILE if name == "template 0" else name for name in sample.templates]
-    hostile = replace(data, samples={group: sample._replace(templates=templates)})
+    sample = data.samples[group].with_columns(pl.col("template").replace("template 0", HOSTILE))
+    hostile = replace(data, samples={group: sample})
     page, said = opened(browser, written(hostile, tmp_path))
     assert page.title() == f"{HOSTILE} in small \N{EN DASH} gbcd"
     assert page.locator("main b, main img, header b").count() == 0

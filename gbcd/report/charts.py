@@ -15,10 +15,11 @@ import altair as alt
 import polars as pl
 import polars.selectors as cs
 
-from gbcd.report.data import KINDS
+from gbcd.report.data import KINDS, ends
 
-#: Name of the data set of every chart.
+#: Name of the data set of every chart, which the page fills, and what every chart begins with.
 DATA = "table"
+BASE = alt.Chart(alt.NamedData(name=DATA))
 
 #: Controls at the top of the page: what is shown, and the component that is looked for.
 GROUP, FIND = "group", "find"
@@ -53,33 +54,27 @@ class Control(NamedTuple):
     by_group: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
 
-class Column(NamedTuple):
-    """A column of a table: its heading, the column of the data, and those of the ends of its interval."""
-
-    title: str
-    value: str
-    low: str | None = None
-    high: str | None = None
-
-
 class Rows(NamedTuple):
-    """Data of a chart or grid: tables by the values of `controls`, joined by `|`, and the columns that are listed."""
+    """Data of a chart or grid.
+
+    Attributes:
+        tables: by the values of `controls`, joined by `|`.
+        columns: what is listed, by heading; a column may have the ends of its interval beside it (`data.ends`).
+        controls: what chooses the table.
+    """
 
     tables: dict[str, pl.DataFrame]
-    columns: Sequence[Column]
+    columns: Mapping[str, str]
     controls: tuple[str, ...] = (GROUP,)
 
     def packed(self) -> dict[str, Any]:
         """As the page reads it: tables by column, numbers rounded, what is not a number as null."""
-        rounded = {
-            name: table.with_columns(
-                cs.float().fill_nan(None).replace([float("inf"), float("-inf")], None).round_sig_figs(DIGITS)
-            )
-            for name, table in self.tables.items()
-        }
+        finite = cs.float().fill_nan(None).replace([float("inf"), float("-inf")], None).round_sig_figs(DIGITS)
+        tables = {name: table.with_columns(finite) for name, table in self.tables.items()}
+        there = {column for table in self.tables.values() for column in table.columns}
         return {
-            "tables": {name: table.to_dict(as_series=False) for name, table in rounded.items()},
-            "columns": self.columns,
+            "tables": {name: table.to_dict(as_series=False) for name, table in tables.items()},
+            "columns": [[title, of, *(end for end in ends(of) if end in there)] for title, of in self.columns.items()],
             "controls": self.controls,
         }
 
@@ -137,12 +132,14 @@ class Grid(NamedTuple):
         caption: what its columns are.
         rows: its data.
         shown: rows that are listed until all are asked for.
+        caveats: a sentence more, of the groups that need one.
     """
 
     name: str
     caption: str
     rows: Rows
     shown: int
+    caveats: Mapping[str, str] = MappingProxyType({})
 
 
 class Table(NamedTuple):
@@ -220,11 +217,6 @@ def theme(palette: Palette, font: str | None = None) -> dict[str, Any]:
         "tick": {"color": palette.accent},
         "style": {INSIDE: {"color": palette.paper, "fill": palette.paper}},
     } | ({} if font is None else {"font": font})
-
-
-def data_set() -> alt.NamedData:
-    """The data set that the page fills."""
-    return alt.NamedData(name=DATA)
 
 
 def layered(*layers: alt.Chart, height: int | None = None) -> alt.LayerChart:

@@ -1,4 +1,4 @@
-"""Section: the largest edges as a graph, input below, layer above layer."""
+"""Sections: the largest edges as a graph, input below, layer above layer; and the largest neurons."""
 
 from __future__ import annotations
 
@@ -9,20 +9,9 @@ import polars as pl
 
 from gbcd.analysis.circuits import INPUT, LOGITS
 from gbcd.analysis.selection import select
-from gbcd.report.charts import (
-    FIND,
-    INSIDE,
-    SHAPES,
-    Chart,
-    Column,
-    RowHeight,
-    Rows,
-    Section,
-    data_set,
-    layered,
-    ring,
-)
-from gbcd.report.data import Group, ReportData
+from gbcd.report.charts import BASE, FIND, INSIDE, SHAPES, Chart, RowHeight, Rows, Section, layered, ring
+from gbcd.report.components import interval_chart
+from gbcd.report.data import KINDS, Group, ReportData, ends, interval
 
 #: Edges that are drawn at most, and from how many to start: some are dead ends, or lead to one head.
 DRAWN, SELECTED = 60, 90
@@ -33,7 +22,7 @@ LAYER, THIN, THICK = 50, 0.75, 5.0
 #: Signs, by colour; lines and outlines of the second are dashed.
 SIGNS = ["for the right answer", "against it"]
 
-_NUMBERS = ("x", "y", "x2", "y2", "bend", "score", "low", "high", "effect", "width")
+_NUMBERS = ("x", "y", "x2", "y2", "bend", "score", "score_low", "score_high", "effect", "width")
 
 
 class _Place(NamedTuple):
@@ -48,10 +37,7 @@ def section(data: ReportData) -> Section | None:
     groups = [group for group in data.groups if group.key in data.edges and data.edges[group.key].height]
     if not groups:
         return None
-    columns = [
-        *(Column("node or edge", "component"), Column("score", "score", "low", "high")),
-        Column("effect, %", "effect"),
-    ]
+    columns = {"node or edge": "component", "score": "score", "effect, %": "effect"}
     chart = Chart(
         "circuit",
         f"The largest edges that lead from the input to the logits, {DRAWN} at most; layers are numbered at the "
@@ -75,12 +61,12 @@ def _rows(group: Group, edges: pl.DataFrame) -> pl.DataFrame:
     places = _places(list(dict.fromkeys([*best["source"], *best["target"]])), n_heads)
     largest = max(best["score"].abs().to_list()) or 1.0
     rows: list[dict[str, object]] = []
-    for source, target, score, low, high in best.iter_rows():
+    for edge in best.iter_rows(named=True):
+        source, target, score = edge.pop("source"), edge.pop("target"), edge["score"]
         start, stop = places[source], places[target]
         width = THIN + (THICK - THIN) * abs(score) / largest
         line = {"x": start.x, "y": start.y, "x2": stop.x, "y2": stop.y, "bend": _bend(start, stop), "width": width}
-        scores = {"score": score, "low": low, "high": high}
-        rows.append({"component": f"{source} → {target}", "kind": "edge", "sign": SIGNS[score < 0], **scores, **line})
+        rows.append({"component": f"{source} → {target}", "kind": "edge", "sign": SIGNS[score < 0], **edge, **line})
     scores = {row["component"]: row for row in group.scores.iter_rows(named=True)}
     rows += [_node(name, place, scores.get(name, {})) for name, place in places.items()]
     layers = {str(_layer(name)): place.y for name, place in places.items() if name not in (INPUT, LOGITS)}
@@ -101,7 +87,7 @@ def _drawn(edges: pl.DataFrame) -> pl.DataFrame:
         chosen.with_columns(target=pl.col("target").str.replace(r"<[qkv]>$", ""))
         .sort(size, descending=True)
         .unique(["source", "target"], keep="first", maintain_order=True)
-        .select("source", "target", score="mean", low="ci_low", high="ci_high")
+        .select("source", "target", *interval("score"))
         .head(DRAWN)
     )
 
@@ -111,7 +97,7 @@ def _node(name: str, place: _Place, scores: dict[str, Any]) -> dict[str, object]
         return {"component": name, "kind": "end", "inside": name, "x": place.x, "y": place.y}
     score = scores.get("attribution")
     score = scores.get("score") if score is None else score
-    bounds = {"low": scores.get("attribution_low"), "high": scores.get("attribution_high")}
+    bounds = {f"score{end}": scores.get(f"attribution{end}") for end in ("_low", "_high")}
     said = {"score": score, **bounds, "effect": scores.get("effect"), "sign": SIGNS[(score or 0) < 0]}
     is_mlp = name.startswith("m")
     inside = "m" if is_mlp else name.partition(".")[2].removeprefix("h")
@@ -144,13 +130,12 @@ def _bend(start: _Place, stop: _Place) -> float:
 
 
 def _picture() -> alt.LayerChart:
-    base = alt.Chart(data_set())
     across, up = alt.Scale(domain=[-0.1, 1.02], nice=False), alt.Scale(padding=18, nice=False, zero=False)
     legend = alt.Legend(orient="bottom")
     colour = alt.Color("sign:N", title=None, scale=alt.Scale(domain=SIGNS), legend=legend)
     dash = alt.when(f"datum.sign === '{SIGNS[1]}'").then(alt.value([5, 3])).otherwise(alt.value([1, 0]))
     edges = (
-        base.transform_filter("datum.kind === 'edge'")
+        BASE.transform_filter("datum.kind === 'edge'")
         .transform_calculate(
             step="[0, 1, 2, 3]",
             px="[datum.x, datum.x + datum.bend, datum.x2 + datum.bend, datum.x2]",
@@ -168,8 +153,8 @@ def _picture() -> alt.LayerChart:
             strokeWidth=alt.StrokeWidth("width:Q", scale=None, legend=None),
         )
     )
-    placed = base.encode(x=alt.X("x:Q", axis=None, scale=across), y=alt.Y("y:Q", axis=None, scale=up))
-    numbers = [alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("score", "low", "high", "effect")]
+    placed = BASE.encode(x=alt.X("x:Q", axis=None, scale=across), y=alt.Y("y:Q", axis=None, scale=up))
+    numbers = [alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("score", *ends("score"), "effect")]
     nodes = placed.transform_filter("datum.kind === 'attention' || datum.kind === 'MLP'").encode(
         tooltip=["component:N", *numbers]
     )
@@ -178,6 +163,27 @@ def _picture() -> alt.LayerChart:
     is_against = alt.when(f"datum.sign === '{SIGNS[1]}'").then(alt.value(1)).otherwise(alt.value(0))
     outline = nodes.mark_point(size=620, strokeDash=[4, 3]).encode(color=colour, shape=shape, opacity=is_against)
     inside = nodes.mark_text(style=INSIDE, fontWeight="bold").encode(text="inside:N")
-    ends = placed.transform_filter("datum.kind === 'end'").mark_text(fontSize=12).encode(text="inside:N")
+    outer = placed.transform_filter("datum.kind === 'end'").mark_text(fontSize=12).encode(text="inside:N")
     layers = placed.transform_filter("datum.kind === 'layer'").mark_text(align="left").encode(text="inside:N")
-    return layered(edges, outline, points, ring(nodes, 800), inside, ends, layers)
+    return layered(edges, outline, points, ring(nodes, 800), inside, outer, layers)
+
+
+def neurons(data: ReportData) -> Section | None:
+    """The neurons with the largest attributions; None for a study without neurons."""
+    groups = [group for group in data.groups if group.key in data.neurons and data.neurons[group.key].height]
+    if not groups:
+        return None
+    chart = interval_chart(
+        "neurons",
+        "Neurons with the largest attributions, of the MLPs that the study names, with 95 % intervals.",
+        "attribution",
+        {group.id: _of_neurons(data.neurons[group.key]) for group in groups},
+        what="neuron",
+    )
+    text = "What replacing one neuron's activation by that on the reference would change. They add up to their MLP's."
+    return Section("neurons", "Neurons", text, charts=(chart,))
+
+
+def _of_neurons(neurons: pl.DataFrame) -> pl.DataFrame:
+    named = {"component": pl.format("{}, {}", "node", "neuron"), "rank": pl.int_range(1, pl.len() + 1)}
+    return neurons.select(*interval("attribution"), **named, kind=pl.lit(KINDS[1]))

@@ -5,26 +5,26 @@ from __future__ import annotations
 
 import altair as alt
 import polars as pl
+import polars.selectors as cs
 
 from gbcd.evaluation.recovery import spearman
 from gbcd.report.charts import (
+    BASE,
     FIND,
     GROUP,
     INSIDE,
     Chart,
-    Column,
     Control,
     Grid,
     RowHeight,
     Rows,
     Section,
     by_kind,
-    data_set,
     frame,
     key,
     layered,
 )
-from gbcd.report.data import Group, ReportData, label
+from gbcd.report.data import Group, ReportData, ends, label
 from gbcd.report.dots import dots, marked
 
 #: Columns beyond which numbers in the cells would no longer be readable, and the share above which they are inverted.
@@ -84,14 +84,7 @@ def _heat_map(groups: list[Group], levels: list[str]) -> Chart:
         "Columns are heads, the last one MLPs; the input is below. In per cent of the largest size; blue is above "
         "zero, orange below.",
         _cells_picture(across, 1 + max(places["layer"].to_list())),
-        Rows(
-            tables,
-            [
-                Column("component", "component"),
-                *(Column(said, name, f"{name}_low", f"{name}_high") for name, said in measures.items()),
-            ],
-            (GROUP, "level"),
-        ),
+        Rows(tables, {"component": "component"} | {said: name for name, said in measures.items()}, (GROUP, "level")),
         ("statistic", "scale", FIND),
         max_width=max(MIN_WIDTH, CELL * len(across)),
     )
@@ -105,10 +98,7 @@ def _cells(group: Group, level: str) -> pl.DataFrame:
     cells = rows.select("component", "layer", *measures, column=place)
     if group.truth is not None:
         cells = cells.join(group.effects(), on="component", how="left", maintain_order="left")
-    return cells if level == NODE else cells.drop(name for name in cells.columns if name.endswith(_ENDS))
-
-
-_ENDS = ("_low", "_high")
+    return cells if level == NODE else cells.drop(cs.ends_with(*ends("")))
 
 
 def _column(component: str) -> str:
@@ -128,10 +118,10 @@ def _cells_picture(across: list[str], n_layers: int) -> alt.LayerChart:
     is_numbered = len(across) <= MAX_NUMBERED
     columns = alt.Axis(labelAngle=0, values=[name for name in across if name != GAP], labelOverlap="greedy")
     rows = alt.Axis(labelOverlap="greedy")
-    ends = {"value": "", "low": "_low", "high": "_high"}
     base = (
-        alt.Chart(data_set())
-        .transform_calculate(**{name: f"datum[statistic + '{end}']" for name, end in ends.items()})
+        BASE.transform_calculate(
+            value="datum[statistic]", low="datum[statistic + '_low']", high="datum[statistic + '_high']"
+        )
         .transform_filter("isValid(datum.value)")
         .transform_calculate(size="abs(datum.value)")
         .transform_joinaggregate(largest="max(size)")
@@ -180,35 +170,32 @@ def _intervals(groups: list[Group]) -> list[Chart]:
     }
     tables = {name: {group.id: group.scores.head(DRAWN).drop_nulls(name) for group in groups} for name in captions}
     drawn = [name for name in captions if any(rows.height for rows in tables[name].values())]
-    return [
-        Chart(
-            f"top_{name}",
-            captions[name],
-            interval_picture(name),
-            Rows(tables[name], [Column("component", "component"), Column(name, name, f"{name}_low", f"{name}_high")]),
-            (FIND,),
-            RowHeight("component", 18),
-            is_half=len(drawn) > 1,
-        )
-        for name in drawn
-    ]
+    return [interval_chart(f"top_{name}", captions[name], name, tables[name], is_half=len(drawn) > 1) for name in drawn]
 
 
-def interval_picture(name: str) -> alt.LayerChart:
-    """Components by rank, with the interval of `name`."""
+def interval_chart(
+    name: str, caption: str, value: str, tables: dict[str, pl.DataFrame], what: str = "component", is_half: bool = False
+) -> Chart:
+    """The column `value` of components, or `what` they are, with intervals, by `rank`."""
     order = alt.EncodingSortField("rank", order="ascending")
-    base = alt.Chart(data_set()).encode(y=alt.Y("component:N", sort=order, title=None))
-    scale = alt.Scale(zero=True)
+    base = BASE.encode(y=alt.Y("component:N", sort=order, title=None))
+    low, high = ends(value)
     points = base.mark_point(filled=True, size=60, opacity=1).encode(
-        x=f"{name}:Q",
-        tooltip=["rank:Q", "component:N", *(alt.Tooltip(f"{name}{end}:Q", format=".4~g") for end in ("", *_ENDS))],
+        x=f"{value}:Q",
+        tooltip=[
+            "rank:Q",
+            "component:N",
+            *(alt.Tooltip(f"{column}:Q", format=".4~g") for column in (value, low, high)),
+        ],
     )
     lines = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X(f"{name}_low:Q", title=f"{name}, mean over prompts", scale=scale),
-        x2=f"{name}_high:Q",
+        x=alt.X(f"{low}:Q", title=f"{value}, mean over prompts", scale=alt.Scale(zero=True)),
+        x2=f"{high}:Q",
         color="kind:N",
     )
-    return layered(lines, by_kind(points, has_legend=False))
+    picture = layered(lines, by_kind(points, has_legend=False))
+    rows = Rows(tables, {what: "component", value: value})
+    return Chart(name, caption, picture, rows, (FIND,), RowHeight("component", 18), is_half=is_half)
 
 
 def _against(groups: list[Group]) -> list[Chart]:
@@ -216,7 +203,7 @@ def _against(groups: list[Group]) -> list[Chart]:
     both = {group.id: group.scores.drop_nulls(["attribution", "norm"]) for group in groups}
     if not any(rows.height for rows in both.values()):
         return []
-    columns = [Column(name, name) for name in ("component", "attribution", "norm", "rank")]
+    columns = {name: name for name in ("component", "attribution", "norm", "rank")}
     return [
         Chart(
             "scores",
@@ -235,7 +222,7 @@ def agreement(data: ReportData) -> Section | None:
     if len(names) < 2:
         return None
     caption = "Spearman's rank correlation of the scores of all heads and MLPs: 1 is the same order, 0 no relation."
-    columns = [Column("wrong answer", "one"), *(Column(name, name) for name in names)]
+    columns = {"wrong answer": "one"} | {name: name for name in names}
     by_task = {
         task: _correlations([group for group in data.groups if group.key.task == task], names)
         for task in {group.key.task for group in data.groups}

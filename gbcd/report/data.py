@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
 import polars as pl
-from jaxtyping import Float32
 
 from gbcd.analysis.nodes import Key
+from gbcd.evaluation.tables import EDGE_FAITHFULNESS, EFFECTS, EVALUATION, FAITHFULNESS
 
 #: Components times groups that a page can carry within its size; groups beyond are left out, and the page says so.
 MAX_CELLS = 40_000
@@ -24,20 +23,16 @@ STATISTICS = (*COMPARED, "taylor", *NORMS)
 #: Kinds of components.
 KINDS = ["attention", "MLP"]
 
-#: What people call the scores.
+#: What people call the scores, where it is not their name in tables.
 LABELS = {
-    "attribution": "attribution",
     "mean_attribution": "attribution, from the mean",
     "taylor": "Taylor, from zero",
     "writing_norm": "norm",
     "centered_grad_norm": "centred norm, all parts",
-    "contrast_norm": "contrast norm",
     "grad_norm": "gradient norm, all parts",
     "mean_attribution_signed": "attribution, from the mean, signed",
     "taylor_signed": "Taylor, signed",
     "effect": "measured effect",
-    "direct_effect": "direct effect",
-    "attribution_patching": "attribution patching",
     "attribution_patching_ig": "attribution patching, IG",
     "relp": "RelP",
     "gim": "GIM",
@@ -54,12 +49,12 @@ TRUTHS = ("resample", "mean", "zero")
 
 
 class Measured(NamedTuple):
-    """The tables of an evaluation (`gbcd.evaluation.tables`); effects are finite and so are the gaps."""
+    """The tables of an evaluation, empty where there was none; effects are finite and so are the gaps."""
 
-    figures: pl.DataFrame
-    effects: pl.DataFrame
-    faithfulness: pl.DataFrame
-    edge_faithfulness: pl.DataFrame
+    figures: pl.DataFrame = pl.DataFrame(schema=EVALUATION)
+    effects: pl.DataFrame = pl.DataFrame(schema=EFFECTS)
+    faithfulness: pl.DataFrame = pl.DataFrame(schema=FAITHFULNESS)
+    edge_faithfulness: pl.DataFrame = pl.DataFrame(schema=EDGE_FAITHFULNESS)
 
     def of_group(self, key: Key) -> Measured:
         """Rows about the scores of one task and wrong answer, and about what depends on the task alone."""
@@ -69,20 +64,6 @@ class Measured(NamedTuple):
             table.filter(is_task, of_either) for table in (self.figures, self.faithfulness, self.edge_faithfulness)
         )
         return Measured(figures, self.effects.filter(is_task), nodes, edges)
-
-
-class Sample(NamedTuple):
-    """Values of the statistic that ranks, of single prompts of one task and wrong answer, drawn at random.
-
-    Attributes:
-        names: of the heads and MLPs.
-        values: attributions with their signs.
-        templates: of the prompts.
-    """
-
-    names: list[str]
-    values: Float32[np.ndarray, "prompts nodes"]
-    templates: list[str]
 
 
 #: A prompt of each task, and shares of its prompts: those that the model solves by its first choice (`correct`) and by
@@ -103,14 +84,19 @@ class Group:
         key: task and wrong answer.
         nodes: rows of the summary: heads and MLPs, best first.
         parts: the same of their parts.
-        measured: None where the task was not evaluated.
+        measured: of its task.
     """
 
     id: str
     key: Key
     nodes: pl.DataFrame
     parts: pl.DataFrame
-    measured: Measured | None
+    measured: Measured
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether effects of its components were measured."""
+        return not self.measured.effects.is_empty()
 
     @property
     def title(self) -> str:
@@ -131,10 +117,11 @@ class Group:
         finite = [name for name in found if self.nodes[f"{prefixes[name]}_mean"].is_finite().any()]
         return {name: prefixes[name] for name in sorted(finite, key=lambda name: name != self.score_name)}
 
-    def columns(self, statistic: str, name: str) -> list[pl.Expr]:
-        """Mean and interval of a statistic as `name`, `name_low`, `name_high`."""
-        ends = {"": "mean", "_low": "ci_low", "_high": "ci_high"}
-        return [pl.col(f"{self.statistics[statistic]}_{of}").alias(f"{name}{end}") for end, of in ends.items()]
+    def columns(self, statistic: str | None, name: str) -> list[pl.Expr]:
+        """Mean and interval of a statistic as `name`, `name_low`, `name_high`; null without a statistic."""
+        if statistic is None:
+            return [pl.lit(None, pl.Float64).alias(column) for column in (name, *ends(name))]
+        return interval(name, prefix=f"{self.statistics[statistic]}_")
 
     @property
     def attribution(self) -> str | None:
@@ -150,45 +137,34 @@ class Group:
     def scores(self) -> pl.DataFrame:
         """Heads and MLPs, best first: `rank, component, layer, head, score, kind`, attribution and norm, and effects.
 
-        `attribution, norm, effect` have intervals (`_low`, `_high`) and are null where there are none. `agreement` is
-        the share of prompts with the sign of the attribution, in per cent; `norm_rank` the rank by the norm.
+        `rank, attribution, norm, effect` have intervals (`ends`) and are null where there are none. `agreement` is the
+        share of prompts with the sign of the attribution, in per cent; `norm_rank` the rank by the norm.
         """
-        both: list[pl.Expr] = []
-        for name, statistic in (("attribution", self.attribution), ("norm", self.norm)):
-            none = [pl.lit(None, pl.Float64).alias(f"{name}{end}") for end in ("", "_low", "_high")]
-            both += none if statistic is None else self.columns(statistic, name)
+        both = [*self.columns(self.attribution, "attribution"), *self.columns(self.norm, "norm")]
         agreement = f"{self.attribution}_sign_agreement"
         share = 100 * pl.col(agreement) if agreement in self.nodes.columns else pl.lit(None, pl.Float64)
-        keys = ("rank", "rank_ci_low", "rank_ci_high", "component", "layer", "head", "score")
-        table = self.nodes.select(*keys, *both, agreement=share, kind=kind())
+        keys = {"rank": "rank", "rank_low": "rank_ci_low", "rank_high": "rank_ci_high"}
+        named = ("component", "layer", "head", "score")
+        table = self.nodes.select(*named, *both, **keys, agreement=share, kind=kind())
         ranked = table.with_columns(norm_rank=pl.col("norm").rank("min", descending=True))
         return ranked.join(self.effects(), on="component", how="left", maintain_order="left")
 
     @cached_property
     def truth(self) -> str | None:
         """The effect that decides what is in the circuit; None where nothing was measured."""
-        found = [] if self.measured is None else self.measured.effects["method"].unique().to_list()
-        return next((name for name in TRUTHS if name in found), None)
+        return next((name for name in TRUTHS if name in self.measured.effects["method"]), None)
 
     def effects(self, method: str | None = None) -> pl.DataFrame:
         """One kind of effect, by default the `truth`: `component, effect, effect_low, effect_high`, in % of the gap."""
-        low, high = (100 * pl.col(end) / pl.col("gap") for end in ("ci_low", "ci_high"))
-        numbers = dict.fromkeys(("value", "ci_low", "ci_high", "gap"), pl.Float64())
-        none = pl.DataFrame(schema={"component": pl.String(), "method": pl.String(), **numbers})
-        rows = none if self.measured is None else self.measured.effects
-        return rows.filter(pl.col("method") == (method or self.truth or "")).select(
-            "component",
-            effect=100 * pl.col("value") / pl.col("gap"),
-            effect_low=pl.min_horizontal(low, high),
-            effect_high=pl.max_horizontal(low, high),
-        )
+        value, low, high = (100 * pl.col(name) / pl.col("gap") for name in ("value", "ci_low", "ci_high"))
+        bounds = {"effect_low": pl.min_horizontal(low, high), "effect_high": pl.max_horizontal(low, high)}
+        rows = self.measured.effects.filter(pl.col("method") == (method or self.truth or ""))
+        return rows.select("component", effect=value, **bounds)
 
     @cached_property
     def figures(self) -> pl.DataFrame:
         """Figures of all components against the truth, and those that need none; no rows where nothing was measured."""
-        if self.measured is None:
-            return pl.DataFrame(schema=dict.fromkeys(("method", "figure"), pl.String()) | {"value": pl.Float64()})
-        is_of_truth = (pl.col("truth") == self.truth) | pl.col("truth").is_null()
+        is_of_truth = pl.col("truth").fill_null(self.truth or "") == (self.truth or "")
         return self.measured.figures.filter(is_of_truth, pl.col("group") == "all", pl.col("value").is_finite())
 
     def figure(self, method: str, figure: str) -> str | None:
@@ -205,32 +181,30 @@ class ReportData:
         location: of the results.
         model: name or folder of the model.
         source: the prompt file; None where prompts are drawn from tasks.
-        wrong_answers: of the study.
         computed: how it was computed, as facts.
         problems: what is missing or could not be read, a sentence each.
         summary: one row per task, wrong answer, level and component.
         examples: one row per task, as `EXAMPLES`.
         statuses: rows of the table of prompts by status.
-        measured: None where nothing was evaluated.
         edges: `source, target, mean, ci_low, ci_high` of the largest edges by group, in the order of `edges.parquet`.
         neurons: `node, neuron, mean, ci_low, ci_high` of the largest attributions by group, the largest first.
-        samples: what single prompts say, by group.
+        samples: a row for each of some prompts, drawn at random, by group: `template`, and of every head and MLP, under
+            its name, the value of the statistic that ranks, with its sign.
         extremes: rows of `gbcd.prompts` with `statistic`, `end` (`most`, `least`) and `response`.
     """
 
     location: str
     model: str
     source: str | None
-    wrong_answers: tuple[str, ...]
     computed: list[tuple[str, str]]
     summary: pl.DataFrame
     examples: pl.DataFrame
     statuses: Mapping[str, int] = field(default_factory=dict[str, int])
     problems: list[str] = field(default_factory=list[str])
-    measured: Measured | None = None
+    measured: Measured = field(default_factory=Measured)
     edges: Mapping[Key, pl.DataFrame] = field(default_factory=dict[Key, pl.DataFrame])
     neurons: Mapping[Key, pl.DataFrame] = field(default_factory=dict[Key, pl.DataFrame])
-    samples: Mapping[Key, Sample] = field(default_factory=dict[Key, Sample])
+    samples: Mapping[Key, pl.DataFrame] = field(default_factory=dict[Key, pl.DataFrame])
     extremes: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @cached_property
@@ -239,14 +213,13 @@ class ReportData:
         ranked = self.summary.filter(pl.col("rank").is_not_null()).sort("rank", maintain_order=True)
         tables = ranked.partition_by("task", "wrong_answer", "level", as_dict=True)
         keys = [key for key in self.keys if (*key, "node") in tables]
-        evaluated = set() if self.measured is None else set(self.measured.effects["task"])
         return [
             Group(
                 str(index),
                 key,
                 tables[*key, "node"],
                 tables.get((*key, "part"), tables[*key, "node"].clear()),
-                self.measured.of_group(key) if self.measured is not None and key.task in evaluated else None,
+                self.measured.of_group(key),
             )
             for index, key in enumerate(keys)
         ]
@@ -257,6 +230,11 @@ class ReportData:
         n_components = max(1, self.summary["component"].n_unique())
         return self.ranked[: max(1, MAX_CELLS // n_components)]
 
+    @property
+    def wrong_answers(self) -> list[str]:
+        """Of the study."""
+        return list(dict.fromkeys(group.wrong_answer for group in self.keys))
+
     @cached_property
     def keys(self) -> list[Key]:
         """Tasks and wrong answers of the study, with and without scores."""
@@ -266,6 +244,17 @@ class ReportData:
     def called(self, task: str) -> str:
         """What prompts come from, as people call it: a task, or the name of the file."""
         return task if self.source is None else last(self.source)
+
+
+def ends(name: str) -> tuple[str, str]:
+    """Columns of the ends of the interval of the column `name`."""
+    return f"{name}_low", f"{name}_high"
+
+
+def interval(name: str, value: str = "mean", prefix: str = "") -> list[pl.Expr]:
+    """A value and its interval as `name` and its `ends`, where tables have `value`, `ci_low` and `ci_high`."""
+    columns = zip((value, "ci_low", "ci_high"), (name, *ends(name)), strict=True)
+    return [pl.col(f"{prefix}{of}").alias(column) for of, column in columns]
 
 
 def kind() -> pl.Expr:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import altair as alt
 import polars as pl
 
-from gbcd.report.charts import by_kind, data_set, ring
+from gbcd.report.charts import BASE, by_kind, ring
 
 #: Components that are named beside their dot, and how many of them for their height.
 NAMED, BY_HEIGHT = 14, 10
@@ -19,13 +19,17 @@ NAME, DOT, LIFT = (0.07, 0.03), (0.007, 0.012), 0.012
 
 def dots(x: str, y: str, titles: tuple[str, str]) -> list[alt.Chart]:
     """Layers: the dots, a ring around those that are looked for, and names; rows come from `marked`."""
-    base = alt.Chart(data_set()).encode(x=alt.X(f"{x}:Q", title=titles[0]), y=alt.Y(f"{y}:Q", title=titles[1]))
+    base = BASE.encode(x=alt.X(f"{x}:Q", title=titles[0]), y=alt.Y(f"{y}:Q", title=titles[1]))
     numbers = [alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("rank", x, y)]
     points = by_kind(base.mark_point(filled=True, size=60, opacity=0.9)).encode(tooltip=["component:N", *numbers])
+    return [points, ring(base, 200), beside(base)]
+
+
+def beside(base: alt.Chart) -> alt.Chart:
+    """Names beside the dots of `base`, as `marked` places them."""
     align = alt.ExprRef("datum.side === 'left' ? 'right' : 'left'")
     away = alt.ExprRef("datum.side === 'left' ? -7 : 7")
-    names = base.mark_text(align=align, dx=away, dy=-4)
-    return [points, ring(base, 200), names.encode(text="name:N")]
+    return base.mark_text(align=align, dx=away, dy=-4).encode(text="name:N")
 
 
 def marked(rows: pl.DataFrame, x: str, y: str, bound: float = 0.0) -> pl.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from gbcd.analysis.ranking import CIRCUIT_SHARE
-from gbcd.report.charts import Column, Grid, Rows, Section
+from gbcd.report.charts import Grid, Rows, Section
 from gbcd.report.data import Group, ReportData, bounded, label, number
 
 #: Components that are named in a sentence, and that the two scores are compared on.
@@ -41,20 +41,20 @@ def section(data: ReportData) -> Section:
 
 def _components(groups: list[Group]) -> Grid:
     shown = pl.concat([group.scores for group in groups], how="diagonal_relaxed")
-    columns = [
-        Column("component", "component"),
-        Column("rank", "rank", "rank_ci_low", "rank_ci_high"),
-        Column("attribution", "attribution", "attribution_low", "attribution_high"),
-        Column("same sign, %", "agreement"),
-        Column("norm", "norm", "norm_low", "norm_high"),
-        Column("rank by norm", "norm_rank"),
-        Column("effect, %", "effect", "effect_low", "effect_high"),
-    ]
+    columns = {
+        "component": "component",
+        "rank": "rank",
+        "attribution": "attribution",
+        "same sign, %": "agreement",
+        "norm": "norm",
+        "rank by norm": "norm_rank",
+        "effect, %": "effect",
+    }
     caption = (
         "All heads and MLPs. In brackets 95 % intervals with templates as clusters; same sign: share of prompts whose "
         "value has the sign of the mean; effects in per cent of the gap."
     )
-    defined = [column for column in columns if shown[column.value].is_not_null().any()]
+    defined = {title: column for title, column in columns.items() if shown[column].is_not_null().any()}
     return Grid("components", caption, Rows({group.id: group.scores for group in groups}, defined), LISTED)
 
 
@@ -74,7 +74,7 @@ def _described(row: dict[str, Any], value: str) -> str:
 
 def _faithful(data: ReportData, group: Group) -> str:
     """What the best components keep alone, and how well the score agrees with effects."""
-    if group.measured is None:
+    if not group.is_evaluated:
         return (
             "How faithful: not measured. Scores are first-order estimates and say where to look; "
             f"gbcd evaluate {data.location} ablates every component and runs the circuit alone."

@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gbcd.component import file_name
-from gbcd.report import circuit, components, effects, findings, neurons, prompts, study
+from gbcd.report import circuit, components, effects, findings, prompts, study
 from gbcd.report.caveats import warnings
 from gbcd.report.charts import DARK, DATA, FIND, GROUP, LIGHT, Chart, Control, Section, key, style_variables, theme
 from gbcd.report.data import ReportData
@@ -65,7 +65,7 @@ def sections(data: ReportData) -> list[Section]:
         components.section(data),
         effects.section(data),
         circuit.section(data),
-        neurons.section(data),
+        circuit.neurons(data),
         components.agreement(data),
         prompts.section(data),
         study.how_computed(data),

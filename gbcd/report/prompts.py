@@ -5,23 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import altair as alt
-import numpy as np
 import polars as pl
-from jaxtyping import Float
 
-from gbcd.report.charts import (
-    GROUP,
-    Chart,
-    Column,
-    Control,
-    RowHeight,
-    Rows,
-    Section,
-    Table,
-    data_set,
-    key,
-    layered,
-)
+from gbcd.report.charts import BASE, GROUP, Chart, Control, RowHeight, Rows, Section, Table, key, layered
 from gbcd.report.data import Group, ReportData, label, number
 
 #: Components with a choice of their own, templates that are drawn.
@@ -39,29 +25,24 @@ COMPONENT = "component"
 
 def section(data: ReportData) -> Section | None:
     """The section; None where no sample of prompts was kept."""
-    samples = {
-        group.id: data.samples[group.key]
-        for group in data.groups
-        if group.key in data.samples and len(data.samples[group.key].values)
-    }
-    if not samples:
+    samples = {group.id: data.samples.get(group.key, pl.DataFrame()) for group in data.groups}
+    largest = max((sample.height for sample in samples.values()), default=0)
+    if not largest:
         return None
     names: dict[str, dict[str, str]] = {}
     templates: dict[str, pl.DataFrame] = {}
     for group in data.groups:
-        best = group.nodes["component"].head(CHOSEN) if group.id in samples else []
+        best = group.nodes["component"].head(CHOSEN) if samples[group.id].height else []
         names[group.id] = {str(number): name for number, name in enumerate(best)}
         for place, name in names[group.id].items():
-            sample = samples[group.id]
-            values = sample.values[:, sample.names.index(name)].astype(np.float64)
-            templates[key(group.id, place)] = _quantiles(values, sample.templates)
+            templates[key(group.id, place)] = _quantiles(samples[group.id], name)
     score = " or ".join(dict.fromkeys(label(group.score_name) for group in data.groups))
     ends = {group.id: _extremes(data, group) for group in data.groups}
     return Section(
         "prompts",
         "Over prompts and templates",
         f"Does a component serve all prompts, or a few kinds of them? {score.capitalize()} of single prompts, of a "
-        f"random sample of up to {max(len(sample.values) for sample in samples.values()):,}; at the end the prompts "
+        f"random sample of up to {largest:,}; at the end the prompts "
         "whose values over all components are largest and smallest.",
         controls=(Control(COMPONENT, "Component", names[data.groups[0].id], names),),
         charts=(_template_chart(templates),),
@@ -71,7 +52,7 @@ def section(data: ReportData) -> Section | None:
 
 def _template_chart(tables: dict[str, pl.DataFrame]) -> Chart:
     order = alt.EncodingSortField("p50", order="descending")
-    base = alt.Chart(data_set()).encode(y=alt.Y("template:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)))
+    base = BASE.encode(y=alt.Y("template:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)))
     scale, title = alt.Scale(zero=True), "of a single prompt"
     picture = layered(
         base.mark_rule().encode(x=alt.X("p05:Q", scale=scale, title=title), x2="p95:Q"),
@@ -80,18 +61,16 @@ def _template_chart(tables: dict[str, pl.DataFrame]) -> Chart:
             x=alt.X("p50:Q", title=title), tooltip=["template:N", "n:Q", *(f"{name}:Q" for name in QUANTILES)]
         ),
     )
-    columns = [
-        *(Column("template", "template"), Column("prompts", "n")),
-        *(Column(f"{level:.0%}", name) for name, level in QUANTILES.items()),
-    ]
+    columns = {"template": "template", "prompts": "n"} | {f"{level:.0%}": name for name, level in QUANTILES.items()}
     caption = "By template: tick is the median, thick line the middle half, thin line 5 to 95 % of prompts."
     rows = Rows(tables, columns, (GROUP, COMPONENT))
     return Chart("templates", caption, picture, rows, row_height=RowHeight("template", 18))
 
 
-def _quantiles(values: Float[np.ndarray, " prompts"], templates: list[str]) -> pl.DataFrame:
-    quantiles = {name: pl.col("value").quantile(level, "linear") for name, level in QUANTILES.items()}
-    table = pl.DataFrame({"template": templates, "value": values}).group_by("template").agg(n=pl.len(), **quantiles)
+def _quantiles(sample: pl.DataFrame, component: str) -> pl.DataFrame:
+    value = pl.col(component).cast(pl.Float64)
+    quantiles = {name: value.quantile(level, "linear") for name, level in QUANTILES.items()}
+    table = sample.group_by("template").agg(n=pl.len(), **quantiles)
     return table.sort(pl.col("p50").abs(), "template", descending=True).head(MAX_TEMPLATES)
 
 
@@ -99,8 +78,7 @@ def _extremes(data: ReportData, group: Group) -> Table | None:
     """Prompts by the norm of their values over all heads and MLPs."""
     if data.extremes.is_empty():
         return None
-    is_of_group = (pl.col("task") == group.key.task) & (pl.col("wrong_answer") == group.key.wrong_answer)
-    rows = data.extremes.filter(is_of_group, pl.col("statistic") == group.score_name)
+    rows = data.extremes.filter(**group.key._asdict(), statistic=group.score_name)
     lines = [_line(row) for row in rows.sort("end", descending=True, maintain_order=True).iter_rows(named=True)]
     return Table(("", "size", "prompt", "answer", "template", "model is right"), lines) if lines else None
 

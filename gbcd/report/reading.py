@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import polars as pl
 
 from gbcd.analysis.edges import read_neurons
@@ -27,7 +26,7 @@ from gbcd.evaluation.tables import (
     FAITHFULNESS_FILE,
 )
 from gbcd.printing import duration
-from gbcd.report.data import EXAMPLES, Measured, ReportData, Sample
+from gbcd.report.data import EXAMPLES, Measured, ReportData
 from gbcd.run.commits import Commit, read_commits, read_given_up
 from gbcd.run.results import EDGES_FILE, SUMMARY_FILE, read_stored
 from gbcd.run.shards import Plan, read_plan
@@ -58,7 +57,6 @@ def read_data(out: str) -> ReportData:
         location=store.location,
         model=plan.study.model,
         source=plan.study.prompts,
-        wrong_answers=plan.study.wrong_answers,
         computed=_computed(store, plan, commits),
         summary=summary,
         examples=pl.DataFrame([_example(store, group, counts) for group in _first_of_tasks(scores)], schema=EXAMPLES),
@@ -108,18 +106,17 @@ def _example(store: Store, group: Key, counts: pl.DataFrame) -> dict[str, object
     }
 
 
-def _sample(store: Store, group: Key, statistic: str) -> Sample:
+def _sample(store: Store, group: Key, statistic: str) -> pl.DataFrame:
     sample = read_sample(store, group, (statistic,))
-    values = sample.values.get(statistic, np.zeros((0, len(sample.nodes)), dtype=np.float32))
-    rows = np.flatnonzero(np.isfinite(values).all(axis=1))
-    return Sample(
-        [node.name for node in sample.nodes], values[rows], sample.prompts["template"][rows.tolist()].to_list()
-    )
+    names = [node.name for node in sample.nodes]
+    values = pl.DataFrame(sample.values.get(statistic), schema=dict.fromkeys(names, pl.Float32))
+    whole = values.with_columns(sample.prompts["template"]) if values.height else values
+    return whole.filter(pl.all_horizontal(pl.col(names).is_finite()))
 
 
-def _measured(store: Store, problems: list[str]) -> Measured | None:
+def _measured(store: Store, problems: list[str]) -> Measured:
     if not store.exists(EVALUATION_FILE):
-        return None
+        return Measured()
     schemas = {
         EVALUATION_FILE: EVALUATION,
         EFFECTS_FILE: EFFECTS,
@@ -133,7 +130,7 @@ def _measured(store: Store, problems: list[str]) -> Measured | None:
         if table is None or lacking:
             why = f"lacks the columns {', '.join(lacking)}" if lacking else "cannot be read"
             problems.append(f"The evaluation is left out: {path} {why}. Run `gbcd evaluate {store.location}` again.")
-            return None
+            return Measured()
         tables.append(table)
     figures, effects, faithfulness, edge_faithfulness = tables
     usable = pl.col("gap").is_finite() & (pl.col("gap") != 0) & pl.col("value").is_finite()
@@ -141,7 +138,7 @@ def _measured(store: Store, problems: list[str]) -> Measured | None:
     for task in effects["task"].unique(maintain_order=True).to_list():
         if task not in kept["task"]:
             problems.append(f"The evaluation of {task} is left out: it measured no effect that is a share of a gap.")
-    return Measured(figures, kept, faithfulness, edge_faithfulness) if kept.height else None
+    return Measured(figures, kept, faithfulness, edge_faithfulness)
 
 
 def _edges(store: Store, groups: Iterable[Key], problems: list[str]) -> dict[Key, pl.DataFrame]:

@@ -56,7 +56,10 @@ def what_was_run(data: ReportData) -> Section:
     tasks = Table(
         ("task", "a prompt", "answer", "prompts", "first choice is right", "right above wrong"), list(_tasks(data))
     )
-    definitions = Table(("wrong answer", "the loss"), [(name, _definition(name)) for name in data.wrong_answers])
+    definitions = Table(
+        ("wrong answer", "the loss"),
+        [(name, _definition(name)) for name in data.wrong_answers],
+    )
     return Section("study", "What was run", "", tables=(tasks, definitions))
 
 
