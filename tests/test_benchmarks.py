@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import script
 from tiny_models import random_model, small_tokenizer
 
 import gbcd
@@ -31,7 +30,7 @@ SMALL = {
     "tracr_saturation.py --prompts 20": "Not used by the program",
     # TransformerLens is no dependency; where it is missing, that is what the benchmark must say
     "peers.py --layers 2 --pairs 2 --rounds 1": "TransformerLens",
-    "scale.py job --prompts 40 --shard-size 10": '"job_to_engine"',
+    "scale.py job --prompts 20 --shard-size 10 --workers 1": '"job_to_engine"',
     "scale.py store --prompts 20 --shard-size 10": '"verify_s"',
     "scale.py resume --prompts 20 --shard-size 10": '"resume_s"',
     "faults.py --repeats 1 --only disk": "| disk full | 1 | 0 | 0 | 0 |",
@@ -42,11 +41,9 @@ DISCOVERY = "discovery.py --pairs 4 --block 2 --pool 64 --workers 1 --work block
 
 def printed(command: str, folder: Path) -> str:
     program, *arguments = command.split()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, str(ROOT / "benchmarks" / program), *arguments]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    status, said, errors = script(folder / "said", ROOT / "benchmarks" / program, *arguments, folder=folder).ended()
+    assert status == 0, errors
+    return said
 
 
 @pytest.mark.parametrize("command", SMALL)

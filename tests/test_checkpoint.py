@@ -14,11 +14,12 @@ import torch
 from random_prompts import VOCAB
 from safetensors.torch import load_file, save_file
 from test_cli import gbcd
-from tiny_models import FAMILIES, random_model, small_tokenizer
+from tiny_models import FAMILIES, saved_random
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from gbcd.commands import doctor
 from gbcd.errors import BadInput
 from gbcd.models import load as loading
 
@@ -26,9 +27,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def saved(folder: Path, family: str = "gpt2") -> Path:
-    random_model(family, VOCAB, dtype=torch.float32).save_pretrained(folder)
-    small_tokenizer().save_pretrained(folder)
-    return folder
+    return Path(saved_random(folder, family, VOCAB))
 
 
 def edited(folder: Path, edit: Callable[[Tensors], object]) -> None:
@@ -138,7 +137,10 @@ def test_a_configuration_that_describes_no_model_is_refused(tmp_path: Path, valu
     assert said in refusal(tmp_path)
 
 
-def test_every_command_refuses_in_one_sentence_and_writes_nothing(tmp_path: Path) -> None:
+def test_every_command_refuses_in_one_sentence_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "ray_works", lambda: "not started in this test")
     model, out = saved(tmp_path / "model"), tmp_path / "out"
     edited(model, lambda tensors: tensors.pop("transformer.h.2.ln_1.weight"))
     for command in (["run", "--task", "ioi", "--out", str(out)], ["show", "ioi"], ["doctor", "--out", str(out)]):

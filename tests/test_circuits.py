@@ -3,11 +3,10 @@ import json
 import networkx as nx
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import finished, small_study
-from tiny_models import random_model, small_tokenizer
+from tiny_models import saved_random
 
 import gbcd
 from gbcd.analysis.circuits import (
@@ -167,8 +166,7 @@ def test_networkx_has_the_members_only():
 @pytest.mark.parametrize(("family", "parallel"), [("gpt_neox", True), ("gpt_neox_serial", False)])
 def test_heads_reach_the_mlp_of_their_layer_only_where_it_comes_after_them(tmp_path, family, parallel):
     """From a saved model to the circuit that the reduction writes, which sees no model."""
-    random_model(family, len(small_tokenizer()), dtype=torch.float32).save_pretrained(tmp_path / "model")
-    small_tokenizer().save_pretrained(tmp_path / "model")
+    saved_random(tmp_path / "model", family)
     study = small_study(tmp_path, prompts_per_task=8, wrong_answers=("foil",))
     finished(study)
     circuit = gbcd.load_circuit(study.out)

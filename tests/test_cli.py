@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
+from documented_commands import checked
 from small_runs import finished, small_study
 from typer.testing import CliRunner
 
 from gbcd.cli import app
-from gbcd.commands import doctor
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]  # pyright: ignore
 
@@ -35,42 +34,9 @@ def test_every_command_explains_itself_with_an_example_of_its_own(command: str) 
     assert status == 0
     example = re.search(r"Example: gbcd (.*)", said)
     assert example is not None
-    assert shlex.split(example.group(1))[0] == command
-
-
-EXAMPLES = [
-    re.search(r"Example: gbcd (.*)", command.epilog).group(1)
-    for command in app.registered_commands  # pyright: ignore
-]
-
-
-@pytest.fixture(scope="module")
-def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where the examples make sense: the studies of the project, and the results of one."""
-    where = tmp_path_factory.mktemp("newcomer")
-    shutil.copytree(Path(__file__).parent.parent / "jobs" / "studies", where / "jobs" / "studies")
-    finished(small_study(where, out=str(where / "results" / "ioi")))
-    return where
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_the_example_of_every_command_runs(example: str, newcomer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if example.startswith("compile-tracr"):
-        pytest.importorskip("tracr")
-    monkeypatch.chdir(newcomer)
-    monkeypatch.setattr(doctor, "ray_works", lambda: "not started in this test")
-    words = shlex.split(example)
-    if words[0] in ("run", "plan"):
-        shutil.rmtree("results/mine", ignore_errors=True)
-        words = [word.replace("2000", "16").replace("results/ioi", "results/mine") for word in words]
-        words += ["--workers", "0"] if words[0] == "run" else ["--prompts", "16"]
-    if words[0] == "evaluate":
-        words += ["--pairs", "4"]
-    if words[0] == "report":
-        words = words[: words.index("--png")]  # figures are drawn in test_report.py, in seconds that this has not
-    status, said, refused = gbcd(*words)
-    assert status == 0, refused
-    assert said
+    words = shlex.split(example.group(1))
+    assert words[0] == command
+    checked(["gbcd", *words])  # other tests run every command
 
 
 def test_a_run_says_what_it_found_and_where_it_lies(folder: Path, tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from code_blocks import BLOCKS, ROOT, Block, commands, mentioned, of_kind
-from documented_commands import ELSEWHERE, checked, in_its_own_process, invoked, ran, with_value
+from documented_commands import ELSEWHERE, checked, invoked, ran, with_value
 from evaluation_cases import context_of
+from processes import started
 
 from gbcd import tasks, wrong_answers
+from gbcd.cli import app
 from gbcd.commands.terminal import console
 from gbcd.evaluation import baselines
 from gbcd.evaluation.evaluation_plan import pair_up
@@ -32,7 +34,6 @@ from gbcd.models.load import load
 from gbcd.prompting import prompt_files
 from gbcd.prompting.tokens import encode
 from gbcd.study import read_study
-from gbcd.tasks import _registry
 
 KINDS = {"python", "sh", "console", "toml", "jsonl", "text"}
 
@@ -52,11 +53,19 @@ SELDOM = {
 }
 
 
+def command_and_code(words: list[str], code: str) -> None:
+    """As a user does, without the checks of the tests."""
+    app(words, standalone_mode=False)
+    exec(code, {"__name__": "__main__"})
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the README's results, on fewer prompts and evaluated, and what commands of the documents read."""
     where = tmp_path_factory.mktemp("documents")
-    in_its_own_process([*with_value(MAIN, "--prompts", "96"), "--workers", "0"], EVALUATES.code, where)
+    words = [*with_value(MAIN[1:], "--prompts", "96"), "--workers", "0"]
+    status, _, said = started(where.parent / "said", command_and_code, words, EVALUATES.code, folder=where).ended()
+    assert status == 0, said
     for name in ("jobs", "cluster.yaml"):
         (where / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "gbcd" / "tracr" / "models" / "reverse", where / "models" / "mine")
@@ -69,15 +78,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy to work in, as the present folder; what a block registers is forgotten afterwards."""
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None) -> Path:
+    """A copy to work in, as the present folder."""
     where = tmp_path / "folder"
     shutil.copytree(made, where, symlinks=True)
     monkeypatch.chdir(where)
     monkeypatch.setattr(console, "width", 92)  # as wide as a block of the site
-    monkeypatch.setattr(_registry, "_tasks", {name: tasks.get(name) for name in tasks.names()})
-    monkeypatch.setattr(wrong_answers, "_REGISTRY", dict(wrong_answers._REGISTRY))
-    monkeypatch.setattr(baselines, "_BASELINES", dict(baselines._BASELINES))
     monkeypatch.setattr("gbcd.commands.doctor.ray_works", lambda: "not started in this test")
     return where
 

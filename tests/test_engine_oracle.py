@@ -56,13 +56,12 @@ def loaded_model(shape: Shape, dtype: torch.dtype = torch.float32) -> LoadedMode
 def test_every_statistic_of_every_part_equals_the_oracle(shape: Shape, name: str, centering, shared: int) -> None:
     loaded = loaded_model(shape, torch.float64)
     prompts = with_partners(random_prompts(shape.lengths, shape.seed), shared)
-    sample = [
-        replace(one, prompt=replace(one.prompt, id=f"sample/{one.prompt.id}"))
-        for one in random_prompts((*shape.lengths, *shape.lengths[::-1]), shape.seed + 1)
-    ]
     # every template of the prompts is in the sample, and so long
-    sample += [replace(one, prompt=replace(one.prompt, template=t)) for one in sample for t in ("t0", "t1")]
-    sample = [replace(one, prompt=replace(one.prompt, id=f"{i}")) for i, one in enumerate(sample)]
+    drawn = [(one, template) for one in random_prompts(shape.lengths, shape.seed + 1) for template in ("t0", "t1")]
+    sample = [
+        replace(one, prompt=replace(one.prompt, id=f"sample/{number}", template=template))
+        for number, (one, template) in enumerate(drawn)
+    ]
     engine = Engine(loaded, [name], exact_calibration(Oracle(loaded), sample, centering))
     expected = oracle_values(loaded, prompts, name, sample, centering)
     check(engine_values(engine, prompts), expected, loaded, 1e-9)

@@ -1,10 +1,7 @@
 import io
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
+import processes
 import pytest
 import torch
 from evaluation_cases import baselines_of, context_of, effects_of
@@ -354,15 +352,11 @@ def test_an_evaluation_that_is_killed_again_and_again_loses_and_doubles_nothing(
         (copy / name).unlink()
     words = ["evaluate", str(copy), "--pairs", str(N_PAIRS), "--ablations", "resample,mean,zero"]
     for begun in ("evaluation.json", "effects/commits/*", "circuits/commits/*"):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gbcd", *words],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},  # as many as here; without workers all processors compute
-            stdout=subprocess.DEVNULL,
-        )
-        while process.poll() is None and not list(copy.glob(f"evaluation/*/{begun}")):
+        process = processes.gbcd(tmp_path / "said", *words)
+        while process.of.is_alive() and not list(copy.glob(f"evaluation/*/{begun}")):
             time.sleep(0.002)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.of.kill()
+        assert process.ended()[0] == -signal.SIGKILL
     evaluate(str(copy), N_PAIRS, ablations=("resample", "mean", "zero"))
     for name in names:
         assert pl.read_parquet(copy / name).equals(pl.read_parquet(Path(study) / name))

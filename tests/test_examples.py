@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from real_model import smollm2
 
-from gbcd import wrong_answers
 from gbcd.evaluation.evaluation_plan import pair_up
 from gbcd.models.load import load
 from gbcd.prompting.tokens import encode
@@ -18,12 +17,11 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
+@pytest.mark.usefixtures("forgotten")
 @pytest.mark.filterwarnings("ignore:.*no centered_grad_norm")  # few prompts, as a page has
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     before = set(_registry.names())
-    monkeypatch.setattr(_registry, "_tasks", {name: _registry.get(name) for name in _registry.names()})
-    monkeypatch.setattr(wrong_answers, "_REGISTRY", dict(wrong_answers._REGISTRY))
     content = notebook.read_text(encoding="utf-8")
     if 'smollm2-135m\\", ' in content:
         smollm2()

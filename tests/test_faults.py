@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
+import dying_run
 import pytest
+from processes import Process, gbcd, started
 from rich.console import Console
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
@@ -25,26 +26,18 @@ from gbcd.run.work import Outcome, Slice, Task, slice_of
 from gbcd.run.worker import Worker
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an uninterrupted run."""
-    folder = tmp_path_factory.mktemp("reference")
-    finished(small_study(folder))
-    return folder
-
-
-def arguments(folder: Path, out: str, workers: int = 0) -> list[str]:
+def arguments(folder: Path, out: str) -> list[str]:
     study = small_study(folder)
     wrong_answers = [word for name in study.wrong_answers for word in ("--wrong-answer", name)]
     return [
         "run", "--task", "ioi", "--model", study.model, "--prompts",
-        str(study.prompts_per_task), *wrong_answers, "--out", out, "--workers", str(workers), "--device", "cpu",
+        str(study.prompts_per_task), *wrong_answers, "--out", out, "--workers", "0", "--device", "cpu",
         "--shard-size", str(study.compute.shard_size), "--batch-size", str(study.compute.batch_size),
     ]  # fmt: skip
 
 
-def command(folder: Path, out: str) -> list[str]:
-    return [sys.executable, "-m", "gbcd", *arguments(folder, out)]
+def running(folder: Path, out: str, number: int = 1, *more: str) -> Process:
+    return gbcd(Path(f"{out}{number}"), *arguments(folder, out), *more)
 
 
 @pytest.mark.parametrize(
@@ -54,9 +47,8 @@ def test_a_process_that_dies_anywhere_loses_and_doubles_nothing(
     reference: Path, tmp_path: Path, place: str, orphans: int
 ) -> None:
     out = str(tmp_path / "out")
-    dying = [sys.executable, str(Path(__file__).parent / "dying_run.py"), place]
-    died = subprocess.run([*dying, *arguments(reference, out)], capture_output=True, check=False)
-    assert died.returncode == -signal.SIGKILL
+    dying = started(tmp_path / "said", dying_run.run, place, arguments(reference, out))
+    assert dying.ended()[0] == -signal.SIGKILL
     done = {0, 1, 2} if place == "after_commit" else {0, 1}
     assert committed_ids(Store(out)) == done
     assert finished(small_study(reference, out=out)).found == len(done)
@@ -69,13 +61,13 @@ def test_a_process_that_dies_anywhere_loses_and_doubles_nothing(
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_says_how_to_go_on(reference: Path, tmp_path: Path, how: signal.Signals) -> None:
     out = str(tmp_path / "out")
-    process = subprocess.Popen(command(reference, out), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while process.poll() is None and not committed_ids(Store(out)):
+    process = running(reference, out)
+    while process.of.is_alive() and not committed_ids(Store(out)):
         time.sleep(0.01)
-    process.send_signal(how)
-    _, said = process.communicate(timeout=60)
+    os.kill(process.of.pid or 0, how)
+    status, _, said = process.ended()
     if len(committed_ids(Store(out))) < N_SHARDS:
-        assert process.returncode == 130
+        assert status == 130
         assert "The same command goes on from here" in said
     assert finished(small_study(reference, out=out)).missing == ()
     assert same(tables(out), tables(str(reference / "out")))
@@ -83,8 +75,8 @@ def test_an_interrupted_run_says_how_to_go_on(reference: Path, tmp_path: Path, h
 
 def test_two_drivers_on_one_folder_double_nothing(reference: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
-    both = [subprocess.Popen(command(reference, out), stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    both = [running(reference, out, number) for number in (1, 2)]
+    assert [process.ended()[0] for process in both] == [0, 0]
     assert same(tables(out), tables(str(reference / "out")))
     assert verify(out).is_sound
 
@@ -92,11 +84,10 @@ def test_two_drivers_on_one_folder_double_nothing(reference: Path, tmp_path: Pat
 def test_slices_that_run_at_once_make_the_whole_run(reference: Path, tmp_path: Path) -> None:
     """Both plan, share the means, and compute their shards; who commits last reduces."""
     out = str(tmp_path / "out")
-    words = [[*command(reference, out), "--slice", f"{number}/2"] for number in (1, 2)]
-    slices = [subprocess.Popen(some, stdout=subprocess.PIPE, text=True) for some in words]
-    said = [one.communicate(timeout=120)[0] for one in slices]
-    assert [one.returncode for one in slices] == [0, 0], said
-    assert any(f"in {N_SHARDS} of {N_SHARDS} shards" in log for log in said)
+    slices = [running(reference, out, number, "--slice", f"{number}/2") for number in (1, 2)]
+    ended = [one.ended() for one in slices]
+    assert [status for status, *_ in ended] == [0, 0], ended
+    assert any(f"in {N_SHARDS} of {N_SHARDS} shards" in log for _, log, _ in ended)
     assert same(tables(out), tables(str(reference / "out")))
     assert summary(out).collect().equals(summary(str(reference / "out")).collect())
     assert verify(out).is_sound

@@ -6,6 +6,7 @@ import torch
 from evaluation_cases import baselines_of, circuits_of, context_of, effects_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from library_modules import last_logits, place
 from random_prompts import VOCAB
 from tiny_models import random_model, small_tokenizer, tiny_gpt2
 
@@ -58,80 +59,10 @@ def difference(model, prompt, ids):
 
 
 def values_by_hand(model, ids):
-    """All values of a pass by their names, read with the hooks of torch alone."""
-    kept, hooks = {}, []
-
-    def keep(module, name, side="output"):
-        if side == "output":
-            return module.register_forward_hook(lambda _module, _inputs, output: kept.update({name: output.clone()}))
-        return module.register_forward_pre_hook(lambda _module, inputs: kept.update({name: inputs[0].clone()}))
-
-    for layer, block in enumerate(model.transformer.h):
-        hooks.append(keep(block.attn.c_attn, ("qkv", layer)))
-        hooks.append(keep(block.mlp.c_fc, ("in", layer)))
-        hooks.append(keep(block.mlp, ("out", layer)))
-        hooks.append(keep(block.attn.c_proj, ("o", layer), "input"))
-    model(torch.tensor([ids]))
-    for hook in hooks:
-        hook.remove()
-    return kept
-
-
-def place(model, name):
-    """Key of `values_by_hand`, slice of the last dimension, module, and whether its input is meant."""
-    pieces = name.split(".")
-    layer, width = int(pieces[0][1:]), WIDTH // HEADS
-    block = model.transformer.h[layer]
-    if pieces[0][0] == "m":
-        part = pieces[1] if len(pieces) == 2 else "out"
-        return (part, layer), slice(None), block.mlp if part == "out" else block.mlp.c_fc, False
-    head, part = int(pieces[1][1:]), pieces[2] if len(pieces) == 3 else "o"
-    start = {"q": 0, "k": WIDTH, "v": 2 * WIDTH, "o": 0}[part] + head * width
-    if part == "o":
-        return ("o", layer), slice(start, start + width), block.attn.c_proj, True
-    return ("qkv", layer), slice(start, start + width), block.attn.c_attn, False
-
-
-def ablated_by_hand(model, prompt, name, value):
-    _, chosen, module, is_input = place(model, name)
-
-    def change(whole):
-        whole = whole.clone()
-        whole[..., chosen] = value
-        return whole
-
-    if is_input:
-        hook = module.register_forward_pre_hook(lambda _module, inputs: change(inputs[0]))
-    else:
-        hook = module.register_forward_hook(lambda _module, _inputs, output: change(output))
-    found = difference(model, prompt, prompt.ids)
-    hook.remove()
-    return found
-
-
-@pytest.mark.parametrize("level", ["node", "part"])
-def test_effects_are_those_of_hooks_written_by_hand(loaded, level):
-    prompts, places, metric = prepared_case(loaded, level)
-    effects = effects_of(loaded, prompts, places, metric)
-    here = [values_by_hand(loaded.model, prompt.ids) for prompt in prompts]
-    for row, prompt in enumerate(prompts):
-        away = values_by_hand(loaded.model, prompt.counterfactual_ids)
-        assert effects.clean[row] == pytest.approx(difference(loaded.model, prompt, prompt.ids))
-        assert effects.counterfactual[row] == pytest.approx(difference(loaded.model, prompt, prompt.counterfactual_ids))
-        for column, point in enumerate(places):
-            key, chosen, _, _ = place(loaded.model, point.name)
-            means = [
-                torch.stack([values[key][0, at] for values in here if values[key].shape[1] > at]).mean(0)
-                for at in range(len(prompt.ids))
-            ]
-            wanted = {
-                "resample": away[key][..., chosen],
-                "mean": torch.stack(means)[None][..., chosen],
-                "zero": torch.zeros_like(away[key][..., chosen]),
-            }
-            for ablation, value in wanted.items():
-                drop = effects.clean[row] - ablated_by_hand(loaded.model, prompt, point.name, value)
-                assert effects.drops[ablation][row, column] == pytest.approx(drop, abs=1e-9), (ablation, point.name)
+    """What heads hand out together, `("o", layer)`, and what MLPs write, `("out", layer)`."""
+    places = {("o", layer): place("gpt2", model, f"a{layer}.z") for layer in range(3)}
+    places |= {("out", layer): place("gpt2", model, f"m{layer}.out") for layer in range(3)}
+    return {key: where.read(lambda: last_logits(model, ids)) for key, where in places.items()}
 
 
 def test_zero_ablation_of_the_last_mlp_worked_out_on_paper(loaded):
@@ -168,22 +99,6 @@ def test_a_circuit_of_everything_is_the_model_and_of_one_missing_node_its_ablati
         logits = loaded.model.lm_head(body.ln_f(x))
     wanted = float(logits[prompt.answer_ids[0]] - logits[prompt.wrong_ids[0]])
     assert found[2][1] == pytest.approx(wanted)
-
-
-def test_attribution_is_the_derivative_of_the_effect(loaded):
-    """Patching a small part of the way changes the metric by that part of the attribution."""
-    prompts, places, metric = prepared_case(loaded, "part")
-    found = baselines_of(context_of(loaded, prompts, metric, "part"), "attribution_patching")["attribution_patching"]
-    step = 1e-4
-    for row, prompt in enumerate(prompts[:2]):
-        here, away = (values_by_hand(loaded.model, ids) for ids in (prompt.ids, prompt.counterfactual_ids))
-        for column, point in enumerate(places):
-            key, chosen, _, _ = place(loaded.model, point.name)
-            towards, beyond = (
-                ablated_by_hand(loaded.model, prompt, point.name, torch.lerp(here[key], away[key], sign)[..., chosen])
-                for sign in (step, -step)
-            )
-            assert found[row, column] == pytest.approx((beyond - towards) / (2 * step), rel=1e-3, abs=1e-5), point.name
 
 
 def test_integrated_gradients_and_hisp_by_hand(loaded):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from oracle_values import mixed_prompts
 from random_prompts import VOCAB
-from tiny_models import random_model, small_tokenizer
+from tiny_models import random_model, saved_random, small_tokenizer
 
 from gbcd.engine.engine import Engine
 from gbcd.models import load as models
@@ -49,20 +49,12 @@ def behind(loaded: LoadedModel) -> dict[str, Mapping]:
     }
 
 
-def saved(folder: Path, family: str, shard_size: str = "1GB") -> str:
-    """A random model on disk, in float32; returns what `--model` takes."""
-    model = random_model(family, VOCAB, dtype=torch.float32)
-    model.save_pretrained(folder, max_shard_size=shard_size)
-    small_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.mark.parametrize(
     ("family", "shard_size", "n_files"), [("gpt2", "1GB", 1), ("qwen2", "20KB", 3), ("gpt_neox", "1GB", 1)]
 )
 def test_weights_are_the_file_itself_and_no_pass_writes_to_them(tmp_path, family, shard_size, n_files):
     """GPT-2's embedding is tied; Qwen2 lies in several files."""
-    loaded = models.load(saved(tmp_path, family, shard_size), "cpu")
+    loaded = models.load(saved_random(tmp_path, family, VOCAB, max_shard_size=shard_size), "cpu")
     files = {mapping.file for mapping in behind(loaded).values()}
     assert all(file.startswith(str(tmp_path)) and file.endswith(".safetensors") for file in files)
     assert len(files) >= n_files
@@ -76,11 +68,11 @@ def test_weights_are_the_file_itself_and_no_pass_writes_to_them(tmp_path, family
 
 
 def test_weights_of_another_type_are_a_copy_of_the_process(tmp_path):
-    loaded = models.load(saved(tmp_path, "gpt2"), "cpu", "bfloat16")
+    loaded = models.load(saved_random(tmp_path, "gpt2", VOCAB), "cpu", "bfloat16")
     assert not any(mapping.file.startswith(str(tmp_path)) for mapping in behind(loaded).values())
 
 
 def test_the_mapped_file_and_a_copy_of_it_in_memory_are_the_same_weights(tmp_path):
-    loaded = models.load(saved(tmp_path, "qwen2"), "cpu")
+    loaded = models.load(saved_random(tmp_path, "qwen2", VOCAB), "cpu")
     copied = models.prepared("copy", random_model("qwen2", VOCAB, dtype=torch.float32), small_tokenizer())
     assert loaded.sha256 == copied.sha256

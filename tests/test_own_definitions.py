@@ -11,6 +11,7 @@ from small_runs import finished, same, small_study, tables
 from test_cli import gbcd
 from tiny_models import saved_tiny_gpt2
 
+import gbcd as package
 from gbcd import tasks, wrong_answers
 from gbcd.errors import BadInput
 from gbcd.evaluation import baselines
@@ -18,6 +19,7 @@ from gbcd.run.own_definitions import changed_since, import_definitions, read_def
 from gbcd.run.planning import open_plan
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
+from gbcd.tasks import Family, Filled, Slot
 from gbcd.tasks._registry import refuse_unknown_metric
 from gbcd.wrong_answers import LossContext, wrong_answer
 from gbcd.wrong_answers.losses import TowardsTokens
@@ -26,11 +28,8 @@ FILE = Path(__file__).parent / "own_definitions.py"
 
 
 @pytest.fixture(autouse=True)
-def own(monkeypatch: pytest.MonkeyPatch) -> None:
+def own(monkeypatch: pytest.MonkeyPatch, forgotten: None) -> None:
     """What a test defines is not known after it."""
-    monkeypatch.setattr(sys.modules[tasks.task.__module__], "_tasks", {name: tasks.get(name) for name in tasks.names()})
-    for registry, name in ((wrong_answers, "_REGISTRY"), (baselines, "_BASELINES")):
-        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
     for file in read_definitions([str(FILE)]):
         monkeypatch.setitem(sys.modules, file.module, sys)
         monkeypatch.delitem(sys.modules, file.module)
@@ -62,6 +61,9 @@ def test_a_file_goes_through_every_command(tmp_path: Path) -> None:
     status, said, refused = gbcd("run", *asked, *given)
     assert status == 0, refused
     assert f"gbcd evaluate {out} --definitions {FILE} " in said
+    rows = package.prompts(out).collect()
+    assert (set(rows["wrong_answer"]), rows.height) == ({"fixed"}, 6)
+    assert rows["prompt"].str.ends_with(" saw the").all()
     (tmp_path / "out" / "commits" / "00000.json").write_text("{")
     assert gbcd("verify", out, "--repair", "--workers", "0", *given)[0] == 0
     status, said, refused = gbcd("evaluate", out, "--pairs", "4", *given)
@@ -185,6 +187,18 @@ def test_a_task_that_fails_is_named_with_its_line(tmp_path: Path) -> None:
     study = small_study(tmp_path, tasks=("others",), prompts_per_task=6, definitions=(str(file),))
     with pytest.raises(BadInput, match=rf"task 'others' \(.*mine.py, line {line}\): KeyError: 'c'"):
         finished(study)
+
+
+def test_a_task_that_gives_a_prompt_twice_is_refused(tmp_path: Path) -> None:
+    @tasks.task("twice", metric="logit_difference")
+    def twice(vocabulary):  # pyright: ignore
+        """One text, whichever word is drawn."""
+        yield Family("same", [Slot("name", ["Aaron", "Alan"])], lambda words, rng: Filled("Aaron saw", (" table",)))
+
+    study = small_study(tmp_path, tasks=("twice",), prompts_per_task=2, wrong_answers=("right_answer",))
+    with pytest.raises(BadInput, match="'same' and 'same' of task 'twice' give the same prompt, 'Aaron saw'"):
+        finished(study)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_task_of_no_known_metric_is_refused() -> None:

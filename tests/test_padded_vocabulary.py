@@ -37,7 +37,7 @@ def test_padding_changes_no_row_and_is_never_the_wrong_token(tmp_path: Path, fam
     norms, prompts = {}, {}
     for padding in (0, PADDING):
         model = saved(tmp_path / f"model{padding}", family, padding)
-        study = small_study(tmp_path / f"run{padding}", model=model, wrong_answers=DEFINITIONS)
+        study = small_study(tmp_path / f"run{padding}", model=model, wrong_answers=DEFINITIONS, prompts_per_task=12)
         assert finished(study).missing == ()
         norms[padding] = package.scan(study.out).sort("prompt_id", "wrong_answer", "component").collect()
         prompts[padding] = package.prompts(study.out).sort("prompt_id", "wrong_answer").collect()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
+import resource
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,12 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import torch
+from processes import started
 from small_runs import finished, small_study
 from tiny_models import small_tokenizer
 
 from gbcd import tasks
+from gbcd.cli import app
 from gbcd.engine.engine import Engine
 from gbcd.errors import BadInput
 from gbcd.models.load import load
@@ -195,17 +196,21 @@ def test_tasks_of_several_models_are_several_studies(tmp_path: Path) -> None:
     assert (planned.plan.study.model, planned.plan.study.wrong_answers) == ("tracr_reverse", ("inverse_logits",))
 
 
+def with_small_files(words: list[str]) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    app(words)
+
+
 @pytest.mark.parametrize("source", ["task", "file"])
 def test_a_full_temporary_folder_is_said_plainly(tmp_path: Path, source: str) -> None:
     """No file may have more than 20,000 bytes, and the prompts take more."""
     study = small_study(tmp_path)
     (tmp_path / "many.jsonl").write_text(Path(own_prompts(tmp_path).prompts or "").read_text() * 200)
     prompts = {"task": ["--task", "ioi", "--prompts", "2000"], "file": ["--prompts", str(tmp_path / "many.jsonl")]}
-    code = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\nimport gbcd.__main__"
-    words = [sys.executable, "-c", code, "plan", *prompts[source], "--model", study.model, "--out", study.out]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert re.fullmatch(r"error: prompts .*TMPDIR.*\n", done.stderr)
+    words = ["plan", *prompts[source], "--model", study.model, "--out", study.out]
+    status, _, refused = started(tmp_path / "said", with_small_files, words).ended()
+    assert status == 2, refused
+    assert re.fullmatch(r"error: prompts .*TMPDIR.*\n", refused)
     assert not Path(study.out).exists()
 
 

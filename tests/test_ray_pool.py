@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Generator
 from functools import partial
@@ -19,6 +16,7 @@ import polars as pl
 import pytest
 import ray
 from fault_engines import killed_by, refusing, slow, stopped_once
+from processes import gbcd
 from ray import cloudpickle
 from rich.console import Console
 from small_runs import as_toml, finished, same, small_study, tables, wait_for
@@ -38,14 +36,6 @@ from gbcd.run.verification import verify
 from gbcd.run.work import Workers
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run in this process."""
-    folder = tmp_path_factory.mktemp("reference")
-    finished(small_study(folder))
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -147,15 +137,11 @@ def test_a_driver_that_is_killed_leaves_no_worker_that_goes_on(reference: Path, 
     finished(alone)
     file = tmp_path / "study.toml"
     file.write_text(as_toml(study, workers=2))
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "gbcd", "run", str(file)],
-        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for(lambda: bool(committed_ids(Store(study.out))) or driver.poll() is not None)
-    driver.kill()
-    assert driver.wait() == -signal.SIGKILL
+    address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    driver = gbcd(tmp_path / "said", "run", str(file), environment=address)
+    wait_for(lambda: bool(committed_ids(Store(study.out))) or not driver.of.is_alive())
+    driver.of.kill()
+    assert (ended := driver.ended())[0] == -signal.SIGKILL, ended
     wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
     left = committed_ids(Store(study.out))
     assert 0 < len(left) < len(read_plan(Store(study.out)).shards)

@@ -32,14 +32,6 @@ from gbcd.run.store import Store
 from gbcd.run.verification import forget, verify
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an uninterrupted run."""
-    folder = tmp_path_factory.mktemp("reference")
-    finished(small_study(folder))
-    return folder
-
-
 def test_every_prompt_is_there_once_per_wrong_answer_and_part(reference: Path) -> None:
     found = tables(str(reference / "out"))
     n_parts = components(str(reference / "out")).collect().height

@@ -22,7 +22,6 @@ from gbcd.prompting import datasets
 from gbcd.prompting.continuations import continuations
 from gbcd.prompting.vocabulary import Vocabulary
 from gbcd.tasks import Family, Filled, Slot
-from gbcd.tasks import _registry as registry
 from training.tokenizer import build_tokenizer
 
 LANGUAGE_TASKS = ["docstring", "greater_than", "induction", "ioi"]
@@ -43,7 +42,7 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
 
 
 @pytest.fixture
-def toy() -> Iterator[tasks.Task]:
+def toy(forgotten: None) -> tasks.Task:
     """A task from outside the package: two templates, 3 x 2 + 2 = 8 prompts."""
 
     @tasks.task("toy", metric="logit_difference")
@@ -55,8 +54,7 @@ def toy() -> Iterator[tasks.Task]:
         )
         yield Family("one", [Slot("a", ["u", "v"])], lambda words, _: Filled(words["a"], (" c",)))
 
-    yield toy
-    del registry._tasks["toy"]  # pyright: ignore[reportPrivateUsage]
+    return toy
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

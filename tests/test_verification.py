@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from small_runs import N_SHARDS, as_toml, finished, same, small_study, tables
+from small_runs import N_SHARDS, as_toml, finished, same, tables
 from typer.testing import CliRunner
 
 from gbcd.analysis.reduce import reduce
@@ -23,13 +23,6 @@ from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
 from gbcd.run.table_files import decode, encode
 from gbcd.run.verification import forget, verify
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("reference")
-    finished(small_study(folder))
-    return folder
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -115,6 +116,17 @@ def random_model(
     tokens = {"vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
     model = AutoModelForCausalLM.from_config(kind(**(({} if family == "gpt2" else common) | tokens | shape | config)))
     return randomised(model, seed).to(dtype)
+
+
+def saved_random(folder: Path, family: str = "gpt2", vocab: int = 0, **how: Any) -> str:
+    """A random model in float32 with the reference model's tokenizer, saved; returns what `--model` takes.
+
+    Without `vocab` it has a row for each token; `how` is for the library's `save_pretrained`.
+    """
+    model = random_model(family, vocab or len(small_tokenizer()), dtype=torch.float32)
+    model.save_pretrained(folder, **how)
+    small_tokenizer().save_pretrained(folder)
+    return str(folder)
 
 
 def randomised(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
