@@ -51,6 +51,7 @@ def read_data(out: str) -> ReportData:
     summary = read_stored(store, SUMMARY_FILE)
     keys = summary.select("task", "wrong_answer", "score_name").unique(maintain_order=True)
     scores = {Key(task, wrong_answer): name for task, wrong_answer, name in keys.iter_rows()}
+    first_of_tasks = [*{group.task: group for group in reversed(scores)}.values()][::-1]
     counts = read_counts(store)
     problems = _missing(store, plan, commits)
     return ReportData(
@@ -59,7 +60,7 @@ def read_data(out: str) -> ReportData:
         source=plan.study.prompts,
         computed=_computed(store, plan, commits),
         summary=summary,
-        examples=pl.DataFrame([_example(store, group, counts) for group in _first_of_tasks(scores)], schema=EXAMPLES),
+        examples=pl.DataFrame([_example(store, group, counts) for group in first_of_tasks], schema=EXAMPLES),
         statuses=_shares(counts, "status"),
         problems=problems,
         measured=_measured(store, problems),
@@ -74,10 +75,6 @@ def _missing(store: Store, plan: Plan, commits: list[Commit]) -> list[str]:
     missing = len(plan.shards) - len(commits)
     said = f"{missing} of {len(plan.shards)} shards are missing; the command that started the study goes on with them."
     return ([said] if missing else []) + [f"Given up: {record.message}." for record in read_given_up(store)]
-
-
-def _first_of_tasks(groups: Iterable[Key]) -> list[Key]:
-    return list({group.task: group for group in reversed(list(groups))}.values())[::-1]
 
 
 def _shares(counts: pl.DataFrame, column: str) -> dict[str, int]:
