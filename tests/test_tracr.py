@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import polars as pl
@@ -20,7 +20,7 @@ from gbcd.engine.oracle import Oracle
 from gbcd.errors import BadInput
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel, prepared
-from gbcd.prompting.outputs import SPACE_KEY, OutputSpace, space_of, stored_form
+from gbcd.prompting.outputs import SPACE_KEY, OutputSpace, space_of
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt, encode
 from gbcd.tracr.model import PAD, TracrConfig, TracrModel
@@ -155,7 +155,7 @@ def random_compiled(n_heads: int, n_outputs: int, seed: int) -> LoadedModel:
         parameter.data.normal_(std=0.6)
     tokenizer = models.load_tokenizer("tracr_xproportion")
     symbols = tuple("abcd"[:n_outputs]) if n_outputs > 1 else ()
-    tokenizer.init_kwargs[SPACE_KEY] = stored_form(OutputSpace(symbols, 0.0, 1.0))
+    tokenizer.init_kwargs[SPACE_KEY] = asdict(OutputSpace(symbols, 0.0, 1.0))
     return prepared("random", model, tokenizer)
 
 

@@ -8,14 +8,14 @@ is farthest from a value can be said only within that space; a tokenizer without
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from gbcd.errors import BadInput
 
-#: Under this name a tokenizer's configuration holds the output space.
+#: Under this name a tokenizer's configuration holds the output space, as `dataclasses.asdict` gives it.
 SPACE_KEY = "output_space"
 
 
@@ -86,11 +86,6 @@ def space_of(tokenizer: PreTrainedTokenizerBase) -> OutputSpace | None:
     """The output space that `tokenizer` carries; None for a language model's."""
     stored: dict[str, Any] | None = tokenizer.init_kwargs.get(SPACE_KEY)
     return None if stored is None else OutputSpace(tuple(stored["symbols"]), stored["low"], stored["high"])
-
-
-def stored_form(space: OutputSpace) -> dict[str, Any]:
-    """`space` as a tokenizer's configuration holds it."""
-    return asdict(space)
 
 
 def output_answer(right: str, wrong: str | None, n_positions: int, space: OutputSpace) -> OutputAnswer:

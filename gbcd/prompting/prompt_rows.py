@@ -54,6 +54,8 @@ def _checked(file: io.BufferedReader | gzip.GzipFile, name: str) -> Iterator[Row
         yield from _rows(file, name)
     except (EOFError, OSError, pa.ArrowException) as error:
         raise BadInput(f"it is damaged or cut off: {error}") from error
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error) from error
     except csv.Error as error:
         raise BadInput(f"it is not CSV: {error}") from error
 
@@ -93,9 +95,13 @@ def _parsed(raw: bytes) -> Any:
     try:
         return _value(raw.decode()) if raw else None
     except UnicodeDecodeError as error:
-        return BadInput(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8")
+        return _not_utf8(error)
     except BadInput as error:
         return error
+
+
+def _not_utf8(error: UnicodeDecodeError) -> BadInput:
+    return BadInput(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8")
 
 
 def _value(text: str) -> Any:
@@ -118,24 +124,17 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _array(file: io.BufferedReader | gzip.GzipFile) -> Iterator[Row]:
-    try:
-        values = _value(file.read().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise BadInput(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8") from error
-    yield from (Row(number, value) for number, value in enumerate(values, 1))
+    yield from (Row(number, value) for number, value in enumerate(_value(file.read().decode("utf-8-sig")), 1))
 
 
 def _csv(file: io.BufferedReader | gzip.GzipFile, delimiter: str) -> Iterator[Row]:
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         reader = csv.DictReader(text, delimiter=delimiter)
-        try:
-            for row in reader:
-                if None in row:
-                    yield Row(reader.line_num, BadInput("it has more cells than the first line has columns"))
-                else:
-                    yield Row(reader.line_num, {name: cell for name, cell in row.items() if name and cell})
-        except UnicodeDecodeError as error:
-            raise BadInput(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8") from error
+        for row in reader:
+            if None in row:
+                yield Row(reader.line_num, BadInput("it has more cells than the first line has columns"))
+            else:
+                yield Row(reader.line_num, {name: cell for name, cell in row.items() if name and cell})
 
 
 def _parquet(file: io.BufferedReader | gzip.GzipFile) -> Iterator[Row]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydantic import BaseModel, ConfigDict
 
 from gbcd.errors import BadInput
 from gbcd.prompting import datasets
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedCircuit:
+class PublishedCircuit(BaseModel):
     """A published circuit.
 
     Attributes:
@@ -19,6 +18,8 @@ class PublishedCircuit:
         parts: parts of those nodes, where the source names them; else empty.
         notes: where sources differ.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     model: str
     source: str
@@ -41,11 +42,4 @@ def published_circuit(key: str) -> PublishedCircuit:
     circuits = datasets.circuits()
     if key not in circuits:
         raise BadInput(f"circuits.json has no circuit '{key}'. It has: {', '.join(circuits)}.")
-    entry = circuits[key]
-    return PublishedCircuit(
-        model=entry["model"],
-        source=entry["source"],
-        classes={role: tuple(nodes) for role, nodes in entry["classes"].items()},
-        parts=tuple(entry.get("parts", ())),
-        notes=entry.get("notes", ""),
-    )
+    return PublishedCircuit.model_validate(circuits[key])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from gbcd.errors import BadInput
-from gbcd.prompting.outputs import SPACE_KEY, OutputSpace, space_of, stored_form
+from gbcd.prompting.outputs import SPACE_KEY, OutputSpace, space_of
 from gbcd.tracr.model import PAD, TracrConfig, TracrModel
 
 PAD_TOKEN, BOS_TOKEN = "<pad>", "<bos>"
@@ -215,7 +216,7 @@ def _tokenizer(symbols: Sequence[Symbol], max_length: int, space: OutputSpace) -
         bos_token=BOS_TOKEN,
         unk_token=PAD_TOKEN,
         model_max_length=max_length + 1,
-        **{SPACE_KEY: stored_form(space)},
+        **{SPACE_KEY: asdict(space)},
     )
 
 

@@ -126,16 +126,15 @@ def refuse_undefined(
     Raises:
         BadInput: names the first prompt that lacks what the definition reads.
     """
-    if space is not None:
-        output_targets.refuse_undefined(definition.name, definition.needs_foil, encoded, space)
-        return
+    if (reason := why_undefined(definition, space)) is not None:
+        raise BadInput(reason)
     for prompt in encoded:
         if definition.needs_meaning and not prompt.farthest_ids:
             raise BadInput(
                 f"{definition.name} needs the answer farthest in meaning, and {prompt.prompt.id} has none; "
                 "prepare the prompts with gbcd.wrong_answers.meaning.with_farthest"
             )
-        if definition.needs_foil and not prompt.wrong_ids:
+        if definition.needs_foil and not (prompt.outputs.wrong if prompt.outputs else prompt.wrong_ids):
             raise BadInput(
                 f"{definition.name} compares with the task's own wrong answer, and {prompt.prompt.id} has none; "
                 "add one, or choose another definition"

@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gbcd.errors import BadInput
 from gbcd.names import register_name
 from gbcd.prompting.outputs import OutputSpace
 from gbcd.prompting.tokens import EncodedPrompt
@@ -125,24 +124,6 @@ def why_undefined(name: str, kind: str) -> str | None:
         )
     found = _REGISTRY[name]
     return None if kind in found.kinds else f"{name} is not defined for answers of the kind {kind}: {found.reason}"
-
-
-def summary(name: str) -> str:
-    """First line of the docstring of what the wrong answer `name` means for outputs."""
-    return (_REGISTRY[name].define.__doc__ or "").strip().splitlines()[0]
-
-
-def refuse_undefined(name: str, needs_foil: bool, encoded: Sequence[EncodedPrompt], space: OutputSpace) -> None:
-    """Check that the wrong answer `name` is defined for prompts whose answers are outputs.
-
-    Raises:
-        BadInput: it is not, with the reason, or a prompt lacks the wrong answer that it reads.
-    """
-    if (reason := why_undefined(name, space.kind)) is not None:
-        raise BadInput(reason)
-    for prompt in encoded:
-        if needs_foil and not (prompt.outputs and prompt.outputs.wrong):
-            raise BadInput(f"{name} compares with the task's own wrong answer, and {prompt.prompt.id} has none")
 
 
 def output_context(
