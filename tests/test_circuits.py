@@ -151,11 +151,6 @@ def test_a_file_of_eap_ig_is_read():
     assert circuit.nodes["m1"] == Node(in_graph=True, score=5.0)
 
 
-def test_a_circuit_survives_the_file():
-    circuit = circuit_of_nodes(CFG, SCORES, ["a0.h0", "m1"])
-    assert Circuit.from_json(circuit.to_json(), "circuit.json") == circuit
-
-
 def test_networkx_has_the_members_only():
     graph = circuit_of_nodes(CFG, SCORES, ["a0.h0", "a1.h1"]).to_networkx()
     assert set(graph.nodes) == {"input", "a0.h0", "a1.h1", "logits"}

@@ -10,7 +10,7 @@ from small_runs import small_study
 from tiny_models import small_tokenizer
 
 from gbcd.prompting.outputs import OutputAnswer
-from gbcd.prompting.tokens import EncodedPrompt, encode
+from gbcd.prompting.tokens import encode
 from gbcd.run.inputs import Inputs, InputsWriter, table_of
 from gbcd.run.planning import open_plan
 from gbcd.run.shards import Plan, Shard
@@ -43,13 +43,3 @@ def test_a_plan_stores_the_tokens_that_the_tokenizer_gives(tmp_path: Path) -> No
     tokenizer = small_tokenizer()
     for one in encode(draw("ioi", tokenizer, 40, 0), tokenizer):
         assert replace(stored[one.prompt.id], partner_ids=None, partner_id=None) == one
-
-
-def test_a_counterfactual_of_equal_length_is_the_reference_and_another_is_not() -> None:
-    (one,) = random_prompts([4])
-    equal = replace(one, counterfactual_ids=(4, 3, 2, 1), partner_ids=(9, 9, 9, 9))
-    longer: EncodedPrompt = replace(equal, counterfactual_ids=(5, 4, 3, 2, 1))
-    assert (equal.reference, equal.reference_ids) == ("counterfactual", (4, 3, 2, 1))
-    assert (longer.reference, longer.reference_ids) == ("partner", (9, 9, 9, 9))
-    alone = replace(longer, partner_ids=None)
-    assert (alone.reference, alone.reference_ids) == ("none", None)

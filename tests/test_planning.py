@@ -144,12 +144,6 @@ def test_partners_alone_are_used_where_they_are_asked_for(tmp_path: Path) -> Non
     }
 
 
-def test_a_counterfactual_that_is_its_prompt_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="line 1, counterfactual: it is the prompt itself"):
-        open_plan(own_prompts(tmp_path, counterfactual=lambda number, line: line["prompt"]))
-    assert not (tmp_path / "out").exists()
-
-
 def test_prompts_that_the_model_does_not_solve_are_left_out_counted_and_named(tmp_path: Path) -> None:
     study = own_prompts(tmp_path).model_copy(update={"only_solved": True})
     loaded = load(study.model)

@@ -169,7 +169,6 @@ def test_another_model_or_version_is_refused(reference: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"tasks": ("ioy",)}, "unknown task 'ioy'; did you mean ioi"),
         ({"wrong_answers": ("foyl",)}, "unknown wrong answer 'foyl'; did you mean foil"),
         ({"tasks": ("greater_than",), "prompts_per_task": 10**9}, "distinct prompts of task 'greater_than'"),
     ],

@@ -225,10 +225,3 @@ def test_norms_against_other_means_are_found(out: Path) -> None:
     assert found.stages[MEANS].bad == {}
     assert set(found.stages[NORMS].bad) == set(range(N_SHARDS))
     assert "other mean activations" in found.stages[NORMS].bad[0]
-
-
-def test_lost_prompts_are_said_to_be_lost(out: Path) -> None:
-    (inputs,) = (out / "inputs").iterdir()
-    inputs.write_bytes(inputs.read_bytes()[:-10])
-    found = verify(str(out))
-    assert "start again in another folder" in "".join(found.common.values())
