@@ -179,7 +179,7 @@ def test_the_page_s_commands_submit_resume_and_follow_jobs(head: Head, tmp_path:
     study = small_study(tmp_path)
     finished(study)
     file, out = tmp_path / "study.toml", str(tmp_path / "job")
-    file.write_text(as_toml(study, workers=2))
+    file.write_text(as_toml(study, workers=1))
     script = "".join(SUBMISSIONS)
     for shown, mine in (
         ("http://127.0.0.1:8265", head.address),
@@ -197,10 +197,10 @@ def test_the_page_s_commands_submit_resume_and_follow_jobs(head: Head, tmp_path:
 
 @pytest.mark.slow
 def test_a_job_that_is_stopped_ends_cleanly_and_says_how_to_go_on(head: Head, tmp_path: Path) -> None:
-    study = small_study(tmp_path, workers=0, prompts_per_task=100)
+    study = small_study(tmp_path, prompts_per_task=100)
     study = study.model_copy(update={"compute": study.compute.model_copy(update={"shard_size": 1, "batch_size": 1})})
     file = tmp_path / "study.toml"
-    file.write_text(as_toml(study, workers=2))
+    file.write_text(as_toml(study, workers=1))
     status, said = head.submitted(file, options="--no-wait --submission-id stopped")
     assert status == 0, said
     wait_for(lambda: bool(committed_ids(Store(study.out))) or head.asked("stopped")["status"] == "FAILED")
