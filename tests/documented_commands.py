@@ -29,6 +29,7 @@ ELSEWHERE = {
     "python benchmarks/": "takes minutes to hours",
     "pip install": "needs the network",
     "gbcd status s3://": "needs a bucket: test_s3.py has one",
+    "gbcd run jobs/studies/all_tasks.toml": "takes minutes: test_jobs.py plans every study",
     "gbcd evaluate": "takes seconds: test_code_blocks.py evaluates once, by a block of docs/api.md",
     "gbcd compile-tracr": "needs the extra `tracr`; where that is installed test_tracr_compiling.py compiles programs",
     "export": "is a setting of the shell",
@@ -47,8 +48,6 @@ ELSEWHERE = {
 
 #: A name on the hub, in the place of which tests take a directory.
 HUB_EMBEDDING: str = Study.model_fields["embedding_model"].default
-
-ALL_TASKS = "jobs/studies/all_tasks.toml"
 
 #: Commands of our own that jobs stand for.
 JOBS = {"jobs/run_study.py": "run", "jobs/reduce.py": "reduce", "jobs/evaluate.py": "evaluate"}
@@ -144,8 +143,6 @@ def invoked(*arguments: str) -> str:
 def smaller(words: list[str]) -> list[str]:
     """The same command on fewer prompts, without Ray, into a folder that is empty."""
     command = words[0]
-    if ALL_TASKS in words:  # planned, which draws and checks every prompt, and not computed
-        return ["plan", *words[1:], "--prompts", "16", "--embedding-model", embedding_model()]
     if command == "run":
         study = read_study(words[1]) if words[1].endswith(".toml") else None
         shutil.rmtree(study.out if study else words[words.index("--out") + 1], ignore_errors=True)

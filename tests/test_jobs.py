@@ -48,7 +48,7 @@ def test_every_study_can_be_planned(file: Path, tmp_path: Path) -> None:
     if study.model == "gpt2":  # on the hub
         smaller["model"] = saved_tiny_gpt2(tmp_path / "model")
     definitions = tuple(name for name in study.wrong_answers if name != "semantic")  # needs a model of its own
-    compute = study.compute.model_copy(update={"device": "cpu"})
+    compute = study.compute.model_copy(update={"device": "cpu", "shard_size": 64, "batch_size": 64})  # or it is timed
     planned = open_plan(study.model_copy(update=smaller | {"wrong_answers": definitions, "compute": compute}))
     assert planned.plan.tasks == study.tasks
     assert planned.plan.n_prompts == 12 * len(study.tasks)

@@ -225,6 +225,11 @@ def layered(*layers: alt.Chart, height: int | None = None) -> alt.LayerChart:
     return joined if height is None else joined.properties(height=height)
 
 
+def bound(end: str, value: str) -> str:
+    """One end of an interval, or the value where there is no interval: Vega warns of a column without any number."""
+    return f"isValid(datum.{end}) ? datum.{end} : datum.{value}"
+
+
 def ring(picture: alt.Chart, size: int) -> alt.Chart:
     """A ring of `size` around the component that is looked for."""
     return picture.mark_point(size=size, strokeWidth=2.5, color=RING).encode(opacity=_only(IS_FOUND))

@@ -19,6 +19,7 @@ from gbcd.report.charts import (
     RowHeight,
     Rows,
     Section,
+    bound,
     by_kind,
     frame,
     key,
@@ -180,20 +181,16 @@ def interval_chart(
     order = alt.EncodingSortField("rank", order="ascending")
     base = BASE.encode(y=alt.Y("component:N", sort=order, title=None))
     low, high = ends(value)
+    numbers = [alt.Tooltip(f"{column}:Q", format=".4~g") for column in (value, low, high)]
     points = base.mark_point(filled=True, size=60, opacity=1).encode(
-        x=f"{value}:Q",
-        tooltip=[
-            "rank:Q",
-            "component:N",
-            *(alt.Tooltip(f"{column}:Q", format=".4~g") for column in (value, low, high)),
-        ],
+        x=f"{value}:Q", tooltip=["rank:Q", "component:N", *numbers]
     )
+    title, scale = f"{value}, mean over prompts", alt.Scale(zero=True)
     lines = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X(f"{low}:Q", title=f"{value}, mean over prompts", scale=alt.Scale(zero=True)),
-        x2=f"{high}:Q",
-        color="kind:N",
+        x=alt.X("start:Q", title=title, scale=scale), x2="stop:Q", color="kind:N"
     )
-    picture = layered(lines, by_kind(points, has_legend=False))
+    both = layered(lines, by_kind(points, has_legend=False))
+    picture = both.transform_calculate(start=bound(low, value), stop=bound(high, value))
     rows = Rows(tables, {what: "component", value: value})
     return Chart(name, caption, picture, rows, (FIND,), RowHeight("component", 18), is_half=is_half)
 

@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from gbcd.evaluation.recovery import MEMBER_SHARE
-from gbcd.report.charts import BASE, FIND, GROUP, Chart, Control, Grid, Rows, Section, key, layered
+from gbcd.report.charts import BASE, FIND, GROUP, Chart, Control, Grid, Rows, Section, bound, key, layered
 from gbcd.report.data import Group, ReportData, interval, kind, label
 from gbcd.report.dots import beside, dots, marked
 
@@ -117,7 +117,8 @@ def _cost(groups: list[Group], figures: list[str]) -> Chart:
     numbers = [alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("cost", "value", "value_low", "value_high")]
     tall = alt.when("datum.is_score").then(alt.value(140)).otherwise(alt.value(50))
     points = base.mark_point(filled=True, opacity=0.9).encode(size=tall, tooltip=["method:N", *numbers])
-    intervals = base.mark_rule(opacity=0.35).encode(y2="value_high:Q").transform_calculate(value="datum.value_low")
+    bounds = {"value": bound("value_low", "value"), "stop": bound("value_high", "value")}
+    intervals = base.mark_rule(opacity=0.35).encode(y2="stop:Q").transform_calculate(**bounds)
     return Chart(
         "cost",
         "What does quality cost? A forward pass counts as one pass, a backward pass as another; the large dot is the "
