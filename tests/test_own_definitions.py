@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import finished, same, small_study, tables
+from small_runs import finished, small_study
 from test_cli import gbcd
 from tiny_models import saved_tiny_gpt2
 
@@ -83,15 +83,6 @@ def test_another_file_of_that_name_is_another_study(tmp_path: Path) -> None:
         finished(study.model_copy(update={"definitions": (str(changed),)}))
     assert changed_since(read_definitions([str(changed)]), read_plan(Store(study.out))) == [str(changed)]
     assert changed_since(read_definitions([str(FILE)]), read_plan(Store(study.out))) == []
-
-
-@pytest.mark.slow
-def test_ray_workers_get_what_the_file_defines(tmp_path: Path) -> None:
-    asked = {"wrong_answers": ("fixed",), "definitions": (str(FILE),)}
-    here = finished(small_study(tmp_path, **asked))
-    there = finished(small_study(tmp_path, workers=1, out=str(tmp_path / "there"), **asked))
-    assert there.missing == ()
-    assert same(tables(here.out), tables(there.out))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from gbcd.run.store import Store
 from gbcd.run.verification import verify
 from gbcd.run.work import Workers
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,25 +46,27 @@ def ray_here() -> Generator[None]:
     ray.shutdown()
 
 
-def test_edges_neurons_and_steps_do_not_depend_on_the_number_of_workers(reference: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("forgotten")
+def test_nothing_depends_on_the_number_of_workers_and_none_is_started_without_a_shard(
+    reference: Path, tmp_path: Path
+) -> None:
+    """Edges, neurons, steps of integration, and a wrong answer that a file defines."""
     asked: dict[str, Any] = {"edges": True, "neurons": ("m0", "m1"), "ig_steps": 3, "prompts_per_task": 16}
+    asked |= {"wrong_answers": ("fixed", "foil"), "definitions": (str(Path(__file__).with_name("own_definitions.py")),)}
     here, there = (
-        small_study(reference, workers=workers, out=str(tmp_path / str(workers)), **asked) for workers in (0, 2)
+        small_study(reference, workers=workers, out=str(tmp_path / str(workers)), **asked) for workers in (0, 7)
     )
-    assert finished(here).missing == finished(there).missing == ()
+    said = io.StringIO()
+    assert finished(here).missing == run_study(there, Console(file=said, width=200)).missing == ()
+    # how many are ready by the end of so short a run is chance; how many are asked for is not
+    assert "/2 workers" in said.getvalue()
+    assert "/7 workers" not in said.getvalue()
     assert same(tables(here.out), tables(there.out))
+    assert summary(here.out).collect().equals(summary(there.out).collect())
     for name in (EDGES_FILE, NEURONS_FILE):
         one, other = (pl.read_parquet(Path(study.out) / name) for study in (here, there))
         assert one.height > 0
         assert one.equals(other)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_rows_do_not_depend_on_the_number_of_workers(reference: Path, tmp_path: Path, workers: int) -> None:
-    study = small_study(reference, workers=workers, out=str(tmp_path / "out"))
-    assert finished(study).missing == ()
-    assert same(tables(study.out), tables(str(reference / "out")))
-    assert summary(study.out).collect().equals(summary(str(reference / "out")).collect())
 
 
 def test_a_worker_that_is_killed_is_replaced_and_nothing_changes(reference: Path, tmp_path: Path) -> None:
@@ -114,19 +116,10 @@ def test_progress_is_told_while_a_shard_is_computed(reference: Path, tmp_path: P
 
 
 def test_a_workers_refusal_is_one_sentence(reference: Path, tmp_path: Path) -> None:
-    study = small_study(reference, workers=2, out=str(tmp_path / "out"))
+    study = small_study(reference, workers=1, out=str(tmp_path / "out"))
     with pytest.raises(BadInput) as refused:
         finished(study, refusing("no such token"))
     assert str(refused.value) == "no such token"
-
-
-def test_no_more_workers_are_started_than_there_are_shards(reference: Path, tmp_path: Path) -> None:
-    study = small_study(reference, workers=7, out=str(tmp_path / "out"), prompts_per_task=16)
-    said = io.StringIO()
-    run_study(study, Console(file=said, width=200))
-    # how many are ready by the end of so short a run is chance; how many are asked for is not
-    assert "/2 workers" in said.getvalue()
-    assert "/7 workers" not in said.getvalue()
 
 
 def test_a_driver_that_is_killed_leaves_no_worker_that_goes_on(reference: Path, tmp_path: Path) -> None:
