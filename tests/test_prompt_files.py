@@ -157,7 +157,7 @@ def peak(folder: Path, n: int) -> int:
 
 
 def test_memory_grows_by_a_fraction_of_the_text(tmp_path: Path) -> None:
-    few, many_lines = 300, 900
+    few, many_lines = 600, 2000
     peak(tmp_path, few)  # fills caches
     assert peak(tmp_path, many_lines) - peak(tmp_path, few) < 500 * (many_lines - few)
 
