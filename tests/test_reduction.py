@@ -2,11 +2,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from small_runs import finished, small_study
+from polars.testing import assert_frame_equal
+from small_runs import N_PROMPTS, N_SHARDS, SHARD_SIZE, finished, small_study
 from synthetic_shards import COMPONENTS, WIDTH, collected, drawn, shard
 
 from gbcd.analysis.reduce import SUMMARY, reduce, summarise
 from gbcd.errors import BadInput
+from gbcd.run import results
+from gbcd.run.store import Store
 
 
 def summary(*shards, score=None):
@@ -23,6 +26,16 @@ def row(frame, component, level):
 
 def without(values, *statistics):
     return {name: table for name, table in values.items() if name not in statistics}
+
+
+def test_shards_that_are_read_together_or_alone_give_the_same(tmp_path, monkeypatch):
+    study = small_study(tmp_path)
+    finished(study)
+    together = reduce(study.out)
+    assert [*results.map_shards(Store(study.out), lambda shard: shard.prompts.num_rows)] == [2 * N_PROMPTS]
+    monkeypatch.setattr(results, "READ_BYTES", 1)
+    assert [*results.map_shards(Store(study.out), lambda shard: shard.prompts.num_rows)] == [2 * SHARD_SIZE] * N_SHARDS
+    assert_frame_equal(reduce(study.out), together, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def test_parts_and_nodes_by_hand():

@@ -32,18 +32,12 @@ TICK = 1.0
 
 
 class Team:
-    """The workers of one kind of work. They come up with the first shard that is not committed, and stay until the end
-    of the context, from one call of `execute` to the next.
+    """The workers of one kind of work. They come up with the first shard that is not committed, no more of them than
+    shards are left, and stay until the end of the context, from one call of `execute` to the next.
     """
 
     def __init__(self, location: str, build: Build, workers: Workers) -> None:
-        """Nobody works yet.
-
-        Args:
-            location: the results folder.
-            build: builds the work in each worker.
-            workers: who computes; no more are started than there are shards left.
-        """
+        """Nobody works yet."""
         self.location, self._build, self._workers = location, build, workers
         self._exits = ExitStack()
         self._pool: Pool | None = None
@@ -135,16 +129,7 @@ class StageDriver:
         n_workers: int,
         display: ProgressDisplay,
     ) -> None:
-        """Find out what is left.
-
-        Args:
-            store: of the results folder.
-            stage: what is computed.
-            wanted: its shards that are, in this order.
-            pool: workers, started.
-            n_workers: how many are asked for, shown to the reader.
-            display: where progress is shown.
-        """
+        """Find out what is left of the shards `wanted`, in this order; `store` is that of the results folder."""
         shards = _missing(store, stage, wanted)
         self._store, self._stage, self._pool, self._display = store.below(stage.folder), stage, pool, display
         total = sum(stage.sizes[shard] for shard in wanted)

@@ -13,6 +13,7 @@ import hashlib
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -59,6 +60,8 @@ SCHEMA = pa.schema(
 )
 """One row per prompt: the fields of `Prompt`, those of `EncodedPrompt`, and its place in the order of its task."""
 
+_COMPRESSED: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["task", "template"], "write_statistics": False}
+
 _TEXT = SCHEMA.names[: SCHEMA.names.index("ids")]
 _ENCODED = SCHEMA.names[SCHEMA.names.index("ids") : SCHEMA.names.index("right_outputs")]
 
@@ -75,7 +78,7 @@ class InputsWriter:
         with _temporary_space():
             self._folder = tempfile.TemporaryDirectory()
             self._local = Path(self._folder.name) / "inputs.parquet"
-            self._writer = pq.ParquetWriter(self._local, SCHEMA, compression="zstd", write_page_checksum=True)
+            self._writer = pq.ParquetWriter(self._local, SCHEMA, write_page_checksum=True, **_COMPRESSED)
         self.rows = 0
 
     def __enter__(self) -> InputsWriter:
@@ -158,8 +161,8 @@ class Inputs:
 
 def table_of(prompts: Sequence[EncodedPrompt], places: Sequence[int]) -> pa.Table:
     """`prompts`, and the place of each in the order of its task, as rows."""
-    columns: dict[str, Sequence[Any]] = {name: [getattr(one.prompt, name) for one in prompts] for name in _TEXT}
-    columns |= {name: [getattr(one, name) for one in prompts] for name in _ENCODED}
+    fields = {name: attrgetter(f"prompt.{name}") for name in _TEXT} | {name: attrgetter(name) for name in _ENCODED}
+    columns: dict[str, Sequence[Any]] = {name: [*map(read, prompts)] for name, read in fields.items()}
     columns["right_outputs"] = [one.outputs and one.outputs.right for one in prompts]
     columns["wrong_outputs"] = [one.outputs and one.outputs.wrong for one in prompts]
     columns["place"] = places

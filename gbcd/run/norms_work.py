@@ -147,13 +147,7 @@ def means_sha256(commits: Sequence[Commit]) -> str:
 
 
 def check_norms(tables: Tables, ids: Sequence[str], wrong_answers: Sequence[str], n_components: int) -> None:
-    """Refuse tables that lack a prompt or hold a value that is neither finite nor flagged.
-
-    Args:
-        tables: `prompts` and `norms`; others are not looked at.
-        ids: of the shard's prompts.
-        wrong_answers: definitions of the study.
-        n_components: values of each statistic.
+    """Refuse tables of prompts and norms that lack a prompt or hold a value that is neither finite nor flagged.
 
     Raises:
         UnsoundShardError: says what is wrong.

@@ -24,7 +24,7 @@ from gbcd.engine.tables import CENTERED
 from gbcd.errors import BadInput
 from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
-from gbcd.run.batches import by_length, in_tables_of
+from gbcd.run.batches import ahead, by_length, in_tables_of
 from gbcd.run.draft import TaskDraft
 from gbcd.run.inputs import InputsWriter
 from gbcd.run.own_definitions import DefinitionFile, import_definitions, read_definitions, refuse_unsent
@@ -180,8 +180,8 @@ def _created(
         batch, size = cast(int, study.compute.batch_size), cast(int, study.compute.shard_size)
         writer = stack.enter_context(InputsWriter())
         for draft in drafts:
-            for shard in in_tables_of(by_length(draft.tables(), batch), size):
-                writer.add(shard)
+            for _ in ahead(in_tables_of(by_length(draft.tables(), batch), size), writer.add):
+                pass  # while a shard is written, the next is ordered
             notes += draft.notes()
         if not store.is_local:
             store.refuse_overwriting()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from shlex import quote
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gbcd.component import Component
-from gbcd.engine.tables import COMPONENTS, FAILED, PROMPTS, STATISTICS, ShardTables
+from gbcd.engine.tables import COMPONENTS, FAILED, PROMPTS, STATISTICS, ShardTables, concatenated
 from gbcd.errors import BadInput
 from gbcd.run.batches import ahead
 from gbcd.run.commits import Commit, damaged, read_commits, read_table
@@ -34,6 +34,9 @@ NEURONS_FILE = "neurons.parquet"
 
 #: In the metadata of the file of components: whether attention and MLP of a block both read the block's input.
 _PARALLEL = b"parallel_attn_mlp"
+
+#: Bytes of files whose tables are reduced together: many small ones cost more than their rows.
+READ_BYTES = 8 << 20
 
 _KEYS = ("prompt_id", "task", "template", "wrong_answer")
 _TIDY = (*_KEYS, "component", "node", "layer", "head", "part", *STATISTICS)
@@ -118,19 +121,32 @@ def failed_prompts(store: Store, commits: Sequence[Commit]) -> dict[str, str]:
 
 
 def map_shards(store: Store, work: Callable[[ShardTables], T]) -> Iterator[T]:
-    """Read the committed shards in threads and give the result of `work` on each, in order of shard.
+    """Read the committed shards in threads and give the result of `work` on some at a time, in order of shard.
 
-    Twice as many shards as there are processors are in memory at most.
+    Small shards are joined to about `READ_BYTES`. Twice as many such tables as processors are in memory at most.
 
     Raises:
         BadInput: a file is missing or damaged.
     """
 
-    def of_shard(commit: Commit) -> T:
-        return work(ShardTables(**{name: read_table(store, file) for name, file in commit.files.items()}))
+    def of_some(commits: list[Commit]) -> T:
+        shards = [{name: read_table(store, file) for name, file in one.files.items()} for one in commits]
+        return work(concatenated([ShardTables(**shard) for shard in shards]))
 
     n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ahead(read_commits(store), of_shard, n_threads)
+    return ahead(_joined(read_commits(store)), of_some, n_threads)
+
+
+def _joined(commits: Iterable[Commit]) -> Iterator[list[Commit]]:
+    held, size = list[Commit](), 0
+    for commit in commits:
+        held.append(commit)
+        size += sum(file.bytes for file in commit.files.values())
+        if size >= READ_BYTES:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 def read_components(store: Store) -> list[Component]:

@@ -119,12 +119,7 @@ def batch_size(device: str, longest: int) -> int:
 def shard_size(n_prompts: int, batch: int, workers: int, seconds_per_prompt: float | None, row_bytes: int) -> int:
     """Prompts in a shard, in whole batches; at least one batch.
 
-    Args:
-        n_prompts: of the study.
-        batch: prompts in a batch.
-        workers: asked for.
-        seconds_per_prompt: of one worker; None where it could not be measured.
-        row_bytes: of the norms of a prompt.
+    One worker takes `seconds_per_prompt` (None where that was not measured), and norms of a prompt have `row_bytes`.
     """
     most = SHARD_BYTES // row_bytes
     if seconds_per_prompt is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple, TypeVar
@@ -27,8 +27,6 @@ import pyarrow as pa
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from gbcd.errors import BadInput
-
-REMOTE_SCHEMES = ("s3://", "gs://")
 
 #: Waits, in seconds, before an operation that failed for a reason that may pass is tried again (beyond the library's
 #: own retries of single requests, which do not cover writes that timed out).
@@ -58,7 +56,6 @@ class Entry(NamedTuple):
 
     path: str
     size: int
-    modified: datetime
 
 
 class Store:
@@ -78,7 +75,7 @@ class Store:
         self.location = location.rstrip("/") or "/"
         if self.is_local and Path(location).exists() and not Path(location).is_dir():
             raise BadInput(f"{location!r} is a file; results need a folder: give another --out")
-        if not self.is_local and not location.startswith(REMOTE_SCHEMES):
+        if not self.is_local and not location.startswith(("s3://", "gs://")):
             raise BadInput(
                 f"results cannot go to {location!r}: give a folder, s3://bucket/prefix or gs://bucket/prefix"
             )
@@ -119,14 +116,10 @@ class Store:
         """All objects under the folder `prefix`, in order of path."""
 
         def listing(store: ObjectStore) -> list[Entry]:
-            return [
-                Entry(meta["path"], meta["size"], meta["last_modified"])
-                for page in obstore.list(store, prefix)
-                for meta in page
-            ]
+            return sorted(Entry(meta["path"], meta["size"]) for page in obstore.list(store, prefix) for meta in page)
 
         try:
-            return sorted(self._tried(prefix, listing))
+            return self._tried(prefix, listing)
         except FileNotFoundError:
             return []
 
@@ -237,11 +230,7 @@ _REFUSED = (obstore.exceptions.PermissionDeniedError, obstore.exceptions.Unauthe
 _METADATA = ("169.254.169.254", "metadata.google.internal")
 
 #: Errors that no waiting cures.
-_LASTING = (
-    *_REFUSED,
-    obstore.exceptions.InvalidPathError,
-    obstore.exceptions.NotSupportedError,
-)
+_LASTING = (*_REFUSED, obstore.exceptions.InvalidPathError, obstore.exceptions.NotSupportedError)
 
 
 def _remote(location: str) -> ObjectStore:

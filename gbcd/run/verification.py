@@ -132,12 +132,7 @@ def forget(out: str, verification: Verification) -> None:
 
 
 def verify_stage(store: Store, n_shards: int | None = None, check: Check | None = None) -> StageFindings:
-    """Read back the commits and files of one stage.
-
-    Args:
-        store: of the stage's folder.
-        n_shards: of the stage; None where that is not known, and nothing can be missing.
-        check: refuses tables that are not those of a shard.
+    """Read back the commits and files of the stage in `store`; without `n_shards` nothing can be missing.
 
     Raises:
         StorageError: the folder cannot be listed.
