@@ -146,13 +146,11 @@ def edge_scores(
 def truths(measured: Measured, model: str, level: str) -> list[Truth]:
     """What ablation finds, and what papers have found."""
     names = [component.name for component in measured.components]
-    weights = measured.planned.nodes
-    columns = np.repeat(measured.ablated, [weights[names[index]] for index in measured.ablated])
+    counts = [measured.planned.nodes[names[index]] for index in measured.ablated]
     found: list[Truth] = []
     for ablation in measured.planned.ablations:
-        every = np.zeros((len(measured.draws.weights), len(names)))
-        every[:, measured.ablated] = measured.draws.means(measured.values(ablation))
-        found.append(measured_truth(ablation, every, measured.gap, columns))
+        effects = np.repeat(measured.draws.means(measured.values(ablation)), counts, axis=1)
+        found.append(measured_truth(ablation, effects, measured.gap, np.repeat(measured.ablated, counts)))
     task = tasks.get(measured.task) if measured.task != TASK else None
     if task is not None and task.circuit is not None and model in (task.circuit.model, task.model):
         members = task.circuit.nodes if level == "node" else task.circuit.parts

@@ -66,12 +66,11 @@ class Truth(NamedTuple):
 
 def measured_truth(
     name: str,
-    effects: Float[np.ndarray, "resamples components"],
+    effects: Float[np.ndarray, "resamples measured"],
     gap: Float[np.ndarray, " resamples"],
     columns: Int[np.ndarray, " measured"],
 ) -> Truth:
     """Truth from mean effects and the mean gap between prompt and counterfactual."""
-    effects = effects[:, columns]
     return Truth(name, np.abs(effects) >= MEMBER_SHARE * np.abs(gap)[:, None], effects, columns)
 
 
