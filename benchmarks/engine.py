@@ -55,7 +55,7 @@ def _status_kb(field: str) -> int:
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def measure(s: Setting, rounds: int, skip: tuple[str, ...], clock: Clock) -> list[dict[str, object]]:
+def measure(s: Setting, rounds: int, skip: tuple[str, ...], clock: Clock) -> list[dict[str, Any]]:
     device = s.ids.device
     found = [contender for contender in contenders(s) if not contender.name.startswith(skip)]
     peaks = {contender.name: peak_mb(contender.run, device) for contender in found}

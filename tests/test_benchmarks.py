@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -36,6 +37,10 @@ SMALL = {
     "faults.py --repeats 1 --only disk": "| disk full | 1 | 0 | 0 | 0 |",
 }
 FEW_PROMPTS = "few_prompts.py"
+GPU_CHECK = (
+    "gpu_check.py --device cpu --models reference --dtypes float32 --length 6 --batches 4 --rounds 1 --prompts 40 "
+    "--workers 1"
+)
 DISCOVERY = "discovery.py --pairs 4 --block 2 --pool 64 --workers 1 --work blocks"
 
 
@@ -61,6 +66,14 @@ def test_how_a_ranking_settles_is_read_from_an_evaluated_study(tmp_path: Path) -
     assert "studies of    8  attribution" in told
 
 
+def test_what_wants_a_gpu_is_checked_by_one_command(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in printed(GPU_CHECK, tmp_path).splitlines()]
+    assert {"decoder", "batches", "speed"} <= {row.get("check") for row in rows}
+    assert next(row for row in rows if row.get("name") == "norms only")["of_floor"] > 0
+    assert rows[-1]["job"] == "reference"
+    assert rows[-1]["prompts"] == 40
+
+
 def test_the_search_for_circuits_resumes(tmp_path: Path) -> None:
     whole = printed(DISCOVERY, tmp_path)
     assert "4 of 4: " in whole
@@ -71,7 +84,7 @@ def test_the_search_for_circuits_resumes(tmp_path: Path) -> None:
 
 
 def test_every_benchmark_runs_here_and_is_named_by_a_document() -> None:
-    run = {command.split()[0] for command in [*SMALL, FEW_PROMPTS, DISCOVERY]}
+    run = {command.split()[0] for command in [*SMALL, FEW_PROMPTS, GPU_CHECK, DISCOVERY]}
     scripts = {path.name: path.read_text() for path in (ROOT / "benchmarks").glob("*.py")}
     assert run == {name for name, text in scripts.items() if "__main__" in text}
     pages = "".join(path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

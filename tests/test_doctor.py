@@ -47,6 +47,7 @@ def test_a_machine_that_is_ready_is_told_what_to_run(tmp_path: Path, capsys: pyt
     assert re.search(r"norms are those of float64 autograd to \de-0[5-9] \(the first 2 of 2 blocks\)", said)
     assert re.search(r"in float32 a norm changes by \de-0[5-9] of itself", said)
     assert re.search(r"[\d.]+ prompts of 20 tokens a second .* 1,000 prompts take .* memory [\d.]+ GiB", said)
+    assert re.search(r"grad_norm alone 0\.\d\d, without means \d\.\d\d, .* with edges \d\.\d\d", said)
     assert "gbcd run --task ioi" in said
     assert list((tmp_path / "results").iterdir()) == []
 
