@@ -122,8 +122,12 @@ def test_a_counterfactual_of_another_length_is_named_and_a_partner_takes_its_pla
     }
     study = own_prompts(tmp_path, template=lambda number, line: "one", **longer)
     planned = open_plan(study)
-    assert any("2 counterfactuals not used, because their length" in note for note in planned.notes)
     by_number = {one.prompt.id: one for one in stored(planned)}
+    own = [len(by_number[f"prompts/{number:06}"].ids) for number in (1, 2)]
+    assert (
+        "prompts: 2 counterfactuals not used, because their length is not that of their prompt: "
+        f"prompts/000001 ({own[0] + 1} tokens, prompt {own[0]}), prompts/000002 ({own[1] + 1} tokens, prompt {own[1]})"
+    ) in planned.notes
     references = [by_number[name].reference for name in sorted(by_number)]
     assert references[2:] == ["counterfactual"] * 10
     assert set(references[:2]) <= {"partner", "none"}

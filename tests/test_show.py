@@ -60,10 +60,13 @@ def test_a_long_set_is_cut_short(loaded: LoadedModel) -> None:
 
 def test_the_command_shows_a_file_or_a_task(loaded: LoadedModel, tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
-    file.write_text(json.dumps({"prompt": "Aaron saw the", "answer": " table"}) + "\n")
+    line = {"prompt": "Aaron saw the", "answer": " table", "counterfactual": "Aaron saw the war and the"}
+    file.write_text(json.dumps(line) + "\n")
+    own, other = (len(loaded.tokenizer.encode(line[field])) for field in ("prompt", "counterfactual"))
     status, said, _ = gbcd("show", "--prompts", str(file), "--model", loaded.name)
     assert status == 0
     assert "' table'" in said
+    assert f"(counterfactual: {other} tokens, prompt {own}: not used)" in said
     assert "foil compares with the task's own wrong answer" in " ".join(said.split())
     for arguments, reason in (([], "say what to show"), (["ioi", "-n", "0"], "at least 1"), (["ioy"], "no task 'ioy'")):
         status, said, refused = gbcd("show", *arguments, "--model", loaded.name)

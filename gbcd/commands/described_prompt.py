@@ -143,6 +143,9 @@ def _lines(encoded: EncodedPrompt, logits: Float[Tensor, "1 vocab"], loaded: Loa
         yield Line("twin", _bars(encoded.twin_ids, tokenizer))
     if encoded.counterfactual_ids is not None:
         yield Line("counterfactual", _bars(encoded.counterfactual_ids, tokenizer))
+        n, own = len(encoded.counterfactual_ids), len(encoded.ids)
+        if n != own:
+            yield Line("", _words(f"(counterfactual: {n} tokens, prompt {own}: not used)"))
     yield Line("answer", _shares(encoded.answer_ids, probabilities, tokenizer))
     if encoded.wrong_ids:
         yield Line("wrong answer", _shares(encoded.wrong_ids, probabilities, tokenizer))

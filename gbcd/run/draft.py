@@ -7,7 +7,7 @@ checked and written, the next is tokenised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -40,15 +40,17 @@ NAMED = 3
 
 @dataclass
 class Named:
-    """A number of prompts, with the names of the first."""
+    """A number of prompts, with the names of the first in order."""
 
     n: int = 0
     first: list[str] = field(default_factory=list[str])
 
-    def add(self, rows: pa.Table) -> None:
-        """Count `rows` too."""
+    def add(self, rows: pa.Table, details: Sequence[str] | None = None) -> None:
+        """Count `rows` too; a name has its detail in brackets."""
         self.n += rows.num_rows
-        self.first += rows["id"][: NAMED - len(self.first)].to_pylist()
+        names = rows["id"].to_pylist()
+        said = names if details is None else [f"{name} ({one})" for name, one in zip(names, details, strict=True)]
+        self.first = sorted(self.first + said)[:NAMED]
 
     def __str__(self) -> str:
         """`ioi/000001, ioi/000007, ...`."""
@@ -144,7 +146,9 @@ class TaskDraft:
         self._partners.add(prompts)
         self.coverage.add(rows)
         own, other = lengths(rows["ids"]), lengths(rows["counterfactual_ids"])
-        self._unequal.add(rows.filter(pa.array((other >= 0) & (other != own))))
+        unequal = (other >= 0) & (other != own)
+        sizes = [f"{its} tokens, prompt {the}" for its, the in zip(other[unequal], own[unequal], strict=True)]
+        self._unequal.add(rows.filter(pa.array(unequal)), sizes)
         self._without.add(rows.filter(pa.array(other != own)))
         self.longest = max(self.longest, int((own + np.maximum(lengths(rows["twin_ids"]), 0)).max()))
         wrong = np.maximum(lengths(rows["wrong_ids"]), lengths(rows["wrong_outputs"]))
