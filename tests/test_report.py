@@ -173,6 +173,9 @@ def test_the_top_names_the_strongest_with_interval_and_effect(data: ReportData) 
     assert f"by attribution over {N_PROMPTS} prompts: {first} {value:.3g} [{value - 0.1:.3g}, " in said
     assert f"{value + 0.1:.3g}], effect {share} %;" in said
     assert said.count(";") == findings.NAMED - 1
+    assert said.endswith("by margin: above zero a component works for the right answer, below zero against it.")
+    against = "above zero a component works against the wrong answer, below zero for it"
+    assert sentences(data, 1)[0].endswith(f"by inverse_logits: {against}.")
 
 
 def test_the_top_says_how_faithful_the_circuit_is(data: ReportData) -> None:
@@ -203,6 +206,7 @@ def test_without_references_the_norm_ranks_and_there_is_one_score(data: ReportDa
     best = changed.groups[0].nodes["component"][0]
     assert f"by norm over {N_PROMPTS} prompts: {best} " in strongest
     assert norm.startswith("There is no attribution")
+    assert "above zero" not in strongest
     assert any("ioi, margin: ranked by norm, since fewer than 90%" in said for said in warnings(changed))
     assert not any("ranked by" in said for said in warnings(data))
     tables = embedded(page(changed))["charts"]["scores"]["tables"]
@@ -336,6 +340,20 @@ def test_the_circuit_draws_the_largest_edges_from_input_to_logits_and_only_their
             {name: sizes[name] for name in lines["component"]}, rel=1e-3
         )
         assert set(lines.filter(pl.col("score") < 0)["sign"]) == {circuit.SIGNS[1]}
+
+
+def test_the_circuit_says_what_its_signs_mean_under_the_loss_and_under_the_metric() -> None:
+    data = made_up()
+    of_study = circuit.section(data)
+    unbounded = {key: rows.with_columns(ci_low=pl.lit(None, pl.Float64)) for key, rows in data.edges.items()}
+    of_evaluation = circuit.section(replace(data, edges=unbounded))
+    assert of_study is not None
+    assert of_evaluation is not None
+    by_loss = "by inverse_logits: above zero a component works against the wrong answer, below zero for it"
+    assert [text.lower() for text in of_study.text_by_group["1"]] == [f"{by_loss}; so does an edge."]
+    [said] = of_evaluation.text_by_group["1"]
+    assert by_loss in said
+    assert said.endswith("above zero an edge works for the right answer, below zero against it.")
 
 
 def test_edges_that_lead_nowhere_are_drawn_where_there_are_no_others() -> None:

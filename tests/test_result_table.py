@@ -39,8 +39,22 @@ def test_norm_and_attribution_stand_side_by_side_with_sign_and_interval(values):
     assert "norm (n = 25)" in text
     assert "attribution (n" not in text
     assert "Attribution  what a component's output adds to the loss" in text
+    assert "Sign         foil: above zero a component works against the wrong answer, below zero for it\n" in text
     assert "it has no sign" in text
     assert "a0.norm" not in text
+
+
+def test_each_loss_has_what_the_sign_says_under_it(values):
+    names = ("margin", "right_answer", "foil", "inverse_logits", "of_a_file")
+    text = shown(*(shard(values, ["a"] * 30, wrong=name) for name in names))
+    assert [
+        line.split(None, 1)[1].partition(", below")[0] for line in text.splitlines() if line.startswith("Sign ")
+    ] == [
+        "margin: above zero a component works for the right answer",
+        "right_answer: above zero a component works against the right answer",
+        "foil, inverse_logits: above zero a component works against the wrong answer",
+        "of_a_file: above zero a component raises the loss",
+    ]
 
 
 def test_without_references_the_table_says_what_ranks_instead(values):

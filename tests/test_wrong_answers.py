@@ -49,6 +49,29 @@ def test_losses_of_sets_are_of_their_total_probability() -> None:
         assert losses.item() == pytest.approx(value), name
 
 
+@pytest.mark.parametrize("name", wrong_answers.names())
+def test_what_a_sign_says_is_how_the_loss_moves_with_the_logit_of_the_answer(name: str) -> None:
+    wrong = 2 if name == "semantic" else 3
+    said = {
+        "works for the right answer": (0, 1),
+        "works against the right answer": (0, -1),
+        "works against the wrong answer": (wrong, -1),
+        "makes the squared difference larger": (0, 1),
+    }
+    [(token, sign)] = [
+        there for words, there in said.items() if f"above zero a component {words}, " in wrong_answers.sign_of(name)
+    ]
+    _, gradient = loss_gradient(wrong_answers.get(name).define(context((0,))), LOGITS.unsqueeze(1))
+    assert math.copysign(1, gradient.flatten()[token].item()) == sign
+
+
+def test_of_a_definition_that_says_nothing_a_sign_raises_or_lowers_the_loss() -> None:
+    assert (
+        wrong_answers.sign_of("of a file that is not loaded")
+        == "above zero a component raises the loss, below zero it lowers it"
+    )
+
+
 def test_the_margin_is_the_metric_of_the_task() -> None:
     p = [math.exp(logit) / sum(math.exp(other) for other in LOGITS[0].tolist()) for logit in LOGITS[0].tolist()]
     expected = {

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gbcd.analysis.ranking import FEW_TEMPLATES
 from gbcd.printing import counted, fact, heading, line, table
+from gbcd.wrong_answers import sign_of
 
 #: Nodes listed per task and wrong answer.
 TOP = 10
@@ -23,7 +24,7 @@ _NORMS = ("writing_norm", "grad_norm")
 
 MEANINGS = {
     "attribution": "what a component's output adds to the loss, to first order, in place of its output on the "
-    "reference (the counterfactual or a partner); with the loss margin, + is towards the right answer",
+    "reference (the counterfactual or a partner)",
     "mean_attribution": "what a component's output adds to the loss, to first order, in place of its mean output",
     "taylor": "what a component's output adds to the loss, to first order, in place of zero",
     "writing_norm": "size of the loss's gradient by the weights that a component writes with, centred: how hard the "
@@ -37,6 +38,7 @@ def show_results(summary: pl.DataFrame, console: Console) -> None:
     """Print a table for each task and wrong answer of a summary (a line, where there are many), and what it shows."""
     groups = list(_groups(summary))
     shown: list[str] = []
+    signs: dict[str, list[str]] = {}
     for title, nodes in groups:
         if nodes["score_name"][0] is None:
             line(console, f"\n{title}: none of its {counted(nodes['n_prompts'][0], 'prompt')} has finite values")
@@ -44,10 +46,14 @@ def show_results(summary: pl.DataFrame, console: Console) -> None:
             best = nodes.filter(pl.col("rank") <= TOP).sort("rank")
             line(console, f"{title} (by {best['score_name'][0]}): {', '.join(best['component'])}")
         else:
-            shown += _show(title, nodes, console)
+            shown += (statistics := _show(title, nodes, console))
+            if any(name in _ATTRIBUTIONS for name in statistics):
+                signs.setdefault(sign_of(nodes["wrong_answer"][0]), []).append(nodes["wrong_answer"][0])
     console.print()
     for statistic in dict.fromkeys(shown):
         fact(console, _label(statistic).capitalize(), MEANINGS[statistic])
+    for sign, names in signs.items():
+        fact(console, "Sign", f"{', '.join(dict.fromkeys(names))}: {sign}")
     few = {nodes["task"][0]: n for _, nodes in groups if 0 < (n := nodes["n_templates"][0]) < FEW_TEMPLATES}
     for task, n in few.items():
         fact(

@@ -20,7 +20,7 @@ DRAWN, SELECTED = 60, 90
 LAYER, THIN, THICK = 50, 0.75, 5.0
 
 #: Signs, by colour; lines and outlines of the second are dashed.
-SIGNS = ["for the right answer", "against it"]
+SIGNS = ["above zero", "below zero"]
 
 _NUMBERS = ("x", "y", "x2", "y2", "bend", "score", "score_low", "score_high", "effect", "width")
 
@@ -41,8 +41,8 @@ def section(data: ReportData) -> Section | None:
     chart = Chart(
         "circuit",
         f"The largest edges that lead from the input to the logits, {DRAWN} at most; layers are numbered at the "
-        "left. Circles are heads with their number, squares MLPs; blue works for the right answer, orange and dashed "
-        "against it.",
+        "left. Circles are heads with their number, squares MLPs; blue is above zero, orange and dashed "
+        "below.",
         _picture(),
         Rows({group.id: _rows(group, data.edges[group.key]) for group in groups}, columns),
         (FIND,),
@@ -52,7 +52,18 @@ def section(data: ReportData) -> Section | None:
         "What passes information to what: an edge's score is the first-order effect of replacing, at its target alone, "
         "what its source hands over."
     )
-    return Section("circuit", "The circuit", text, charts=(chart,))
+    signs = {group.id: [_signs(group, data.edges[group.key])] for group in groups}
+    return Section("circuit", "The circuit", text, signs, charts=(chart,))
+
+
+def _signs(group: Group, edges: pl.DataFrame) -> str:
+    """What blue and orange say; edges without intervals are those that an evaluation scored, by the task's metric."""
+    if edges["ci_low"].is_not_null().any():
+        return f"By {group.key.wrong_answer}: {group.sign}; so does an edge."
+    return (
+        f"Heads and MLPs are by {group.key.wrong_answer}: {group.sign}. Edges are by the metric of the task, as the "
+        "evaluation scored them: above zero an edge works for the right answer, below zero against it."
+    )
 
 
 def _rows(group: Group, edges: pl.DataFrame) -> pl.DataFrame:
@@ -180,7 +191,7 @@ def neurons(data: ReportData) -> Section | None:
         {group.id: _of_neurons(data.neurons[group.key]) for group in groups},
         what="neuron",
     )
-    text = "What replacing one neuron's activation by that on the reference would change. They add up to their MLP's."
+    text = "What a neuron's activation adds to the loss, in place of that on the reference. They add up to their MLP's."
     return Section("neurons", "Neurons", text, charts=(chart,))
 
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from gbcd.analysis.nodes import Key
 from gbcd.evaluation.tables import EDGE_FAITHFULNESS, EFFECTS, EVALUATION, FAITHFULNESS
+from gbcd.wrong_answers import sign_of
 
 #: Components times groups that a page can carry within its size; groups beyond are left out, and the page says so.
 MAX_CELLS = 40_000
@@ -102,6 +103,11 @@ class Group:
     def title(self) -> str:
         """As people read it."""
         return f"{self.key.task}, {self.key.wrong_answer}"
+
+    @property
+    def sign(self) -> str:
+        """What the sign of an attribution says."""
+        return sign_of(self.key.wrong_answer)
 
     @property
     def score_name(self) -> str:

@@ -20,9 +20,8 @@ LISTED = 10
 _SCORES = (
     "a3.h5 is head 5 of layer 3, m3 the MLP of layer 3, a3.g1 a group of heads that share keys and values; all count "
     "from 0. The attribution is the first-order estimate of what a component's output adds to the loss, compared with "
-    "its output on the reference (the counterfactual, another prompt, or else the mean): above zero it works for the "
-    "right answer, below zero against it. The norm says how hard the loss pulls at the weights by which a component "
-    "writes, and has no sign."
+    "its output on the reference (the counterfactual, another prompt, or else the mean). The norm says how hard the "
+    "loss pulls at the weights by which a component writes, and has no sign."
 )
 
 
@@ -64,7 +63,8 @@ def _strongest(data: ReportData, group: Group) -> str:
     value = "norm" if group.attribution is None else "attribution"
     rows = group.scores.filter(pl.col("score") > 0).head(NAMED)
     named = "; ".join(_described(row, value) for row in rows.iter_rows(named=True)) or "none above zero"
-    return f"Strongest in {data.called(group.key.task)}, by {label(group.score_name)} over {prompts}: {named}."
+    sign = "" if group.attribution is None else f" Of attributions by {group.key.wrong_answer}: {group.sign}."
+    return f"Strongest in {data.called(group.key.task)}, by {label(group.score_name)} over {prompts}: {named}.{sign}"
 
 
 def _described(row: dict[str, Any], value: str) -> str:

@@ -49,6 +49,12 @@ class LossContext(NamedTuple):
     metric: str = "logit_difference"
 
 
+#: What the sign of an attribution says where a definition does not say it, and where the loss is the distance to a
+#: wrong answer: an attribution is what a component adds to the loss.
+RAISES = "above zero a component raises the loss, below zero it lowers it"
+_AWAY = "above zero a component works against the wrong answer, below zero for it"
+
+
 class WrongAnswer(NamedTuple):
     """A registered definition.
 
@@ -58,6 +64,7 @@ class WrongAnswer(NamedTuple):
         needs_foil: True where it reads the task's own wrong answer.
         reads_twin: True where its loss is a sum over the prompt and its twin.
         needs_meaning: True where it reads the answer farthest in meaning, which `meaning.py` finds beforehand.
+        sign: what the sign of an attribution says under its loss.
     """
 
     name: str
@@ -65,6 +72,7 @@ class WrongAnswer(NamedTuple):
     needs_foil: bool
     reads_twin: bool
     needs_meaning: bool = False
+    sign: str = RAISES
 
     @property
     def summary(self) -> str:
@@ -76,7 +84,7 @@ _REGISTRY: dict[str, WrongAnswer] = {}
 
 
 def wrong_answer(
-    name: str, *, needs_foil: bool = False, reads_twin: bool = False, needs_meaning: bool = False
+    name: str, *, needs_foil: bool = False, reads_twin: bool = False, needs_meaning: bool = False, sign: str = RAISES
 ) -> Callable[[Callable[[LossContext], Target]], Callable[[LossContext], Target]]:
     """Register the decorated function as the definition `name`.
 
@@ -88,7 +96,7 @@ def wrong_answer(
         register_name("wrong answer", name)
         if name in _REGISTRY:
             raise BadInput(f"a wrong answer named {name!r} is registered already: choose another name")
-        _REGISTRY[name] = WrongAnswer(name, define, needs_foil, reads_twin, needs_meaning)
+        _REGISTRY[name] = WrongAnswer(name, define, needs_foil, reads_twin, needs_meaning, sign)
         return define
 
     return decorate
@@ -108,6 +116,11 @@ def get(name: str) -> WrongAnswer:
     if name not in _REGISTRY:
         raise BadInput(f"unknown wrong answer {name!r}; choose from: {', '.join(_REGISTRY)}; or --definitions FILE.py")
     return _REGISTRY[name]
+
+
+def sign_of(name: str) -> str:
+    """What the sign of an attribution says under the loss of `name`; a study's own definition may not be loaded."""
+    return _REGISTRY[name].sign if name in _REGISTRY else RAISES
 
 
 def why_undefined(definition: WrongAnswer, space: OutputSpace | None) -> str | None:
@@ -141,7 +154,11 @@ def refuse_undefined(
             )
 
 
-@wrong_answer("margin", needs_foil=True)
+@wrong_answer(
+    "margin",
+    needs_foil=True,
+    sign="above zero a component works for the right answer, below zero against it",
+)
 def margin(context: LossContext) -> Target:
     """How far the answer is ahead of the wrong answer, by the task's own metric.
 
@@ -151,7 +168,12 @@ def margin(context: LossContext) -> Target:
     return Margin(context.answers, context.wrong, context.metric)
 
 
-@wrong_answer("logit_difference", needs_foil=True, reads_twin=True)
+@wrong_answer(
+    "logit_difference",
+    needs_foil=True,
+    reads_twin=True,
+    sign="above zero a component makes the squared difference larger, below zero smaller",
+)
 def logit_difference(context: LossContext) -> Target:
     """Squared logit difference of answer and wrong answer, over the prompt and its twin.
 
@@ -161,7 +183,7 @@ def logit_difference(context: LossContext) -> Target:
     return SquaredLogitDifference(context.answers, context.wrong)
 
 
-@wrong_answer("foil", needs_foil=True)
+@wrong_answer("foil", needs_foil=True, sign=_AWAY)
 def foil(context: LossContext) -> Target:
     """Cross-entropy towards the task's own wrong answer.
 
@@ -170,7 +192,7 @@ def foil(context: LossContext) -> Target:
     return TowardsTokens(context.wrong)
 
 
-@wrong_answer("most_dissimilar")
+@wrong_answer("most_dissimilar", sign=_AWAY)
 def most_dissimilar(context: LossContext) -> Target:
     """Cross-entropy towards the token whose unembedding is least similar to the answer's.
 
@@ -181,7 +203,7 @@ def most_dissimilar(context: LossContext) -> Target:
     return TowardsTokens(_singles((answers @ rows.T).argmin(1)))
 
 
-@wrong_answer("least_likely")
+@wrong_answer("least_likely", sign=_AWAY)
 def least_likely(context: LossContext) -> Target:
     """Cross-entropy towards the token with the lowest logit.
 
@@ -190,7 +212,7 @@ def least_likely(context: LossContext) -> Target:
     return TowardsTokens(_singles(context.logits.argmin(1)))
 
 
-@wrong_answer("inverse_logits")
+@wrong_answer("inverse_logits", sign=_AWAY)
 def inverse_logits(context: LossContext) -> Target:
     """Cross-entropy towards `softmax(-logits)`.
 
@@ -199,7 +221,7 @@ def inverse_logits(context: LossContext) -> Target:
     return TowardsDistribution(torch.softmax(-context.logits, 1))
 
 
-@wrong_answer("semantic", needs_meaning=True)
+@wrong_answer("semantic", needs_meaning=True, sign=_AWAY)
 def semantic(context: LossContext) -> Target:
     """Cross-entropy towards the answer farthest in meaning, by a sentence-embedding model.
 
@@ -209,7 +231,7 @@ def semantic(context: LossContext) -> Target:
     return TowardsTokens(context.farthest)
 
 
-@wrong_answer("right_answer")
+@wrong_answer("right_answer", sign="above zero a component works against the right answer, below zero for it")
 def right_answer(context: LossContext) -> Target:
     """Cross-entropy towards the right answer: the control that every wrong answer must beat.
 
