@@ -60,15 +60,16 @@ def test_where_there_are_edges_the_circuit_is_made_of_them():
     cfg = Config(n_layers=2, n_heads=4, parallel_attn_mlp=False, d_model=8)
     ends = edge_ends(cfg)
     clear = {("input", "a0.h1<v>"): 2.0, ("a0.h1", "logits"): -1.0, ("m0", "logits"): 0.5}
-    means = np.array([clear.get(edge, 9.0) for edge in zip(*ends, strict=True)])
-    spread = np.where(means == 9.0, 10.0, 0.1)
+    means = np.array([clear.get(edge, 0.1) for edge in zip(*ends, strict=True)])
+    # an interval that contains zero leaves no edge out
+    spread = np.where(means == 2.0, 10.0, 0.1)
     columns = {"mean": means, "ci_low": means - spread, "ci_high": means + spread}
     columns |= {"source": ends.sources, "target": ends.targets}
     edges = pl.DataFrame({"task": "ioi", "wrong_answer": "foil", **columns})
     nodes = summary(("ioi", "foil")).with_columns(component=pl.col("component").replace("final.norm", "a1.h0"))
     circuit = Circuit.from_json(circuit_files(nodes, cfg, edges)["circuit.json"], "circuit.json")
     assert {name: edge.score for name, edge in circuit.edges.items()} == {"input->a0.h1<v>": 2.0, "a0.h1->logits": -1.0}
-    assert circuit.selection == Selection(by="top", n=5, score="edges", condition="interval")
+    assert circuit.selection == Selection(by="top", n=5, score="edges", condition="none")
 
 
 def test_circuits_of_a_study_are_read_by_name(tmp_path):
