@@ -166,6 +166,9 @@ def test_the_terminal_tells_quality_and_cost(study, evaluation):
     show_evaluation(evaluation, study, Console(file=text, width=120))
     found = text.getvalue()
     assert "against resample ablation on 20 pairs (" in " ".join(found.split())
+    effects = evaluation.effects.filter(task="ioi", method="resample")
+    n = effects.filter((pl.col("value") / pl.col("gap")).abs() >= 0.1).height
+    assert f"{n} of {effects.height} components with an effect of 10% of the gap or more" in " ".join(found.split())
     assert "ioi: circuits of edges, as MIB measures them" in found
     line = next(line for line in found.splitlines() if line.strip().startswith("attribution_patching_ig"))
     assert line.split()[-1] == "11"

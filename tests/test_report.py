@@ -301,6 +301,12 @@ def test_the_table_of_methods_says_where_effects_are_a_smaller_sample(data: Repo
     assert list(effects._methods(fewer.groups).caveats) == ["2"]
 
 
+def test_the_measured_circuit_is_by_the_size_of_effects(data: ReportData) -> None:
+    section = effects.section(data)
+    assert section is not None
+    assert "in the measured circuit if its effect, of either sign, is at least 10% of the gap" in section.text
+
+
 def test_names_beside_dots_lie_on_nothing() -> None:
     rows = pl.DataFrame(
         {

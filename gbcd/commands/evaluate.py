@@ -94,6 +94,8 @@ def evaluate(
 
 def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
     """Print one table per task and wrong answer, best rank correlation first, and one of circuits of edges."""
+    from gbcd.evaluation.recovery import MEMBER_SHARE
+
     measured = set(evaluation.figures["truth"])
     truth = next(name for name in TRUTHS if name in measured)
     shown = evaluation.figures.filter(
@@ -107,8 +109,8 @@ def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
         heading(
             console,
             f"{task}, {wrong_answer or 'baselines'}: against {truth} ablation on {counted(n_pairs, 'pair')} "
-            f"({effects['cost'][0]:.3g} forward passes over each), {members} of {total} components in the circuit"
-            + _sample(effects),
+            f"({effects['cost'][0]:.3g} forward passes over each), {members} of {total} components with an "
+            f"effect of {MEMBER_SHARE:.0%} of the gap or more" + _sample(effects),
         )
         table(
             console,

@@ -62,8 +62,8 @@ def section(data: ReportData) -> Section | None:
         return None
     text = (
         f"Do the scores find what matters? Each component was replaced by {_REPLACED[groups[0].truth or 'zero']}, and "
-        f"the drop of the task's metric measured. It is in the measured circuit if the drop is at least "
-        f"{MEMBER_SHARE:.0%} of the gap."
+        f"the drop of the task's metric measured: its effect. It is in the measured circuit if its effect, of either "
+        f"sign, is at least {MEMBER_SHARE:.0%} of the gap."
     )
     figures = _measured_figures(groups, FIGURES)
     return Section(
