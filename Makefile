@@ -43,6 +43,7 @@ reference-model: $(VENV)/installed
 	$(BIN)/python -m training.train --seed 0 --out gbcd/reference/model
 
 $(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV), which takes some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@

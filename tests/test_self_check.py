@@ -11,7 +11,8 @@ from random_prompts import VOCAB
 from tiny_models import CONTEXT, FAMILIES, random_model, small_tokenizer
 
 from gbcd.engine import self_check as module
-from gbcd.engine.self_check import SelfCheck, first_blocks, self_check
+from gbcd.engine.proof import SelfCheck
+from gbcd.engine.self_check import first_blocks, self_check
 from gbcd.errors import BadInput
 from gbcd.models.load import LoadedModel, load, prepared
 from gbcd.models.pieces import Norm

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gbcd.engine.self_check import SelfCheck
+from gbcd.engine.proof import SelfCheck
 from gbcd.errors import BadInput
 from gbcd.run.shards import FORMAT, Plan, Shard, Sources, StoredFile, cut, read_plan
 from gbcd.run.store import Store

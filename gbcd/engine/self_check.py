@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from gbcd.engine.engine import loss_gradient, packed_for
 from gbcd.engine.oracle import Oracle
+from gbcd.engine.proof import SelfCheck
 from gbcd.engine.scores import STATISTICS, ScoreTable
 from gbcd.errors import BadInput
 from gbcd.models.forward import Options
@@ -37,23 +38,6 @@ MOST_WEIGHTS = 20_000_000
 LOGITS = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.5}
 #: Largest relative error of a norm, likewise.
 NORMS = 1e-3
-
-
-@dataclass(frozen=True)
-class SelfCheck:
-    """How far the decoder is from the library.
-
-    Attributes:
-        logits: largest difference of logits, as a share of their standard deviation.
-        norms: largest relative error of the norm of a part.
-        worst: that part.
-        n_blocks: blocks whose norms were compared.
-    """
-
-    logits: float
-    norms: float
-    worst: str
-    n_blocks: int
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from gbcd.engine.self_check import SelfCheck
+from gbcd.engine.proof import SelfCheck
 from gbcd.errors import BadInput
 from gbcd.printing import counted
 from gbcd.run.store import Store
