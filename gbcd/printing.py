@@ -77,6 +77,11 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]
     console.print(Segments(console.render(grid, wide.update(width=natural))), crop=False, end="")
 
 
+def number(value: float | None, sign: str = "") -> str:
+    """Three significant digits, as `1.10`, `-0.720`, `123`; `-` where there is none. `sign="+"` writes a plus too."""
+    return "-" if value is None or value != value else f"{value:{sign}#.3g}".removesuffix(".")
+
+
 def counted(number: int, noun: str) -> str:
     """A count with its noun: `1 shard`, `2,000 prompts`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

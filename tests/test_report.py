@@ -170,8 +170,8 @@ def test_the_top_names_the_strongest_with_interval_and_effect(data: ReportData) 
     said = sentences(data)[0]
     first, value = data.groups[0].nodes.select("component", "attribution_signed_mean").row(0)
     share = round(90 * value / abs(value))
-    assert f"by attribution over {N_PROMPTS} prompts: {first} {value:.3g} [{value - 0.1:.3g}, " in said
-    assert f"{value + 0.1:.3g}], effect {share} %;" in said
+    assert f"by attribution over {N_PROMPTS} prompts: {first} {value:#.3g} [{value - 0.1:#.3g}, " in said
+    assert f"{value + 0.1:#.3g}], effect {share} %;" in said
     assert said.count(";") == findings.NAMED - 1
     assert said.endswith("by margin: above zero a component works for the right answer, below zero against it.")
     against = "above zero a component works against the wrong answer, below zero for it"
@@ -182,7 +182,8 @@ def test_the_top_says_how_faithful_the_circuit_is(data: ReportData) -> None:
     n = round(CIRCUIT_SHARE * 15)
     kept = f"{100 * CIRCUIT_SHARE**0.5:.3g}"
     expected = (
-        f"the best {n} components alone keep {kept} [80, 100] % of the gap; AUROC with measured effects 0.9 [0.8, 1]"
+        f"the best {n} components alone keep {kept} [80.0, 100] % of the gap; "
+        "AUROC with measured effects 0.900 [0.800, 1.00]"
     )
     assert expected in sentences(data)[1]
     assert "gbcd evaluate results/ioi" in sentences(made_up())[1]
@@ -196,7 +197,7 @@ def test_the_top_says_what_the_norm_says_differently(data: ReportData) -> None:
     assert f"{len(first & by_norm)} of its {n} highest are among the {n} highest of the score" in said
     assert by_norm - first
     assert all(re.search(rf"{name} \(effect -?\d+ %\)", said) for name in list(by_norm - first)[: findings.NAMED])
-    assert "Its Spearman with measured effects: 0.5 [0.4, 0.6]" in said
+    assert "Its Spearman with measured effects: 0.500 [0.400, 0.600]" in said
 
 
 def test_without_references_the_norm_ranks_and_there_is_one_score(data: ReportData) -> None:

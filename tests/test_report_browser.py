@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Locator
 from report_data import GROUPS, HOSTILE, evaluated, made_up, without_attributions, without_scores
 
 from gbcd.analysis.nodes import Key
-from gbcd.report.data import ReportData
+from gbcd.report.data import ReportData, bounded
 from gbcd.report.page import page as html_of
 from gbcd.report.page import sections
 
@@ -130,6 +130,29 @@ def test_tables_are_sorted_searched_and_listed_whole(browser: Browser, report: P
     page.wait_for_function("() => document.querySelectorAll('[data-grid=components] tbody tr').length === 1")
     ring = "figure[data-chart=effects] svg path[stroke='#009e73']:not([opacity='0'])"
     page.wait_for_function(f"() => document.querySelectorAll(`{ring}`).length === 1")
+    assert said == []
+    page.close()
+
+
+def test_numbers_of_tables_are_those_of_sentences(browser: Browser, tmp_path: Path) -> None:
+    data = made_up(2, 3, GROUPS[:1])
+    values = dict(
+        zip(
+            data.groups[0].nodes["component"],
+            [1.15492, -0.72, 1.3, 1234.5, 0.0000123, 99.96, 0.0, -12345.6],
+            strict=True,
+        )
+    )
+    value = pl.col("component").replace_strict(values, default=None, return_dtype=pl.Float64)
+    changed = {
+        f"attribution_signed_{name}": value + more for name, more in (("mean", 0), ("ci_low", 0), ("ci_high", 1))
+    }
+    page, said = opened(browser, written(replace(data, summary=data.summary.with_columns(**changed)), tmp_path))
+    shown = column(page.locator("[data-grid=components] table"), 3)
+    assert shown == [bounded(value, value, value + 1) for value in values.values()]
+    assert shown[:3] == ["1.15 [1.15, 2.15]", "-0.720 [-0.720, 0.280]", "1.30 [1.30, 2.30]"]
+    assert page.locator("#found [data-group='0'] p").first.inner_text().count(f"{shown[0]}; ") == 1
+    assert column(page.locator("[data-grid=components] table"), 2)[0] == "1 [1, 3]"
     assert said == []
     page.close()
 

@@ -9,7 +9,7 @@ import polars as pl
 from rich.console import Console
 
 from gbcd.analysis.ranking import FEW_TEMPLATES
-from gbcd.printing import counted, fact, heading, line, table
+from gbcd.printing import counted, fact, heading, line, number, table
 from gbcd.wrong_answers import sign_of
 
 #: Nodes listed per task and wrong answer.
@@ -103,12 +103,12 @@ def _show(title: str, nodes: pl.DataFrame, console: Console) -> list[str]:
     for row in nodes.filter(pl.col("rank") <= TOP).sort("rank").iter_rows(named=True):
         cell = [str(row["rank"]), row["component"]]
         if score not in (attribution, norm):
-            cell += [f"{row['score']:#.3g}", _interval(row, "score_ci", "#.3g")]
+            cell += [number(row["score"]), _interval(row, "score_ci")]
         if attribution:
             signed = {name: row[f"{attribution}_signed_{name}"] for name in ("mean", "ci_low", "ci_high")}
             cell += _attribution({**signed, "sign_agreement": row[f"{attribution}_sign_agreement"]})
         if norm:
-            cell += [f"{row[f'{norm}_mean']:#.3g}", _interval(row, f"{norm}_ci", "#.3g")]
+            cell += [number(row[f"{norm}_mean"]), _interval(row, f"{norm}_ci")]
         cells.append(cell)
     table(console, headings, cells, words=["component"])
     return [name for name in (attribution, norm) if name]
@@ -117,7 +117,7 @@ def _show(title: str, nodes: pl.DataFrame, console: Console) -> list[str]:
 def _attribution(row: dict[str, Any]) -> list[str]:
     if row["mean"] is None:
         return ["", "", ""]
-    return [f"{row['mean']:+#.3g}", _interval(row, "ci", "+#.3g"), f"{100 * row['sign_agreement']:.0f} %"]
+    return [number(row["mean"], "+"), _interval(row, "ci", "+"), f"{100 * row['sign_agreement']:.0f} %"]
 
 
 def _heading(nodes: pl.DataFrame, statistic: str) -> str:
@@ -130,6 +130,6 @@ def _label(statistic: str) -> str:
     return "attribution" if statistic in _ATTRIBUTIONS else "norm"
 
 
-def _interval(row: dict[str, Any], name: str, form: str) -> str:
+def _interval(row: dict[str, Any], name: str, sign: str = "") -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "" if low is None else f"{low:{form}} to {high:{form}}"
+    return "" if low is None else f"{number(low, sign)} to {number(high, sign)}"

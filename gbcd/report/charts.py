@@ -27,8 +27,8 @@ GROUP, FIND = "group", "find"
 #: Shapes that tell kinds of components apart beside colours.
 SHAPES = ["circle", "square"]
 
-#: Significant digits of the numbers in the file.
-DIGITS = 4
+#: Significant digits of the numbers in the file, more than are shown, so that what is shown is rounded once.
+DIGITS = 7
 
 #: Style of text on a strong colour, which has the colour of the paper.
 INSIDE = "inside"

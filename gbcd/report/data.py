@@ -11,6 +11,7 @@ import polars as pl
 
 from gbcd.analysis.nodes import Key
 from gbcd.evaluation.tables import EDGE_FAITHFULNESS, EFFECTS, EVALUATION, FAITHFULNESS
+from gbcd.printing import number
 from gbcd.wrong_answers import sign_of
 
 #: Components times groups that a page can carry within its size; groups beyond are left out, and the page says so.
@@ -276,11 +277,6 @@ def last(path: str) -> str:
 def label(name: str) -> str:
     """What people call the score that tables call `name`."""
     return LABELS.get(name, name.replace("_", " "))
-
-
-def number(value: float | None) -> str:
-    """A number as text, to three digits; `-` where there is none."""
-    return "-" if value is None or value != value else f"{value:,.3g}"
 
 
 def bounded(value: float | None, low: float | None, high: float | None) -> str:

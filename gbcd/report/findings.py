@@ -8,8 +8,9 @@ from typing import Any
 import polars as pl
 
 from gbcd.analysis.ranking import CIRCUIT_SHARE
+from gbcd.printing import number
 from gbcd.report.charts import Grid, Rows, Section
-from gbcd.report.data import Group, ReportData, bounded, label, number
+from gbcd.report.data import Group, ReportData, bounded, label
 
 #: Components that are named in a sentence, and that the two scores are compared on.
 NAMED, COMPARED = 5, 10

@@ -86,8 +86,10 @@ function list(holder, source, shown) {
   const lines = listed.map(() => body.insertRow());
   for (const [title, value, low, high] of source.columns) {
     const isNumber = rows.some((row) => typeof row[value] === "number");
+    const isWhole = rowsOf(source).every((row) => [value, low, high].every((name) => Number.isInteger(row[name] ?? 0)));
+    const write = isWhole ? (number) => number.toLocaleString("en") : digits;
     head.append(heading(holder, title, value, isNumber));
-    listed.forEach((row, index) => lines[index].append(cell("td", bounded(row[value], row[low], row[high]), isNumber)));
+    listed.forEach((row, index) => lines[index].append(cell("td", bounded(write, row[value], row[low], row[high]), isNumber)));
   }
   place.replaceChildren(table);
   if (listed.length < rows.length) place.append(button(`Show all ${rows.length}`, () => (holder.dataset.all = "yes")));
@@ -142,15 +144,15 @@ function cell(tag, text, isNumber) {
   return made;
 }
 
-function bounded(value, low, high) {
-  return written(value) + (typeof low === "number" && typeof high === "number" ? ` [${written(low)}, ${written(high)}]` : "");
+function bounded(write, value, low, high) {
+  if (typeof value !== "number") return value ?? "-";
+  return write(value) + (typeof low === "number" && typeof high === "number" ? ` [${write(low)}, ${write(high)}]` : "");
 }
 
-function written(value) {
-  if (value === null || value === undefined) return "-";
-  if (typeof value !== "number") return value;
-  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(1);
-  return value.toLocaleString("en", Number.isInteger(value) ? {} : { maximumSignificantDigits: 3 });
+// Three significant digits, as gbcd.printing.number writes them in sentences and on the terminal.
+function digits(value) {
+  const text = value !== 0 && Math.abs(value) < 1e-4 ? value.toExponential(2) : value.toPrecision(3);
+  return text.replace(/e([+-])(\d)$/, "e$010$2");
 }
 
 async function save(figure, kind) {

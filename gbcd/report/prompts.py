@@ -7,8 +7,9 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from gbcd.printing import number
 from gbcd.report.charts import BASE, GROUP, Chart, Control, RowHeight, Rows, Section, Table, key, layered
-from gbcd.report.data import Group, ReportData, label, number
+from gbcd.report.data import Group, ReportData, label
 
 #: Components with a choice of their own, templates that are drawn.
 CHOSEN, MAX_TEMPLATES = 12, 30
