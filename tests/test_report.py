@@ -259,6 +259,14 @@ def test_warnings_name_few_templates_partners_and_statuses() -> None:
     assert any("are of one template" in said for said in warnings(single))
 
 
+@pytest.mark.parametrize(("n", "few"), [(4, True), (15, True), (16, False)])
+def test_warnings_name_effects_over_few_pairs(data: ReportData, n: int, few: bool) -> None:
+    is_ioi = pl.col("task") == "ioi"
+    rows = data.measured.effects.with_columns(n_pairs=pl.when(is_ioi).then(n).otherwise("n_pairs"))
+    said = warnings(replace(data, measured=data.measured._replace(effects=rows)))
+    assert said == ([f"Effects of ioi are over {n} pairs: take 32 or more."] if few else [])
+
+
 def test_warnings_name_divided_signs_and_parts_without_gradient() -> None:
     data = made_up()
     best = data.groups[0].nodes["component"][0]

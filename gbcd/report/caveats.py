@@ -9,6 +9,7 @@ import polars as pl
 
 from gbcd.analysis.ranking import FEW_TEMPLATES, MIN_SHARE
 from gbcd.engine.tables import FAILED, NON_FINITE, OK, UNCALIBRATED
+from gbcd.printing import counted
 from gbcd.report.data import Group, ReportData, label
 
 Value = TypeVar("Value", bound=Hashable)
@@ -21,6 +22,9 @@ SILENT_SHARE = 1e-6
 
 #: A strong component is warned of when fewer prompts have the sign of its mean, in per cent; how many count as strong.
 DIVIDED, STRONG = 70, 10
+
+#: Effects over fewer pairs are warned of, and how many to take.
+FEW_PAIRS, ENOUGH_PAIRS = 16, 32
 
 #: Names that a warning lists.
 NAMED = 8
@@ -42,6 +46,7 @@ def warnings(data: ReportData) -> list[str]:
         *_partners(data),
         *_scores(data),
         *_templates(data),
+        *_pairs(data),
         *_divided(data),
         *_silent(data),
         *_left_out(data),
@@ -103,6 +108,16 @@ def _templates(data: ReportData) -> list[str]:
         else f"All prompts of {data.called(task)} are of one template: intervals say nothing of others."
         for task, n in counts.iter_rows()
         if n and n < FEW_TEMPLATES
+    ]
+
+
+def _pairs(data: ReportData) -> list[str]:
+    """Tasks whose effects, and all figures with them, are of few prompts."""
+    counts = data.measured.effects.group_by("task", maintain_order=True).agg(pl.col("n_pairs").max())
+    return [
+        f"Effects of {data.called(task)} are over {counted(n, 'pair')}: take {ENOUGH_PAIRS} or more."
+        for task, n in counts.iter_rows()
+        if n < FEW_PAIRS
     ]
 
 
