@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import shutil
 import signal
 import time
@@ -170,6 +171,15 @@ def test_the_terminal_tells_quality_and_cost(study, evaluation):
     n = effects.filter((pl.col("value") / pl.col("gap")).abs() >= 0.1).height
     assert f"{n} of {effects.height} components with an effect of 10% of the gap or more" in " ".join(found.split())
     assert "ioi: circuits of edges, as MIB measures them" in found
+    assert "CPR, CMD     area under faithfulness of growing circuits, higher is better" in found
+    assert "Passes       forward passes over one prompt" in found
+    n = pl.read_parquet(Path(study) / "summary.parquet").filter(task="ioi")["n"].max()
+    assert n > N_PAIRS
+    assert f"Sample       Scores of the study are means over {n} prompts, effects over {N_PAIRS} pairs" in found
+    assert "baselines are computed on these very pairs" in found
+    of_edges = found[found.index("ioi: circuits of edges") : found.index("induction: circuits of edges")].splitlines()
+    distances = [float(line.split("]")[1].split()[0]) for line in of_edges[2:] if line]
+    assert distances == sorted(distances)
     line = next(line for line in found.splitlines() if line.strip().startswith("attribution_patching_ig"))
     assert line.split()[-1] == "11"
 
@@ -415,12 +425,28 @@ def test_a_circuit_from_a_file_is_judged(study, evaluation, tmp_path):
     for ranking in ("signed", "size"):
         wanted = table.filter(ranking=ranking)
         np.testing.assert_allclose(found.filter(circuit=ranking)["value"], wanted["faithfulness"], rtol=1e-3, atol=1e-3)
-    assert found.filter(circuit="given").height == 1
+    [given] = found.filter(circuit="given").iter_rows(named=True)
+    as_many = found.filter(pl.col("circuit").is_in(["as_many_signed", "as_many_size"]))
+    assert as_many["size"].to_list() == [given["size"]] * 2
+    assert as_many["n_edges"].max() <= given["n_edges"]
     status, said, _ = gbcd(
         "evaluate", study, "--circuit", str(tmp_path / "ioi_model" / "importances.json"), "--pairs", "4"
     )
     assert status == 0
-    assert "cpr" in said
+    ioi = said[said.index("ioi: ") :]
+    first, by_signed, by_size, *_ = ioi.splitlines()[2:]
+    assert "faithfulness (1: the whole model)" in ioi.splitlines()[1]
+    assert first.startswith("your circuit  ")
+    assert by_signed.startswith("as many edges, by signed score  ")
+    assert by_size.startswith("as many edges, by size  ")
+    kept, *others = re.search(r"Result +(.*)", ioi)[1].split("; ")
+    assert re.fullmatch(r"your circuit keeps -?\d+ % \[-?\d+, -?\d+\] of the gap", kept)
+    percent = float(first.split("%", 1)[1].split()[1]) * 100
+    assert float(kept.split()[3]) == pytest.approx(percent, abs=1)
+    assert [other.rsplit(" ", 4)[0] for other in others] == [
+        "as many edges, by signed score",
+        "as many edges, by size",
+    ]
     small = tmp_path / "small.pt"
     content = torch.load(tmp_path / "ioi_model" / "importances.pt", weights_only=True)
     torch.save({**content, "cfg": {**content["cfg"], "d_model": 8}}, small)

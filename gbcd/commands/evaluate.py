@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -43,8 +44,36 @@ CircuitFile = Annotated[
 #: Of circuits of edges.
 EDGE_FIGURES = ("edge_cpr", "edge_cmd", "edge_cmd_greedy")
 
-#: Heads the difference to the score that ranks; one score is better only where its interval leaves zero.
+#: Heads the difference to the score that ranks.
 _LESS = "less the ranking's"
+
+#: The words of the tables.
+_LEGEND = {
+    "AUROC": "chance that a component with such an effect, either way, has a higher score than one without; 0.5 by "
+    "guessing, 1 is best",
+    "Spearman": "correlation of the ranks by score with the ranks by size of effect; 1 is best",
+    "Less ...": "the figure less that of the score that ranks the study; better or worse only where this interval "
+    "leaves zero",
+    "Passes": "forward passes over one prompt that a score takes, a backward pass counted as one",
+}
+
+#: And of those of edges.
+_EDGE_LEGEND = {
+    "CPR, CMD": "area under faithfulness of growing circuits, higher is better; area between it and 1, lower is better "
+    "(greedy: grown from the logits). `edges` is the study's score of edges; of a score of nodes, an edge has that of "
+    "its lesser end",
+}
+
+#: What the circuits of a file are called.
+_JUDGED = {
+    "given": "your circuit",
+    "as_many_signed": "as many edges, by signed score",
+    "as_many_size": "as many edges, by size",
+    "signed": "by signed score",
+    "size": "by size",
+    "cpr": "CPR: area under those by signed score, higher is better",
+    "cmd": "CMD: area between 1 and those by size, lower is better",
+}
 
 #: The truths that can be shown, best first.
 TRUTHS = ("resample", "mean", "zero")
@@ -109,8 +138,8 @@ def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
         heading(
             console,
             f"{task}, {wrong_answer or 'baselines'}: against {truth} ablation on {counted(n_pairs, 'pair')} "
-            f"({effects['cost'][0]:.3g} forward passes over each), {members} of {total} components with an "
-            f"effect of {MEMBER_SHARE:.0%} of the gap or more" + _sample(effects),
+            f"({effects['cost'][0]:.3g} forward passes over each prompt measure them), {members} of {total} components "
+            f"with an effect of {MEMBER_SHARE:.0%} of the gap or more" + _sample(effects),
         )
         table(
             console,
@@ -128,9 +157,24 @@ def show_evaluation(evaluation: Evaluation, out: str, console: Console) -> None:
             words=["score"],
         )
     console.print()
+    for label, meaning in (_LEGEND if edges.is_empty() else _LEGEND | _EDGE_LEGEND).items():
+        fact(console, label, meaning)
+    for said in _samples(evaluation.effects, out):
+        fact(console, "Sample", said)
     for note in evaluation.notes:
         line(console, note)
     fact(console, "Results", f"{out}, tables and circuits")
+
+
+def _samples(effects: pl.DataFrame, out: str) -> list[str]:
+    """Where scores are means over more prompts than effects, once for all tasks of which it is true."""
+    from gbcd.evaluation.recovery import sample_of_effects
+    from gbcd.run.results import summary
+
+    n = summary(out).group_by("task").agg(pl.col("n").max()).collect()
+    pairs = effects.group_by("task", maintain_order=True).agg(pl.col("n_pairs").max())
+    said = [sample_of_effects(*row) for row in pairs.join(n, on="task").select("n", "n_pairs").iter_rows()]
+    return list(dict.fromkeys(filter(None, said)))
 
 
 def _sample(effects: pl.DataFrame) -> str:
@@ -142,13 +186,17 @@ def _sample(effects: pl.DataFrame) -> str:
 
 def _methods(rows: pl.DataFrame, figures: tuple[str, ...]) -> list[tuple[str, ...]]:
     """A line for each score: its figures and the second's difference to that of the score that ranks, with intervals,
-    and what it costs; the largest second figure first."""
+    and what it costs; the best second figure first, which of a distance (CMD) is the smallest."""
     found = {
         (str(method), wrong_answer): {row["figure"]: row for row in group.iter_rows(named=True)}
         for (method, wrong_answer), group in rows.group_by("method", "wrong_answer", maintain_order=True)
     }
+
+    def place(key: tuple[str, str | None]) -> float:
+        value = found[key][figures[1]]["value"]
+        return inf if value is None or value != value else value if figures == EDGE_FIGURES else -value
+
     several = len({wrong_answer for _, wrong_answer in found}) > 1
-    best_first = sorted(found, key=lambda key: -(found[key][figures[1]]["value"] or -2.0))
     return [
         (
             f"{key[0]}, {key[1]}" if several and key[1] is not None else key[0],
@@ -156,7 +204,7 @@ def _methods(rows: pl.DataFrame, figures: tuple[str, ...]) -> list[tuple[str, ..
             _interval(found[key].get(f"{figures[1]}_difference"), signed=True),
             f"{found[key][figures[0]]['cost'] or 0:g}",
         )
-        for key in best_first
+        for key in sorted(found, key=place)
     ]
 
 
@@ -178,16 +226,37 @@ def _judge(out: str, circuit: Path, pairs: int, device: AskedDevice) -> None:
     found = judge(out, circuit, pairs, device)
     for (task,), rows in found.group_by("task", maintain_order=True):
         heading(console, f"{task}: {circuit}")
+        by_name = {row["circuit"]: row for row in rows.iter_rows(named=True)}
         lines = [
             (
-                row["circuit"],
-                "" if row["size"] is None else f"{row['size']:.3g}",
-                str(row["n_edges"] or ""),
+                _JUDGED[row["circuit"]],
+                "" if row["size"] is None else f"{100 * row['size']:.3g} %",
+                "" if row["n_edges"] is None else f"{row['n_edges']:,}",
                 _interval(row),
             )
             for row in rows.iter_rows(named=True)
         ]
-        table(console, ["circuit", "share of edges", "edges", "value"], lines, words=["circuit"])
+        headings = ["circuit", "share of edges", "edges", "faithfulness (1: the whole model)"]
+        table(console, headings, lines, words=["circuit"])
+        kept = [
+            f"{_JUDGED[name]} {_percent(by_name[name])}"
+            for name in ("as_many_signed", "as_many_size")
+            if name in by_name
+        ]
+        fact(console, "Result", "; ".join([f"your circuit keeps {_percent(by_name['given'])} of the gap", *kept]))
+    console.print()
+    fact(
+        console,
+        "Faithfulness",
+        "share of the gap (the metric on the prompts less that on their counterfactuals) that a circuit keeps when "
+        "every other edge carries what it carries in the counterfactual; edges are counted without dead ends",
+    )
+
+
+def _percent(row: Mapping[str, Any]) -> str:
+    value, low, high = (row[name] for name in ("value", "ci_low", "ci_high"))
+    bounds = "" if low != low else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    return "-" if value != value else f"{100 * value:.0f} %{bounds}"
 
 
 def _ablations(text: str) -> tuple[Ablation, ...]:

@@ -62,11 +62,14 @@ class EdgeTable:
         least = np.minimum(*(np.array(values) for values in ends))
         return np.where(np.isfinite(least), least, max(scores.values()))
 
-    def cut(self, scores: Float[np.ndarray, " edges"], ranking: Ranking) -> list[Int[np.ndarray, " members"]]:
-        """The edges of the circuit of each of `SIZES`."""
+    def cut(
+        self, scores: Float[np.ndarray, " edges"], ranking: Ranking, counts: Sequence[int] | None = None
+    ) -> list[Int[np.ndarray, " members"]]:
+        """The edges of the circuit of each of `SIZES`, or of so many edges (`counts`) before dead ends are dropped."""
+        counts = [int(share * self.n) for share in SIZES] if counts is None else counts
         sizes = scores if ranking == "signed" else np.abs(scores)
         order = grown(self._ends, sizes) if ranking == "greedy" else np.argsort(-sizes, kind="stable")
-        return [without_dead_ends(self._ends, order[: int(share * self.n)]) for share in SIZES]
+        return [without_dead_ends(self._ends, order[:count]) for count in counts]
 
 
 class Circuits:

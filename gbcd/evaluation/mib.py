@@ -48,8 +48,9 @@ JUDGED = pl.Schema(
     {"task": pl.String(), "circuit": pl.String(), "size": pl.Float64(), "n_edges": pl.Int64()}
     | {name: pl.Float64() for name in ("value", "ci_low", "ci_high")}
 )
-"""Rows of `judge`: the faithfulness of the circuit as it is (`given`) and, where the file scores all edges, of circuits
-of MIB's ten sizes (`signed`, `size`); and `cpr` and `cmd`, without a size."""
+"""Rows of `judge`: the faithfulness of the circuit as it is (`given`) and, where the file scores all edges, of its
+best edges, as many, before dead ends are dropped (`as_many_signed`, `as_many_size`), and of circuits of MIB's ten sizes
+(`signed`, `size`); and `cpr` and `cmd`, without a size."""
 
 
 class Importances(NamedTuple):
@@ -170,9 +171,10 @@ def judge(out: str, path: Path, n_pairs: int = 128, device: AskedDevice = "auto"
     circuits, table = Circuits(), EdgeTable(found.cfg)
     circuits.add("edges", np.flatnonzero(found.inside))
     score, by_size = EdgeScore(Method("given", None, 0.0), found.scores), dict[Ranking, list[int]]()
-    if found.is_complete:
-        by_size["signed"] = of_edges(circuits, table, score, "signed")
-        by_size["size"] = of_edges(circuits, table, score, "size")
+    rankings: tuple[Ranking, ...] = ("signed", "size") if found.is_complete else ()
+    for ranking in rankings:
+        [best] = table.cut(found.scores, ranking, [int(found.inside.sum())])
+        by_size[ranking] = [circuits.add("edges", best), *of_edges(circuits, table, score, ranking)]
     inputs, rows = Inputs(store, plan), list[dict[str, Any]]()
     for task in plan.tasks:
         prompts = pairs_of(loaded, inputs, task, n_pairs)
@@ -204,12 +206,14 @@ def _judged(
     draws: Draws,
 ) -> Iterator[dict[str, Any]]:
     sizes = [len(members) for members in circuits.members["edges"]]
-    row = {"circuit": "given", "size": sizes[0] / n_edges, "n_edges": sizes[0]}
-    yield {**row, **draws.bounded("value", curve[:, 0])}
-    for ranking, columns in by_size.items():
-        for size, column in zip(SIZES, columns, strict=True):
-            row = {"circuit": ranking, "size": size, "n_edges": sizes[column]}
-            yield {**row, **draws.bounded("value", curve[:, column])}
+    given = sizes[0] / n_edges
+    named = [("given", given, 0), *((f"as_many_{ranking}", given, columns[0]) for ranking, columns in by_size.items())]
+    for ranking, [_, *columns] in by_size.items():
+        named += [(ranking, size, column) for size, column in zip(SIZES, columns, strict=True)]
+    for circuit, size, column in named:
+        row = {"circuit": circuit, "size": size, "n_edges": sizes[column]}
+        yield {**row, **draws.bounded("value", curve[:, column])}
+    for ranking, [_, *columns] in by_size.items():
         name, area = ("cpr", cpr) if ranking == "signed" else ("cmd", cmd)
         yield {"circuit": name, **draws.bounded("value", np.array([area(one) for one in curve[:, columns]]))}
 

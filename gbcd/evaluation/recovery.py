@@ -48,6 +48,17 @@ class Score(NamedTuple):
     resamples: Float[np.ndarray, "resamples components"]
 
 
+def sample_of_effects(n_prompts: object, n_pairs: object) -> str | None:
+    """What figures cannot tell apart where effects are means over fewer prompts than scores; else None."""
+    if not isinstance(n_prompts, int) or not isinstance(n_pairs, int) or n_prompts <= n_pairs:
+        return None
+    return (
+        f"Scores of the study are means over {n_prompts:,} prompts, effects over {n_pairs:,} pairs, so part of what "
+        "looks like a score's error is the sample of the effects; baselines are computed on these very pairs "
+        "(attribution_patching is what attribution with the loss margin is on them), and share the sample."
+    )
+
+
 class Truth(NamedTuple):
     """What a score is held against.
 

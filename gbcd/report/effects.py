@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import altair as alt
 import polars as pl
 
-from gbcd.evaluation.recovery import MEMBER_SHARE
+from gbcd.evaluation.recovery import MEMBER_SHARE, sample_of_effects
 from gbcd.report.charts import BASE, FIND, GROUP, Chart, Control, Grid, Rows, Section, bound, key, layered
 from gbcd.report.data import Group, ReportData, interval, kind, label
 from gbcd.report.dots import beside, dots, marked
@@ -219,7 +219,8 @@ def _methods(groups: list[Group]) -> Grid:
         "of its difference leaves zero. Passes: forward passes over each prompt, a backward pass counted as one."
     )
     tables = {group.id: _of_methods(group) for group in groups}
-    caveats = {group.id: said for group in groups if (said := _sample_of_effects(group))}
+    samples = {group.id: (group.nodes["n"].max(), group.figures["n_pairs"].max()) for group in groups}
+    caveats = {name: said for name, sample in samples.items() if (said := sample_of_effects(*sample))}
     return Grid("methods", caption, Rows(tables, {"method": "method"} | figures | {"passes": "cost"}), LISTED, caveats)
 
 
@@ -232,14 +233,3 @@ def _of_methods(group: Group) -> pl.DataFrame:
     ]
     found = group.figures.group_by("method", maintain_order=True).agg(*values, cost=pl.col("cost").first())
     return found.sort("spearman", descending=True, nulls_last=True).with_columns(method=_called() + mark)
-
-
-def _sample_of_effects(group: Group) -> str | None:
-    """What the table cannot tell apart, where effects are means over fewer prompts than scores."""
-    n, pairs = group.nodes["n"].max(), group.figures["n_pairs"].max()
-    if not isinstance(n, int) or not isinstance(pairs, int) or n <= pairs:
-        return None
-    return (
-        f"Scores of the study are means over {n:,} prompts, effects over {pairs:,} pairs, so part of what looks like a "
-        "score's error is the sample of the effects; methods that are computed on these very pairs share the sample."
-    )
