@@ -40,7 +40,10 @@ def test_norm_and_attribution_stand_side_by_side_with_sign_and_interval(values):
     assert "attribution (n" not in text
     assert "Attribution  what a component's output adds to the loss" in text
     assert "Sign         foil: above zero a component works against the wrong answer, below zero for it\n" in text
-    assert "it has no sign" in text
+    assert "gradient with respect to the weights that a component writes with, their input less its mean" in text
+    assert "it has no sign; it is for comparison, and does not rank" in text
+    assert text.count("does not rank") == 1
+    assert "Same sign    share of the prompts whose attribution has the sign of the mean" in text
     assert "a0.norm" not in text
 
 
@@ -60,7 +63,7 @@ def test_each_loss_has_what_the_sign_says_under_it(values):
 def test_without_references_the_table_says_what_ranks_instead(values):
     text = shown(shard(without(values, "attribution", "mean_attribution", "contrast_norm"), ["a", "b"] * 15))
     assert "ranked by writing_norm, means over 30 prompts" in text
-    assert "in place of zero" in text
+    assert "in place of zero; it is for comparison, and does not rank" in text
     assert "intervals of ioi are over 2 templates: they say little" in text
 
 

@@ -27,9 +27,10 @@ MEANINGS = {
     "reference (the counterfactual or a partner)",
     "mean_attribution": "what a component's output adds to the loss, to first order, in place of its mean output",
     "taylor": "what a component's output adds to the loss, to first order, in place of zero",
-    "writing_norm": "size of the loss's gradient by the weights that a component writes with, centred: how hard the "
-    "loss pulls at it; it has no sign",
-    "grad_norm": "size of the loss's gradient by a component's weights: how hard the loss pulls at it; it has no sign",
+    "writing_norm": "size of the loss's gradient with respect to the weights that a component writes with, their input "
+    "less its mean over prompts at the same position: how hard the loss pulls at it; it has no sign",
+    "grad_norm": "size of the loss's gradient with respect to a component's weights: how hard the loss pulls at it; it "
+    "has no sign",
 }
 """What a statistic says, in a sentence."""
 
@@ -50,8 +51,12 @@ def show_results(summary: pl.DataFrame, console: Console) -> None:
             if any(name in _ATTRIBUTIONS for name in statistics):
                 signs.setdefault(sign_of(nodes["wrong_answer"][0]), []).append(nodes["wrong_answer"][0])
     console.print()
+    ranks = set(summary["score_name"])
     for statistic in dict.fromkeys(shown):
-        fact(console, _label(statistic).capitalize(), MEANINGS[statistic])
+        compared = "" if statistic in ranks else "; it is for comparison, and does not rank"
+        fact(console, _label(statistic).capitalize(), MEANINGS[statistic] + compared)
+    if any(statistic in _ATTRIBUTIONS for statistic in shown):
+        fact(console, "Same sign", "share of the prompts whose attribution has the sign of the mean")
     for sign, names in signs.items():
         fact(console, "Sign", f"{', '.join(dict.fromkeys(names))}: {sign}")
     few = {nodes["task"][0]: n for _, nodes in groups if 0 < (n := nodes["n_templates"][0]) < FEW_TEMPLATES}
