@@ -150,7 +150,7 @@ def test_prompts_whose_gradient_is_no_number_are_kept_and_never_averaged(tmp_pat
 def test_another_study_is_refused_with_what_differs(reference: Path) -> None:
     study = small_study(reference, seed=1)
     before = (reference / "out" / "plan.json").read_bytes()
-    with pytest.raises(BadInput, match=r"(?s)holds another study.*study\.seed: 0 -> 1"):
+    with pytest.raises(BadInput, match=r"(?s)holds another study.*asked for\):\n  seed: 0 -> 1"):
         finished(study)
     assert (reference / "out" / "plan.json").read_bytes() == before
 

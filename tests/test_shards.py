@@ -59,13 +59,15 @@ def test_differences_name_what_changed_and_nothing_else() -> None:
     old = plan()
     assert old.differences(STUDY, SOURCES) == []
     compute = STUDY.compute.model_copy(update={"threads": 2})
-    study = STUDY.model_copy(update={"seed": 1, "compute": compute})
+    study = STUDY.model_copy(update={"seed": 1, "tasks": ("ioi", "greater_than"), "compute": compute})
     sources = Sources(
-        versions={"torch": "2.14.0"}, hashes={"model": "aa", "b": "c"}, definitions={"02": "/one/mine.py"}
+        versions={"torch": "2.14.0"},
+        hashes={"model": "aa", "b": "0123456789abcdef"},
+        definitions={"02": "/one/mine.py"},
     )
     assert old.differences(study, sources) == [
-        "compute.threads: 1 -> 2", "hashes.b: None -> c", "study.seed: 0 -> 1", "versions.torch: 2.13.0 -> 2.14.0",
-        "definitions: mine.py (01) -> mine.py (02)",
+        "compute.threads: 1 -> 2", "seed: 0 -> 1", "tasks: ioi -> ioi, greater_than", "hashes.b: none -> 0123456789ab",
+        "versions.torch: 2.13.0 -> 2.14.0", "definitions: mine.py (01) -> mine.py (02)",
     ]  # fmt: skip
 
 

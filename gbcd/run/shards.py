@@ -150,11 +150,10 @@ class Plan(Record):
         return [slice(start, min(start + self.batch_size, shard.n_prompts)) for start in starts]
 
     def differences(self, study: Study, sources: Sources) -> list[str]:
-        """One line for each value in which another study differs: `study.seed: 0 -> 1`."""
+        """One line for each value in which another study differs, its own keys first: `seed: 0 -> 1`."""
         old, new = _content(self.study, self.sources), _content(study, sources)
-        found = [
-            f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
-        ]
+        keys = sorted({*old, *new}, key=lambda key: (key.startswith(("hashes.", "versions.")), key))
+        found = [f"{key}: {_said(old, key)} -> {_said(new, key)}" for key in keys if old.get(key) != new.get(key)]
         if self.sources.definitions.keys() != sources.definitions.keys():
             found.append(f"definitions: {_named(self.sources)} -> {_named(sources)}")
         return found
@@ -218,11 +217,18 @@ def _content(study: Study, sources: Sources) -> dict[str, Any]:
     fields = study.model_dump(exclude=_PLACES | {"compute"})
     compute = study.compute.model_dump(exclude=_CAPACITY)
     return {
-        **{f"study.{name}": value for name, value in fields.items()},
+        **fields,
         **{f"compute.{name}": value for name, value in compute.items()},
         **{f"versions.{name}": version for name, version in sources.versions.items()},
         **{f"hashes.{name}": sha256 for name, sha256 in sources.hashes.items()},
     }
+
+
+def _said(content: Mapping[str, Any], key: str) -> str:
+    """A value as people write it: `ioi, induction` for a tuple, twelve digits of a hash, `none` for no value."""
+    value = content.get(key)
+    words = cast("tuple[object, ...]", value if isinstance(value, tuple) else () if value is None else (value,))
+    return ", ".join(str(word)[:12] if key.startswith("hashes.") else str(word) for word in words) or "none"
 
 
 def _named(sources: Sources) -> str:
