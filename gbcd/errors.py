@@ -6,6 +6,7 @@ work was done, is kept, and that the same command goes on with it.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import traceback
 from collections.abc import Callable, Generator, Sequence
@@ -65,3 +66,9 @@ def listed(problems: Sequence[str], limit: int = MAX_LISTED) -> str:
     if len(problems) > limit:
         lines.append(f"... and {len(problems) - limit} more")
     return "\n".join(lines)
+
+
+def near(name: str, known: Sequence[str]) -> str:
+    """`; did you mean ioi?`, of what is `known`; nothing where nothing is like `name`."""
+    matches = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""

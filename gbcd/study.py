@@ -7,7 +7,6 @@ known one, and no value is converted.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from gbcd.errors import BadInput, listed
+from gbcd.errors import BadInput, listed, near
 
 #: Prompts that are drawn for each task where a study does not say.
 PROMPTS_PER_TASK = 2000
@@ -166,7 +165,7 @@ def check_names(kind: str, asked: tuple[str, ...], known: list[str], remedy: str
     Raises:
         BadInput: at least one of `asked` is not in `known`.
     """
-    problems = [f"unknown {kind} {name!r}{_near(name, known)}" for name in asked if name not in known]
+    problems = [f"unknown {kind} {name!r}{near(name, known)}" for name in asked if name not in known]
     if problems:
         raise BadInput(f"{listed(problems)}\nKnown: {', '.join(known)}. {remedy}")
 
@@ -198,7 +197,7 @@ def _explained(problem: dict[str, Any]) -> str:
     key = where.rsplit(".", 1)[-1]
     if problem["type"] == "extra_forbidden":
         known = [*Compute.model_fields] if where.startswith("compute.") else [*Study.model_fields]
-        return f"unknown key {where!r}{_near(key, known)} (known: {', '.join(known)})"
+        return f"unknown key {where!r}{near(key, known)} (known: {', '.join(known)})"
     if not where:
         return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
@@ -210,8 +209,3 @@ def _described(field: str) -> str:
     return {"out": 'say where results go, for example out = "results/ioi" (--out results/ioi)'}.get(
         field, "it has no default"
     )
-
-
-def _near(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-    return f"; did you mean {' or '.join(matches)}?" if matches else ""

@@ -419,7 +419,11 @@ def test_circuits_are_exported_and_read_back(study, evaluation, tmp_path):
 
 
 def test_a_circuit_from_a_file_is_judged(study, evaluation, tmp_path):
-    export(study, tmp_path)
+    status, said, _ = gbcd("export", study, "--mib", str(tmp_path))
+    assert (status, said.splitlines()[-1]) == (
+        0,
+        f"Next         gbcd evaluate {study} --circuit {tmp_path}/ioi_model/importances.pt",
+    )
     found = judge(study, tmp_path / "ioi_model" / "importances.pt", N_PAIRS).filter(task="ioi")
     table = evaluation.edge_faithfulness.filter(task="ioi", method="attribution_patching")
     for ranking in ("signed", "size"):

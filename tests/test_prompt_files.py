@@ -65,17 +65,25 @@ def test_a_space_is_added_only_where_the_answer_is_no_token_without(tmp_path: Pa
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"prompt": ', "line 2: Invalid JSON"),
+        ('{"prompt": ', "line 2, column 11: Invalid JSON: Expecting value"),
+        ('  {"prompt": "Aaron', "line 2, column 14: Invalid JSON: Unterminated string"),
         ('["prompt"]', "line 2: it is no JSON object"),
         ("{}", "line 2, prompt: it is missing"),
-        (GOOD | {"anwser": "x"}, "line 2, anwser: unknown field; the fields are prompt, answer"),
+        (
+            GOOD | {"anwser": "x"},
+            "line 2, anwser: unknown field; did you mean answer or wrong_answer? (the fields are prompt, ",
+        ),
+        (GOOD | {"colour": "x"}, "line 2, colour: unknown field (the fields are prompt, answer"),
         (GOOD | {"answer": 3}, "line 2, answer: it must be text or a list of texts, not 3"),
         (GOOD | {"answer": ["Andrew", 3]}, "line 2, answer: it must be text or a list of texts, not 3"),
         (GOOD | {"twin": ["x"]}, "line 2, twin: it must be text, not ['x']"),
         (GOOD | {"prompt": ""}, "line 2, prompt: it is empty"),
         (GOOD | {"prompt": " \n "}, "line 2, prompt: it is empty"),
         (GOOD | {"answer": []}, "line 2, answer: it is empty"),
-        (GOOD | {"answer": "Andrew Jane"}, "line 2, answer: answer 'Andrew Jane' is not one token but ['Andrew', "),
+        (
+            GOOD | {"answer": "Andrew Jane"},
+            "line 2, answer: answer 'Andrew Jane' is not one token but ['Andrew', ' ', 'J', 'a', 'n', 'e']",
+        ),
         (GOOD | {"wrong_answer": "Andrew"}, "line 2, wrong_answer: it is the answer: 'Andrew'"),
         (GOOD | {"answer": ["Andrew", "Andrew"]}, "line 2, answer: a token is named twice"),
         (GOOD | {"counterfactual": TEXT}, "line 2, counterfactual: it is the prompt itself"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -57,5 +58,7 @@ def export(out: options.Results, mib: Mib) -> None:
     with exit_status():
         from gbcd.evaluation.mib import export as write_circuits
 
-        for written in write_circuits(out, mib):
-            fact(console, "Circuit", f"{written}/importances.pt, importances.json")
+        written = write_circuits(out, mib)
+        for folder in written:
+            fact(console, "Circuit", f"{folder}/importances.pt, importances.json")
+        fact(console, "Next", f"gbcd evaluate {quote(out)} --circuit {quote(f'{written[0]}/importances.pt')}")

@@ -152,8 +152,9 @@ def _faults(prompt: Prompt, encoded: EncodedPrompt | BadInput, lacking: str | No
 
 
 def _placed(number: int, fault: str) -> str:
-    """`line 3, answer: it is missing`, or `line 3: Invalid JSON` where no field is named."""
-    return f"line {number}{', ' if fault.partition(':')[0].isidentifier() else ': '}{fault}"
+    """`line 3, answer: it is missing`, `line 3, column 9: Invalid JSON`, or `line 3: ...` where no place is named."""
+    place = fault.partition(":")[0].removeprefix("column ")
+    return f"line {number}{', ' if place.isidentifier() or place.isdecimal() else ': '}{fault}"
 
 
 def _prompt_or_problem(row: Row, tokenizer: PreTrainedTokenizerBase, seen: dict[str, int]) -> Prompt | BadInput:

@@ -91,7 +91,7 @@ def _lines(file: io.BufferedReader | gzip.GzipFile) -> Iterator[Row]:
 
 def _parsed(raw: bytes) -> Any:
     """The value of a line; None for a blank one."""
-    raw = raw.removeprefix(codecs.BOM_UTF8).strip()
+    raw = raw.removeprefix(codecs.BOM_UTF8).rstrip()
     try:
         return _value(raw.decode()) if raw else None
     except UnicodeDecodeError as error:
@@ -109,7 +109,11 @@ def _value(text: str) -> Any:
         value = json.loads(text, object_pairs_hook=_each_key_once)
         if "\\u" in text:  # half a surrogate pair cannot be written again
             json.dumps(value, ensure_ascii=False).encode()
-    except (json.JSONDecodeError, RecursionError, UnicodeEncodeError) as error:
+    except json.JSONDecodeError as error:
+        where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        fault = error.msg.removesuffix(" at").removesuffix(" starting")
+        raise BadInput(f"{where}: Invalid JSON: {fault}") from error
+    except (RecursionError, UnicodeEncodeError) as error:
         raise BadInput(f"Invalid JSON: {error}") from error
     return value
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from gbcd.errors import BadInput
+from gbcd.errors import BadInput, near
 
 #: The task that prompts of a file belong to, and the template of those that name none.
 TASK = "prompts"
@@ -133,7 +133,8 @@ def _explained(problem: dict[str, Any]) -> str:
     field = next((str(step) for step in problem["loc"]), "")
     match problem["type"]:
         case "extra_forbidden":
-            return f"{field}: unknown field; the fields are {', '.join(Line.model_fields)}"
+            known = [*Line.model_fields]
+            return f"{field}: unknown field{near(field, known)} (the fields are {', '.join(known)})"
         case "missing":
             return f"{field}: it is missing"
         case "string_too_short" | "too_short":

@@ -223,7 +223,8 @@ def single_token(answer: str, tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _one_token(answer: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
     if len(ids) != 1:
-        raise BadInput(f"answer {answer!r} is not one token but {tokenizer.convert_ids_to_tokens(list(ids))}")
+        pieces = [token.replace("Ġ", " ").replace("▁", " ") for token in tokenizer.convert_ids_to_tokens(list(ids))]
+        raise BadInput(f"answer {answer!r} is not one token but {pieces}")
     if ids[0] == tokenizer.unk_token_id and answer != tokenizer.unk_token:
         raise BadInput(f"answer {answer!r} is not in the model's vocabulary")
     return ids[0]
