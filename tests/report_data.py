@@ -41,6 +41,7 @@ def made_up(
     names = list(dict.fromkeys(group.task for group in groups))
     examples = {
         "prompt": "When Mary and John went to the store, John gave a drink to", "answer": " Mary", "n": N_PROMPTS,
+        "wrong_answer": "margin", "wrong_token": " John",
         "correct": 0.6, "above_wrong": 0.95, "partner": 0.0,
     }  # fmt: skip
     return ReportData(
@@ -117,11 +118,13 @@ def without_scores(data: ReportData, group: Key) -> ReportData:
 def _summary(group: Key, nodes: list[str], values: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
     norms = np.abs(values) + np.exp(rng.normal(size=len(nodes)))
     rows: list[dict[str, Any]] = []
+    of_head = ("q", "o") if any(".g" in name for name in nodes) else ("q", "k", "v", "o")
     for name, value, norm in zip(nodes, values.tolist(), norms.tolist(), strict=True):
         rows.append(_row(group, "node", name, name, value, norm))
-        for part in ("in", "out") if name.startswith("m") else ("k", "v") if ".g" in name else ("q", "k", "v", "o"):
+        for part in ("in", "out") if name.startswith("m") else ("k", "v") if ".g" in name else of_head:
             rows.append(_row(group, "part", f"{name}.{part}", name, value / 2, norm / 2))
-    rank = pl.col("score").rank("ordinal", descending=True).over("level").cast(pl.Int32)
+    score = pl.when((pl.col("level") != "node") | (pl.col("part") != "group")).then("score")
+    rank = score.rank("ordinal", descending=True).over("level").cast(pl.Int32)
     return pl.from_dicts(rows, infer_schema_length=None).with_columns(
         rank=rank, rank_ci_low=(rank - 1).clip(1), rank_ci_high=rank + 2
     )

@@ -33,7 +33,7 @@ from gbcd.analysis.nodes import Key
 from gbcd.analysis.ranking import CIRCUIT_SHARE
 from gbcd.errors import BadInput
 from gbcd.evaluation.tables import EDGE_SCORES_FILE
-from gbcd.report import circuit, components, effects, findings, prompts
+from gbcd.report import circuit, components, effects, findings, prompts, study
 from gbcd.report import data as report_data
 from gbcd.report.caveats import warnings
 from gbcd.report.data import ReportData
@@ -150,20 +150,22 @@ def test_the_heat_map_has_signed_attributions_norms_and_effects_in_the_same_plac
     assert "attribution_low" not in parts
 
 
-def test_groups_of_heads_stand_between_heads_and_mlps_in_every_layer() -> None:
+def test_groups_of_heads_stand_between_heads_and_mlps_where_they_have_cells() -> None:
     text = page(made_up(5, 4, shared=2))
     chart = embedded(text)["charts"]["heatmap"]
-    columns = ["0", "1", "2", "3", "g0", "g1", " ", "MLP"]
-    assert {tuple(layer["encoding"]["x"]["scale"]["domain"]) for layer in chart["specification"]["layer"]} == {
-        tuple(columns)
-    }
+    columns = ["0", "1", "2", "3", " ", "MLP"]
+    with_groups = ["0", "1", "2", "3", "g0", "g1", " ", "MLP"]
+    [domain] = {layer["encoding"]["x"]["scale"]["domain"]["expr"] for layer in chart["specification"]["layer"]}
+    by_level = json.loads(domain.removeprefix("(").removesuffix(")[level]"))
+    assert by_level == {level: with_groups if level in ("k", "v") else columns for level in by_level}
+    assert "level" in chart["parameters"]
     cells = chart["tables"]["0|node"]
     places = set(zip(cells["column"], cells["layer"], strict=True))
     assert places == {(name, layer) for name in columns if name != " " for layer in range(5)}
-    assert set(chart["tables"]["0|k"]["column"]) == set(columns[:6])
+    assert set(chart["tables"]["0|k"]["column"]) == {"g0", "g1"}
     levels = re.findall(r'<option value="(.*?)">(?:whole components|\w+ of (?:attention|MLPs))', text)
     assert levels == ["node", "q", "k", "v", "o", "in", "out"]
-    assert "20 heads, 10 groups of keys and values, 5 MLPs in 5 layers" in text
+    assert "20 heads, 5 MLPs in 5 layers" in text
 
 
 def test_the_top_names_the_strongest_with_interval_and_effect(data: ReportData) -> None:
@@ -195,9 +197,21 @@ def test_the_top_says_what_the_norm_says_differently(data: ReportData) -> None:
     first, by_norm = (set(rows.sort(name, descending=True).head(n)["component"]) for name in ("score", "norm"))
     said = sentences(data)[2]
     assert f"{len(first & by_norm)} of its {n} highest are among the {n} highest of the score" in said
-    assert by_norm - first
+    assert findings.NAMED > len(by_norm - first) > 0
+    assert "among others" not in said
     assert all(re.search(rf"{name} \(effect -?\d+ %\)", said) for name in list(by_norm - first)[: findings.NAMED])
     assert "Its Spearman with measured effects: 0.500 [0.400, 0.600]" in said
+
+
+def test_what_is_high_by_the_norm_only_is_named_as_some_where_it_is_more() -> None:
+    data = made_up(6, 4)
+    best = [f"m{layer}" for layer in range(6)]
+    is_best = pl.col("component").is_in(best)
+    norms = pl.when(is_best).then(1000.0).otherwise("writing_norm_mean")
+    scores = pl.when(is_best).then(None).otherwise("rank").cast(pl.Int32)
+    rows = data.summary.with_columns(writing_norm_mean=norms, rank=pl.when(is_best).then(100).otherwise(scores))
+    said = sentences(replace(data, summary=rows))[2]
+    assert re.search(r"High by the norm only, among others: (m\d \([^)]*\)(, |\.)){5}$", said)
 
 
 def test_without_references_the_norm_ranks_and_there_is_one_score(data: ReportData) -> None:
@@ -230,6 +244,15 @@ def test_a_study_without_any_finite_score_has_a_page() -> None:
     text = page(changed)
     assert "there is nothing to rank" in text
     assert [section.id for section in sections(changed)] == ["found", "study", "computed", "words"]
+
+
+def test_what_was_run_shows_the_answer_and_the_wrong_answer() -> None:
+    data = made_up()
+    [tasks, _] = study.what_was_run(data).tables
+    named = dict(zip(tasks.header, tasks.rows[0], strict=True))
+    assert (named["answer"], named["wrong answer"]) == (" Mary", " John, by margin")
+    none = replace(data, examples=data.examples.with_columns(wrong_token=pl.lit(None, pl.String)))
+    assert study.what_was_run(none).tables[0].rows[0][3] == "-"
 
 
 def test_warnings_name_what_the_model_gets_wrong_by_the_metric_of_the_task() -> None:
@@ -326,6 +349,29 @@ def test_names_beside_dots_lie_on_nothing() -> None:
     )
     sides = dict(marked(rows, "effect", "score").filter(pl.col("name") != "").select("component", "side").iter_rows())
     assert sides == {"high": "right", "large": "right", "left of it": "left", "between": "left", "right of it": "right"}
+
+
+def test_what_is_always_named_has_the_side_that_another_would_have_had() -> None:
+    rows = pl.DataFrame({"component": ["high", "ranks", "beside"], "cost": [1.0, 3.0, 3.1], "value": [0.9, 0.5, 0.505]})
+    hidden = rows.vstack(pl.DataFrame({"component": ["at left"], "cost": [2.9], "value": [0.51]}))
+    for table in (rows, hidden):
+        named = marked(table, "cost", "value", always="ranks").filter(pl.col("name") == "ranks")
+        assert named["side"].to_list() == ["left"]
+    assert "ranks" not in marked(hidden, "cost", "value")["name"]
+
+
+def test_the_picture_of_costs_names_the_score_that_ranks_however_many_are_better(data: ReportData) -> None:
+    group = data.groups[0]
+    better = [f"better {place}" for place in range(6)]
+    rows = pl.concat(
+        group.figures.filter(pl.col("method") == "random").with_columns(
+            method=pl.lit(name), value=pl.lit(0.95 + place / 200)
+        )
+        for place, name in enumerate(better)
+    )
+    measured = data.measured._replace(figures=pl.concat([data.measured.figures, rows]))
+    table = effects._priced(replace(data, measured=measured).groups[0], "spearman")
+    assert table.filter("is_score").select("method", "name").rows() == [("attribution", "attribution")]
 
 
 def test_misleading_scores_are_named_before_large_effects() -> None:
@@ -504,7 +550,8 @@ def test_what_was_run_is_told_without_reading_a_shard(copy: Path) -> None:
     data = read_data(str(copy))
     [example] = data.examples.rows(named=True)
     assert (example["task"], example["n"]) == ("prompts", 40)
-    assert example["prompt"] in rows["prompt"].to_list()
+    shown = {name: example[name] for name in ("prompt", "answer", "wrong_answer", "wrong_token")}
+    assert rows.filter(**shown).height == 1
     assert example["correct"] == pytest.approx(rows["correct"].mean())
     assert 'data-chart="templates"' in page(data)
 

@@ -3,6 +3,8 @@ definitions of the wrong answer agree."""
 
 from __future__ import annotations
 
+import json
+
 import altair as alt
 import polars as pl
 import polars.selectors as cs
@@ -58,8 +60,8 @@ def section(data: ReportData) -> Section | None:
     return Section(
         "where",
         "All heads and MLPs",
-        "Early layers have large norms for any task, so compare within a row first: one colour scale for each layer "
-        "shows what stands out there.",
+        "Norms are large in early layers for any task, so compare norms within a row first: one colour scale for each "
+        "layer shows what stands out there.",
         controls=(
             Control("statistic", "Measure", measures[data.groups[0].id], measures),
             Control("level", "Of", levels),
@@ -79,15 +81,19 @@ def _heat_map(groups: list[Group], levels: list[str]) -> Chart:
     tables = {key(group.id, level): _cells(group, level) for group in groups for level in levels}
     measures = {name: said for group in groups for name, said in _measures(group).items()}
     places = pl.concat([table.select("column", "layer") for table in tables.values()]).unique()
-    across = _across(places["column"].to_list())
+    found = {
+        level: {name for group in groups for name in tables[key(group.id, level)]["column"] if name.startswith("g")}
+        for level in levels
+    }
+    across = {level: _across(places["column"].to_list(), shared) for level, shared in found.items()}
     return Chart(
         "heatmap",
         "Columns are heads, the last one MLPs; the input is below. In per cent of the largest size; blue is above "
         "zero, orange below.",
         _cells_picture(across, 1 + max(places["layer"].to_list())),
         Rows(tables, {"component": "component"} | {said: name for name, said in measures.items()}, (GROUP, "level")),
-        ("statistic", "scale", FIND),
-        max_width=max(MIN_WIDTH, CELL * len(across)),
+        ("statistic", "scale", "level", FIND),
+        max_width=max(MIN_WIDTH, CELL * max(map(len, across.values()))),
     )
 
 
@@ -108,16 +114,19 @@ def _column(component: str) -> str:
     return MLP if component.startswith("m") else place.removeprefix("h")
 
 
-def _across(found: list[str]) -> list[str]:
-    """Columns: heads, groups, an empty one, MLPs."""
+def _across(found: list[str], groups: set[str]) -> list[str]:
+    """Columns: heads, the groups of a level, an empty one, MLPs."""
     heads = [name for name in found if name.isdigit()]
-    groups = sorted({name for name in found if name.startswith("g")}, key=lambda name: int(name[1:]))
-    return [*map(str, range(1 + max(map(int, heads), default=-1))), *groups, *([GAP] if heads else []), MLP]
+    shared = sorted(groups, key=lambda name: int(name[1:]))
+    return [*map(str, range(1 + max(map(int, heads), default=-1))), *shared, *([GAP] if heads else []), MLP]
 
 
-def _cells_picture(across: list[str], n_layers: int) -> alt.LayerChart:
-    is_numbered = len(across) <= MAX_NUMBERED
-    columns = alt.Axis(labelAngle=0, values=[name for name in across if name != GAP], labelOverlap="greedy")
+def _cells_picture(across: dict[str, list[str]], n_layers: int) -> alt.LayerChart:
+    """The picture, with the columns `across` of the level that is chosen."""
+    is_numbered = max(map(len, across.values())) <= MAX_NUMBERED
+    named = {level: [name for name in columns if name != GAP] for level, columns in across.items()}
+    domain, shown = (alt.ExprRef(f"({json.dumps(columns)})[level]") for columns in (across, named))
+    columns = alt.Axis(labelAngle=0, values=shown, labelOverlap="greedy")
     rows = alt.Axis(labelOverlap="greedy")
     base = (
         BASE.transform_calculate(
@@ -133,7 +142,7 @@ def _cells_picture(across: list[str], n_layers: int) -> alt.LayerChart:
             interval="isValid(datum.low) ? format(datum.low, '.3~g') + ' to ' + format(datum.high, '.3~g') : 'none'",
         )
         .encode(
-            x=alt.X("column:N", title="head", scale=alt.Scale(domain=across, paddingInner=0.05), axis=columns),
+            x=alt.X("column:N", title="head", scale=alt.Scale(domain=domain, paddingInner=0.05), axis=columns),
             y=alt.Y(
                 "layer:O",
                 title="layer",

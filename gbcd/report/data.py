@@ -68,10 +68,11 @@ class Measured(NamedTuple):
         return Measured(figures, self.effects.filter(is_task), nodes, edges)
 
 
-#: A prompt of each task, and shares of its prompts: those that the model solves by its first choice (`correct`) and by
-#: right against wrong answer (`above_wrong`), and those that are compared with a `partner`; null where not defined.
+#: A prompt of each task with what `wrong_answer`, the first of its definitions, picked (`wrong_token`), and shares
+#: of its prompts: those that the model solves by its first choice (`correct`) and by right against wrong answer
+#: (`above_wrong`), and those that are compared with a `partner`; null where not defined.
 EXAMPLES = pl.Schema(
-    {name: pl.String() for name in ("task", "prompt", "answer")}
+    {name: pl.String() for name in ("task", "prompt", "answer", "wrong_answer", "wrong_token")}
     | {"n": pl.Int64()}
     | {name: pl.Float64() for name in ("correct", "above_wrong", "partner")}
 )

@@ -32,7 +32,7 @@ def beside(base: alt.Chart) -> alt.Chart:
     return base.mark_text(align=align, dx=away, dy=-4).encode(text="name:N")
 
 
-def marked(rows: pl.DataFrame, x: str, y: str, bound: float = 0.0) -> pl.DataFrame:
+def marked(rows: pl.DataFrame, x: str, y: str, bound: float = 0.0, always: str = "") -> pl.DataFrame:
     """Rows with, of some, the `name` that stands at one `side` of the dot, right or left.
 
     The highest dots come first, since a high score without effect is what misleads most, then those farthest out. A
@@ -43,11 +43,13 @@ def marked(rows: pl.DataFrame, x: str, y: str, bound: float = 0.0) -> pl.DataFra
         x: values on the horizontal axis, of either sign.
         y: values on the vertical axis.
         bound: how far the picture reaches to the left at least.
+        always: the component that is named whatever its name lies on, before all others.
     """
     across, up = (pl.col(name) / pl.max_horizontal(pl.col(name).abs().max(), 1e-300) for name in (x, y))
     places = rows.select("component", x=across, y=up)
     edge = min([0.0, -bound / max((abs(value) for value in rows[x] if value), default=1.0), *places["x"]])
     best = [
+        places.filter(pl.col("component") == always),
         places.sort("y", descending=True).head(BY_HEIGHT),
         places.sort(pl.col("x").abs(), descending=True).head(NAMED),
     ]
@@ -59,7 +61,8 @@ def marked(rows: pl.DataFrame, x: str, y: str, bound: float = 0.0) -> pl.DataFra
         right, left = left + DOT[0], left - DOT[0]
         for side, start, stop in (("right", right, right + NAME[0]), ("left", left - NAME[0], left)):
             box = _Box(start, stop, low, high)
-            if name not in sides and len(sides) < NAMED and not any(box.meets(other) for other in taken):
+            is_free = not any(box.meets(other) for other in taken) or (name == always and side == "left")
+            if name not in sides and len(sides) < NAMED and is_free:
                 sides[name] = side
                 taken.append(box)
     component = pl.col("component")

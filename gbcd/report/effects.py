@@ -122,7 +122,8 @@ def _cost(groups: list[Group], figures: list[str]) -> Chart:
     return Chart(
         "cost",
         "What does quality cost? A forward pass counts as one pass, a backward pass as another; the large dot is the "
-        "score that ranks. Higher and further to the left is better; of each cost the best are named.",
+        "score that ranks. Higher and further to the left is better; of each cost the best are named, and the large "
+        "dot.",
         layered(intervals, points, beside(base), height=HEIGHT),
         Rows(
             {key(group.id, figure): _priced(group, figure) for group in groups for figure in figures},
@@ -137,7 +138,8 @@ def _priced(group: Group, figure: str) -> pl.DataFrame:
         "cost", *interval("value", "value"), component=_called(), is_score=pl.col("method") == group.score_name
     )
     is_best = pl.col("value").rank("ordinal", descending=True).over("cost") <= NAMED
-    named = marked(rows, "cost", "value").with_columns(name=pl.when(is_best).then("name").otherwise(pl.lit("")))
+    placed = marked(rows, "cost", "value", always=label(group.score_name))
+    named = placed.with_columns(name=pl.when(is_best | pl.col("is_score")).then("name").otherwise(pl.lit("")))
     return named.rename({"component": "method"})
 
 

@@ -99,10 +99,11 @@ def _norm(group: Group) -> str:
     first, by_norm = group.scores.head(n), group.scores.sort("norm_rank").head(n)
     only = by_norm.filter(~pl.col("component").is_in(first["component"].to_list()))
     names = ", ".join(_beside(row) for row in only.head(NAMED).iter_rows(named=True))
+    others = ", among others" if only.height > NAMED else ""
     correlation = group.figure(group.norm, "spearman")
     return (
         f"What the norm says differently: {n - only.height} of its {n} highest are among the {n} highest of the score."
-        + (f" High by the norm only: {names}." if names else "")
+        + (f" High by the norm only{others}: {names}." if names else "")
         + (f" Its Spearman with measured effects: {correlation}." if correlation else "")
     )
 

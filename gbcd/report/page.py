@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gbcd.component import file_name
+from gbcd.printing import counted
 from gbcd.report import circuit, components, effects, findings, prompts, study
 from gbcd.report.caveats import warnings
 from gbcd.report.charts import DARK, DATA, FIND, GROUP, LIGHT, Chart, Control, Section, key, style_variables, theme
@@ -114,15 +115,10 @@ def _facts(data: ReportData) -> list[str]:
     if not data.groups:
         return facts
     names = data.groups[0].nodes["component"]
-    kinds = {"head": r"\.h", "group of keys and values": r"\.g", "MLP": "^m"}
+    kinds = {"head": r"\.h", "MLP": "^m"}
     counts = {kind: int(names.str.contains(pattern).sum()) for kind, pattern in kinds.items()}
-    shown = ", ".join(_plural(count, kind) for kind, count in counts.items() if count)
+    shown = ", ".join(counted(count, kind) for kind, count in counts.items() if count)
     return [f"{shown} in {data.groups[0].nodes['layer'].n_unique()} layers", *facts]
-
-
-def _plural(count: int, kind: str) -> str:
-    first, _, rest = kind.partition(" ")
-    return f"{count:,} {first}{'' if count == 1 else 's'} {rest}".strip()
 
 
 def _packed(found: list[Section]) -> str:

@@ -92,9 +92,10 @@ def _example(store: Store, group: Key, counts: pl.DataFrame) -> dict[str, object
         return found.get(value, 0) / sum(found.values()) if found else None
 
     prompts = read_sample(store, group, ()).prompts.head(1)
-    shown = prompts.select("prompt", "answer").row(0, named=True) if prompts.height else {"prompt": "-", "answer": "-"}
+    columns = ("prompt", "answer", "wrong_token")
+    shown = prompts.select(columns).row(0, named=True) if prompts.height else {"prompt": "-", "answer": "-"}
     return {
-        "task": group.task,
+        **group._asdict(),
         **shown,
         "n": sum(_shares(mine, "status").values()),
         "correct": share("correct", "true"),

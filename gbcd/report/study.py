@@ -28,7 +28,8 @@ def title(data: ReportData) -> str:
 def what_was_run(data: ReportData) -> Section:
     """Tasks with a prompt of each, and what the loss pulled towards."""
     tasks = Table(
-        ("task", "a prompt", "answer", "prompts", "first choice is right", "right above wrong"), list(_tasks(data))
+        ("task", "a prompt", "answer", "wrong answer", "prompts", "first choice is right", "right above wrong"),
+        list(_tasks(data)),
     )
     definitions = Table(
         ("wrong answer", "the loss"),
@@ -41,7 +42,9 @@ def _tasks(data: ReportData) -> Iterator[tuple[str, ...]]:
     for row in data.examples.iter_rows(named=True):
         shares = ["-" if row[name] is None else f"{row[name]:.0%}" for name in ("correct", "above_wrong")]
         prompt = textwrap.shorten(row["prompt"], EXAMPLE_WIDTH)
-        yield (row["task"], prompt, answers(row["answer"]), f"{row['n']:,}", *shares)
+        picked = row["wrong_token"]
+        wrong = "-" if picked is None else f"{answers(picked)}, by {row['wrong_answer']}"
+        yield (row["task"], prompt, answers(row["answer"]), wrong, f"{row['n']:,}", *shares)
 
 
 def _definition(name: str) -> str:
