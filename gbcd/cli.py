@@ -18,7 +18,8 @@ from gbcd.commands.show import show
 from gbcd.commands.status import status, verify
 
 app = typer.Typer(
-    help="Which attention heads and MLPs carry a behaviour: gradient norms per component, over thousands of prompts.",
+    help="Which attention heads and MLPs carry a behaviour: attributions and gradient norms of every component, over "
+    "thousands of prompts.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -62,7 +62,7 @@ class Study(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     model: str = "reference"
-    """`reference` (shipped), a name on the model hub such as `gpt2`, or a local directory."""
+    """`reference` (shipped), a name on the model hub such as `gpt2`, a local directory, or a GGUF file."""
     tasks: Names = ()
     """Names of tasks; `gbcd list tasks` prints them."""
     prompts: str | None = None

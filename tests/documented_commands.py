@@ -62,10 +62,13 @@ def ran(words: list[str]) -> str:
     checked(words)
     if is_for_elsewhere(words):
         return ""
-    if words[0] == "make":
-        [recipe] = [line for line in commands(_recipe(words[1:])) if line[0].endswith("/gbcd")]
-        return ran(["gbcd", *recipe[1:]])
-    return invoked(*smaller(words[1:]))
+    return invoked(*smaller((made_by(words) if words[0] == "make" else words)[1:]))
+
+
+def made_by(words: Sequence[str]) -> list[str]:
+    """The command of our own that a target of the Makefile runs."""
+    [recipe] = [line for line in commands(_recipe(words[1:])) if line[0].endswith("/gbcd")]
+    return ["gbcd", *recipe[1:]]
 
 
 def is_for_elsewhere(words: Sequence[str]) -> bool:

@@ -1,7 +1,7 @@
 """Every code block of README and docs is run as it stands, each kind in its own way; of another kind it fails.
 
-python    executed beside `results/ioi`, which the README's own command has made; if it begins with the name of a
-          file, commands find it there
+python    executed beside `results/ioi`, which the README's first command, `make run`, has made; if it begins with the
+          name of a file, commands find it there
 sh        every command run there, on fewer prompts (`documented_commands.py` says what cannot run here, and why)
 console   likewise, and what it prints is what the page shows
 toml      read as a study
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from code_blocks import BLOCKS, ROOT, Block, commands, mentioned, of_kind
-from documented_commands import ELSEWHERE, checked, invoked, ran, with_value
+from documented_commands import ELSEWHERE, checked, invoked, made_by, ran
 from evaluation_cases import context_of
 from processes import started
 
@@ -38,7 +38,7 @@ from gbcd.study import read_study
 KINDS = {"python", "sh", "console", "toml", "jsonl", "text"}
 
 #: The README's command that makes what all blocks are run beside.
-MAIN = next(words for block in BLOCKS for words in commands(block.code) if words[:2] == ["gbcd", "run"])
+MAIN = ["make", "run"]
 
 #: The block that evaluates these results, which takes seconds.
 [EVALUATES] = [block for block in of_kind("python") if "gbcd.evaluate(" in block.code]
@@ -63,11 +63,11 @@ def command_and_code(words: list[str], code: str) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the README's results, on fewer prompts and evaluated, and what commands of the documents read."""
     where = tmp_path_factory.mktemp("documents")
-    words = [*with_value(MAIN[1:], "--prompts", "96"), "--workers", "0"]
-    status, _, said = started(where.parent / "said", command_and_code, words, EVALUATES.code, folder=where).ended()
-    assert status == 0, said
     for name in ("jobs", "cluster.yaml"):
         (where / name).symlink_to(ROOT / name)
+    words = [*made_by(MAIN)[1:], "--prompts", "96", "--workers", "0"]
+    status, _, said = started(where.parent / "said", command_and_code, words, EVALUATES.code, folder=where).ended()
+    assert status == 0, said
     shutil.copytree(ROOT / "gbcd" / "tracr" / "models" / "reverse", where / "models" / "mine")
     [prompts] = of_kind("jsonl")
     (where / "my_prompts.jsonl").write_text(prompts.code)

@@ -111,7 +111,7 @@ def test_progress_is_told_while_a_shard_is_computed(reference: Path, tmp_path: P
     compute = shared.compute.model_copy(update={"shard_size": 40})
     said = io.StringIO()
     run_study(shared.model_copy(update={"compute": compute}), Console(file=said, width=200), slow(1.0))
-    done = [int(found) for found in re.findall(r"Gradient norms: (\d+) of 40 prompts, 0/1 shards", said.getvalue())]
+    done = [int(found) for found in re.findall(r"Scores: (\d+) of 40 prompts, 0/1 shards", said.getvalue())]
     assert [number for number in done if 0 < number < 40], said.getvalue()
 
 

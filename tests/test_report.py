@@ -272,12 +272,16 @@ def test_warnings_name_few_templates_partners_and_statuses() -> None:
         source="folder/prompts.jsonl",
         summary=data.summary.with_columns(n_templates=pl.lit(2)),
         examples=data.examples.with_columns(partner=pl.lit(0.25)),
-        statuses={"ok": 50, "failed": 3},
+        statuses={"ok": 50, "failed": 3, "uncalibrated": 1},
     )
     said = "\n".join(warnings(changed))
     assert "Intervals of prompts.jsonl rest on 2 templates and say little." in said
     assert "25% of the prompts of prompts.jsonl have no counterfactual" in said
-    assert "3 rows are of prompts on which the computation failed" in said
+    assert "3 prompts on which the computation failed, in no mean (status failed in gbcd.prompts)." in said
+    assert "1 prompt without a centred norm, since the calibration sample does not reach its" in said.replace(
+        "their", "its"
+    )
+    assert "(status uncalibrated in gbcd.prompts). Components are ranked by attribution, which needs none." in said
     single = replace(data, summary=data.summary.with_columns(n_templates=pl.lit(1)))
     assert any("are of one template" in said for said in warnings(single))
 

@@ -21,7 +21,9 @@ Tasks = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME|DIR", help="`reference`, a hub name such as gpt2, or a directory."),
+    typer.Option(
+        "--model", metavar="NAME|PATH", help="`reference`, a hub name such as gpt2, a directory or a GGUF file."
+    ),
 ]
 Prompts = Annotated[
     str | None, typer.Option("--prompts", metavar="N|FILE", help="Prompts per task, or a file of your own prompts.")

@@ -31,7 +31,9 @@ File = Annotated[str | None, typer.Option("--prompts", metavar="FILE", help="Or 
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="NAME|DIR", help="A hub name or a directory; without it the task's own, or `reference`."
+        "--model",
+        metavar="NAME|PATH",
+        help="A hub name, a directory or a GGUF file; without it the task's own, or `reference`.",
     ),
 ]
 Number = Annotated[int, typer.Option("-n", metavar="N", help="How many prompts.")]

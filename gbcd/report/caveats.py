@@ -29,11 +29,11 @@ FEW_PAIRS, ENOUGH_PAIRS = 16, 32
 #: Names that a warning lists.
 NAMED = 8
 
-#: What is said of rows of the table of prompts that are not in every mean.
+#: What is said of prompts that are not in every mean.
 STATUSES = {
-    NON_FINITE: "have values that are not finite, and are in no mean",
-    UNCALIBRATED: "have no centred norm, since the calibration sample does not reach their length or template",
-    FAILED: "are of prompts on which the computation failed, and are in no mean",
+    NON_FINITE: "with values that are not finite, in no mean",
+    UNCALIBRATED: "without a centred norm, since the calibration sample does not reach their length or template",
+    FAILED: "on which the computation failed, in no mean",
 }
 
 
@@ -54,8 +54,10 @@ def warnings(data: ReportData) -> list[str]:
 
 
 def _statuses(data: ReportData) -> list[str]:
+    by_attribution = {group.score_name for group in data.groups} == {"attribution"}
+    spared = {UNCALIBRATED: " Components are ranked by attribution, which needs none."} if by_attribution else {}
     return [
-        f"{count:,} rows {STATUSES.get(status, 'are not whole')} (status {status} in gbcd.prompts)."
+        f"{counted(count, 'prompt')} {STATUSES[status]} (status {status} in gbcd.prompts).{spared.get(status, '')}"
         for status, count in data.statuses.items()
         if status != OK and count
     ]

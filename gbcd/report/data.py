@@ -193,7 +193,7 @@ class ReportData:
         problems: what is missing or could not be read, a sentence each.
         summary: one row per task, wrong answer, level and component.
         examples: one row per task, as `EXAMPLES`.
-        statuses: rows of the table of prompts by status.
+        statuses: prompts by status, under the wrong answer that gives it to most.
         edges: `source, target, mean, ci_low, ci_high` of the largest edges by group, in the order of `edges.parquet`.
         neurons: `node, neuron, mean, ci_low, ci_high` of the largest attributions by group, the largest first.
         samples: a row for each of some prompts, drawn at random, by group: `template`, and of every head and MLP, under

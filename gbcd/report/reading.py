@@ -61,7 +61,9 @@ def read_data(out: str) -> ReportData:
         computed=_computed(store, plan, commits),
         summary=summary,
         examples=pl.DataFrame([_example(store, group, counts) for group in first_of_tasks], schema=EXAMPLES),
-        statuses=_shares(counts, "status"),
+        statuses=_shares(
+            counts.group_by("task", "column", "value", maintain_order=True).agg(pl.col("n").max()), "status"
+        ),
         problems=problems,
         measured=_measured(store, problems),
         edges=_edges(store, scores, problems),

@@ -53,7 +53,7 @@ def stages(plan: Plan) -> tuple[Stage, Stage]:
     """What a plan consists of."""
     return (
         Stage(MEANS, tuple(shard.n_prompts for shard in plan.means), title="Mean activations"),
-        Stage(NORMS, tuple(shard.n_prompts for shard in plan.shards), title="Gradient norms"),
+        Stage(NORMS, tuple(shard.n_prompts for shard in plan.shards), title="Scores"),
     )
 
 
