@@ -157,6 +157,19 @@ def test_numbers_of_tables_are_those_of_sentences(browser: Browser, tmp_path: Pa
     page.close()
 
 
+def test_columns_are_those_of_what_the_heat_map_is_of(browser: Browser, tmp_path: Path) -> None:
+    page, said = opened(browser, written(made_up(2, 4, GROUPS[:1], shared=2), tmp_path))
+    shown = """() => [...document.querySelectorAll("figure[data-chart=heatmap] svg .role-axis-label text")]
+      .toSorted((one, other) => one.getBoundingClientRect().x - other.getBoundingClientRect().x)
+      .map((label) => label.textContent).filter((text) => /^g|MLP|3/.test(text)).join()"""
+    assert page.evaluate(shown) == "3,MLP"
+    for level, columns in (("k", "3,g0,g1,MLP"), ("o", "3,MLP")):
+        page.select_option("select[data-control=level]", level)
+        page.wait_for_function(f"() => ({shown})() === '{columns}'")
+    assert said == []
+    page.close()
+
+
 def test_one_colour_scale_for_each_layer_on_request(browser: Browser, report: Path) -> None:
     page, said = opened(browser, report)
     every = "() => document.querySelectorAll(`figure[data-chart=heatmap] svg .mark-text.role-mark text`).length"
