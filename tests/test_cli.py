@@ -42,6 +42,17 @@ def test_every_command_explains_itself_with_an_example_of_its_own(command: str) 
     checked(["gbcd", *words])  # other tests run every command
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "attributions and gradient norms of every component"),
+        *(([command], "a directory or a GGUF file") for command in ("doctor", "plan", "run", "show")),
+    ],
+)
+def test_the_help_says_what_is_scored_and_which_models_are_taken(words: list[str], said: str) -> None:
+    assert said in " ".join(gbcd(*words, "--help")[1].replace("│", " ").split())
+
+
 def test_a_run_says_what_it_found_and_where_it_lies(folder: Path, tmp_path: Path) -> None:
     flags = ["--task", "ioi", "--model", str(folder / "model"), "--prompts", "16", "--workers", "0", "--device", "cpu"]
     out = str(tmp_path / "out")

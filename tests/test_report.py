@@ -461,6 +461,8 @@ def test_a_finished_study_is_reported(out: Path) -> None:
     text = (out / "report.html").read_text(encoding="utf-8")
     data = read_data(str(out))
     assert [group.key.wrong_answer for group in data.groups] == ["logit_difference", "foil"]
+    of_status = stored_prompts(str(out)).group_by("status").agg(pl.col("prompt_id").n_unique()).collect()
+    assert dict(data.statuses) == dict(of_status.iter_rows())  # prompts, though each has two rows
     grid = embedded(text)["grids"]["components"]["tables"]["0"]
     assert grid["component"] == data.groups[0].nodes["component"].to_list()
     measured = pl.read_parquet(out / "effects.parquet").filter(pl.col("method") == "resample")

@@ -18,7 +18,9 @@ from gbcd.printing import fact
 from gbcd.run.store import StorageError, Store
 from gbcd.versions import versions
 
-ModelName = Annotated[str, typer.Option("--model", metavar="NAME|DIR", help="The model that you want to study.")]
+ModelName = Annotated[
+    str, typer.Option("--model", metavar="NAME|PATH", help="Your model: a hub name, a directory or a GGUF file.")
+]
 Type = Annotated[str, typer.Option("--dtype", metavar="NAME", help="float32, float64 or bfloat16.")]
 Location = Annotated[str, typer.Option("--out", metavar="FOLDER", help="Where results are to go.")]
 
