@@ -62,6 +62,22 @@ def test_an_edge_is_the_derivative_of_its_patch(family):
     assert sum(abs(score) > 1e-3 * largest for score in found.values()) > 0.7 * len(found)
 
 
+def test_the_error_of_an_estimate_falls_with_the_square_of_the_difference():
+    loaded = loaded_model("llama", num_hidden_layers=2)
+    (prompt,), slow = mixed_prompts((5,)), SlowEdges(loaded)
+    found = rows(loaded, [prompt], "foil")[0].edges
+    target = TowardsTokens([prompt.wrong_ids])
+    here, there = slow.written(prompt.ids), slow.written(prompt.reference_ids)
+    clean = slow.loss(prompt.ids, target)
+    for edge in ("input->a0.h1<q>", "a0.h2->a1.h3<k>", "m0->a1.h0<v>", "a1.h1->m1", "a0.h0->logits"):
+        source, reader = edge.split("->")
+        errors = []
+        for share in (0.02, 0.01):
+            lost = clean - slow.patched(prompt.ids, target, reader, share * (there[source] - here[source]))
+            errors.append(lost - share * found[edge])
+        assert errors[0] / errors[1] == pytest.approx(4, rel=0.1), edge
+
+
 @pytest.mark.parametrize("rules", ["plain", "relp", "gim"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_edges_out_of_a_node_add_up_to_its_attribution(family, rules):

@@ -65,6 +65,23 @@ def values_by_hand(model, ids):
     return {key: where.read(lambda: last_logits(model, ids)) for key, where in places.items()}
 
 
+def test_zero_ablation_of_the_last_mlp_worked_out_on_paper(loaded):
+    prompts, places, metric = prepared_case(loaded)
+    effects = effects_of(loaded, prompts, places, metric, ["zero"])
+    column = [point.name for point in places].index("m2")
+    body = loaded.model.transformer
+    for row, prompt in enumerate(prompts):
+        kept = {}
+        hook = body.ln_f.register_forward_pre_hook(lambda _module, inputs, kept=kept: kept.update(x=inputs[0][0, -1]))
+        mlp = values_by_hand(loaded.model, prompt.ids)[("out", 2)][0, -1]
+        hook.remove()
+        x = kept["x"] - mlp
+        normed = (x - x.mean()) / (x.var(correction=0) + body.ln_f.eps).sqrt() * body.ln_f.weight + body.ln_f.bias
+        logits = loaded.model.lm_head.weight @ normed
+        left = float(logits[prompt.answer_ids[0]] - logits[prompt.wrong_ids[0]])
+        assert effects.drops["zero"][row, column] == pytest.approx(effects.clean[row] - left)
+
+
 def test_a_circuit_of_everything_is_the_model_and_of_one_missing_node_its_ablation(loaded):
     prompts, places, metric = prepared_case(loaded)
     names = [point.name for point in places]
