@@ -237,11 +237,11 @@ def _sizes(model: str) -> dict[str, float]:
 
 
 def _controls(model: str, tables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Scores that look at no prompt: the layer, and the norm of the weights."""
+    """Scores that look at no prompt: the layer, and the norm of the weights that a node writes with."""
     if not tables:
         return {}
     sizes, nodes = _sizes(model), tables["nodes"]
-    values = {"layer": layers_of(nodes) + 1.0, "weight_norm": np.array([sizes[name] for name in nodes])}
+    values = {"layer": layers_of(nodes) + 1.0, "writing_weight_norm": np.array([sizes[name] for name in nodes])}
     return {f"no loss/-/{name}": np.tile(value, (len(tables["templates"]), 1)) for name, value in values.items()}
 
 

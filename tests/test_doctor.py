@@ -13,6 +13,7 @@ from tiny_models import random_model, saved_tiny_gpt2, small_tokenizer
 from typer import Exit
 
 from gbcd.commands import doctor as doctor_module
+from gbcd.commands import model_checks
 from gbcd.commands.doctor import Finding, doctor, looked, looked_at_model, output_is_writable
 from gbcd.commands.model_checks import checks
 from gbcd.models.load import LoadedModel, load, prepared
@@ -107,3 +108,9 @@ def test_a_model_that_the_decoder_runs_otherwise_is_a_finding() -> None:
 
 def findings_of(loaded: LoadedModel) -> list[Finding]:
     return [looked(what, partial(check, loaded)) for what, check in checks(loaded).items()]
+
+
+def test_of_a_slow_model_one_batch_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_checks, "QUICK", 0.0)
+    said = model_checks.speed(load("reference", "cpu"))
+    assert said.endswith(" GiB")

@@ -62,7 +62,7 @@ def best_nodes(cfg: Config, nodes: pl.DataFrame) -> Circuit:
 def best_edges(cfg: Config, scores: dict[str, float], edges: pl.DataFrame) -> Circuit:
     """The circuit of the largest `EDGE_SHARE` of the edges, without dead ends."""
     chosen = Selection(by="top", n=max(1, int(EDGE_SHARE * n_edges(cfg))), score="edges", condition="none")
-    kept = select(edges, chosen.n, "top", "none")
+    kept = select(edges, chosen.n)
     named = kept.select(pl.format("{}->{}", "source", "target").alias("edge"), "mean")
     return circuit_of_edges(cfg, scores, dict(named.iter_rows()), chosen)
 

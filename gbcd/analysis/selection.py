@@ -39,7 +39,7 @@ class Ends(NamedTuple):
 _INPUT, _LOGITS = 0, 1
 
 
-def select(edges: pl.DataFrame, n: int, method: Method = "top", condition: Condition = "interval") -> pl.DataFrame:
+def select(edges: pl.DataFrame, n: int, method: Method = "top", condition: Condition = "none") -> pl.DataFrame:
     """The edges of a circuit.
 
     Args:

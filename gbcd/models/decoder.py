@@ -179,7 +179,7 @@ class Run:
 
     def hidden(self) -> InputRows:
         """What the unembedding reads."""
-        return Rows(self.packed, self.packed.answers, at_answers=True).named("unembed", self._hidden)
+        return Rows.answers(self.packed).named("unembed", self._hidden)
 
     def _before_cap(self, d_logits: Float[Tensor, "example seq vocab"]) -> Float[Tensor, "example seq vocab"]:
         cap = self._decoder.spec.embedding.logit_cap

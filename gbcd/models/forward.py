@@ -81,6 +81,11 @@ class Rows(NamedTuple):
     at: Int[Tensor, "example row"] | None = None
     at_answers: bool = False
 
+    @classmethod
+    def answers(cls, packed: Packed) -> Rows:
+        """Those at the answers."""
+        return cls(packed, packed.answers, at_answers=True)
+
     @property
     def positions(self) -> Int[Tensor, "example row"]:
         """Position of each token."""
@@ -109,7 +114,7 @@ class Forward:
         self.trace = Trace(options.rules, keep=options.keep, keep_sources=options.edges)
         self.values: dict[str, Tensor] = {}
         self._everything = self._computed = Rows(packed)
-        self._answers = Rows(packed, packed.answers, at_answers=True)
+        self._answers = Rows.answers(packed)
         self._masks: dict[int | None, Float[Tensor, "#example 1 pos pos"]] = {}
 
     def blocks(self, first: int, x: Float[Tensor, "example pos d"]) -> Float[Tensor, "example row d"]:

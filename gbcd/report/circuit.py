@@ -92,7 +92,7 @@ def _drawn(edges: pl.DataFrame) -> pl.DataFrame:
     Those into the query, key and value of a head are one, with the largest score.
     """
     size = pl.col("mean").abs()
-    found = select(edges, SELECTED, "greedy", "none")
+    found = select(edges, SELECTED, "greedy")
     chosen = found if found.height else edges.sort(size, descending=True).head(DRAWN)
     return (
         chosen.with_columns(target=pl.col("target").str.replace(r"<[qkv]>$", ""))

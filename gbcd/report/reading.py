@@ -163,10 +163,8 @@ def _neurons(store: Store, groups: Iterable[Key]) -> dict[Key, pl.DataFrame]:
 
 
 def _edges_of_study(store: Store, group: Key) -> pl.LazyFrame:
-    """Those whose intervals leave zero out."""
-    leaves_zero_out = (pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)
     is_group = (pl.col("task") == group.task) & (pl.col("wrong_answer") == group.wrong_answer)
-    rows = pl.scan_parquet(store.url(EDGES_FILE), glob=False).filter(is_group, leaves_zero_out)
+    rows = pl.scan_parquet(store.url(EDGES_FILE), glob=False).filter(is_group)
     return rows.select("source", "target", "mean", "ci_low", "ci_high")
 
 
