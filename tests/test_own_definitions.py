@@ -141,7 +141,7 @@ FAILING = {
     "wrong answer 'mine' returns 1 sets of tokens for 2 prompts": "return TowardsTokens([(1,)])",
     "wrong answer 'mine' returns the tokens (); the": "return TowardsTokens([()] * len(context.answers))",
     "wrong answer 'mine' returns NoneType; wanted is a target": "return None",
-    "wrong answer 'mine' returns a distribution with negative values, or whose sum is not 1: [1.99999": (
+    "wrong answer 'mine' returns a distribution with negative values, or whose sum is not 1: 2.00000, 2.00000": (
         "return TowardsDistribution(2 * context.logits.softmax(1))"
     ),
     "wrong answer 'mine' returns a distribution of shape (2, 5)": (

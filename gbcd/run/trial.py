@@ -101,6 +101,5 @@ def _refuse_nonsense(
             )
         sums = probabilities.double().sum(1)
         if bool((probabilities < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=SLACK):
-            raise BadInput(
-                f"{what} returns a distribution with negative values, or whose sum is not 1: {sums.tolist()}"
-            )
+            found = ", ".join(f"{one:.5f}" for one in sums.tolist())
+            raise BadInput(f"{what} returns a distribution with negative values, or whose sum is not 1: {found}")
