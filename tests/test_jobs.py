@@ -114,7 +114,8 @@ LAPTOP, *SUBMISSIONS = [block.code for block in of_kind("sh") if block.page == "
 #: In the place of `ray`: the head that it starts has ports of its own and ends alone, since `ray stop` ends all heads.
 RAY = """#!/bin/sh
 case $1 in
-start) setsid {ray} "$@" --block --port=0 --num-cpus=2 --dashboard-port={port} > {log} 2>&1 & echo $! > {pid} ;;
+start) ports="--port=0 --dashboard-port={port} --dashboard-agent-listen-port=0"
+       setsid {ray} "$@" --block $ports --num-cpus=2 > {log} 2>&1 & echo $! > {pid} ;;
 *) exec {ray} "$@" ;;
 esac
 """
