@@ -27,7 +27,8 @@ from gbcd.run.planning import Planned, open_plan
 from gbcd.run.progress import ProgressDisplay
 from gbcd.run.results import failed_prompts
 from gbcd.run.shards import Plan
-from gbcd.run.work import WHOLE, Slice, Workers
+from gbcd.run.slices import WHOLE, Slice
+from gbcd.run.work import Workers
 from gbcd.study import Study
 
 

@@ -40,7 +40,7 @@ ELSEWHERE = {
     "ray up": "needs an account at a cloud; test_jobs.py has Ray check cluster.yaml",
     "ray dashboard": "needs the cluster of `ray up`",
     "ray down": "needs the cluster of `ray up`",
-    "sbatch": "needs Slurm; test_faults.py runs two slices at once",
+    "sbatch": "needs Slurm; test_slices.py has its variables, test_faults.py runs two slices at once",
     "docker": "needs Docker; test_jobs.py checks what goes into the image",
     "helm": "needs a cluster of Kubernetes",
     "kubectl": "needs a cluster of Kubernetes; test_jobs.py checks the manifest",

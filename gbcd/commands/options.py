@@ -61,8 +61,12 @@ DType = Annotated[str | None, typer.Option("--dtype", metavar="NAME", help="floa
 ShardSize = Annotated[int | None, typer.Option("--shard-size", metavar="N", help="Prompts per shard.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Prompts per forward pass.")]
 Part = Annotated[
-    str,
-    typer.Option("--slice", metavar="I/N", help="Compute every N-th shard, from the I-th on; others compute the rest."),
+    str | None,
+    typer.Option(
+        "--slice",
+        metavar="I/N",
+        help="Compute every N-th shard, from the I-th on; by default as Slurm or SkyPilot say.",
+    ),
 ]
 Pairs = Annotated[
     int,

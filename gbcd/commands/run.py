@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from gbcd.commands import options
@@ -9,7 +11,7 @@ from gbcd.commands.report import write as write_report
 from gbcd.commands.terminal import console, exit_status, hush_libraries
 from gbcd.errors import INTERRUPTED, Incomplete
 from gbcd.printing import counted, fact, line
-from gbcd.run.work import Slice, slice_of
+from gbcd.run.slices import Slice, slice_here, slice_of
 from gbcd.study import Study
 
 
@@ -60,14 +62,15 @@ def run(
     shard_size: options.ShardSize = None,
     batch_size: options.BatchSize = None,
     score: options.Score = None,
-    part: options.Part = "1/1",
+    part: options.Part = None,
 ) -> None:
     """Run a study, or go on with one that was interrupted; several studies one after the other."""
     flags = {name: value for name, value in locals().items() if name not in ("score", "part")}
     with exit_status(resumes=True):
-        chosen, asked = slice_of(part), options.asked_studies(flags)
+        asked = options.asked_studies(flags)
+        parts = [slice_of(part) if part is not None else slice_here(os.environ, one.compute.workers) for one in asked]
     hush_libraries()
-    statuses = [_status(one, score, chosen) for one in asked]
+    statuses = [_status(one, score, its) for one, its in zip(asked, parts, strict=True)]
     if worst := max(statuses):
         raise typer.Exit(worst)
 
@@ -104,6 +107,10 @@ def _run(study: Study, score: str | None, part: Slice) -> None:
     from gbcd.commands.closing import closing_summary, next_step, unfinished
     from gbcd.pipeline import run_study
 
+    if part.origin:
+        fact(
+            console, "Slice", f"{part.number} of {part.of}, {part.origin} (--slice i/n chooses another, 1/1 the whole)"
+        )
     result = run_study(study, console, score=score, part=part)
     closing_summary(result, console)
     if result.summary is not None:

@@ -20,8 +20,9 @@ from pathlib import Path
 from gbcd.errors import Incomplete
 from gbcd.run.commits import GivenUp, committed_ids, record_given_up
 from gbcd.run.progress import Progress, ProgressDisplay
+from gbcd.run.slices import WHOLE, Slice
 from gbcd.run.store import StorageError, Store
-from gbcd.run.work import WHOLE, Build, Outcome, Pool, Slice, Stage, Task, Workers
+from gbcd.run.work import Build, Outcome, Pool, Stage, Task, Workers
 from gbcd.run.worker import LocalPool
 
 #: Failures after which a shard is given up.

@@ -1,19 +1,16 @@
 """What the executor runs: work of any kind, cut into shards that are committed one by one.
 
-The executor (`executor.py`, `driver.py`, `worker.py`, `ray_pool.py`, `commits.py`) knows of the work what stands here.
-A new kind of work is a class with `compute` and `check`, a function without arguments that builds it in a worker, and
-the stages that it consists of; `norms_work.py` is an example.
+The executor (`executor.py`, `worker.py`, `ray_pool.py`, `commits.py`) knows of the work what stands here. A new kind of
+work is a class with `compute` and `check`, a function without arguments that builds it in a worker, and the stages that
+it consists of; `norms_work.py` is an example.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
-
-from gbcd.errors import BadInput
 
 Tables = Mapping[str, pa.Table]
 """By name; each becomes a file, `NAME/00012.ATTEMPT.parquet`."""
@@ -69,41 +66,6 @@ class Stage(NamedTuple):
     sizes: tuple[int, ...]
     noun: str = "prompt"
     title: str = "Computing"
-
-
-class Slice(NamedTuple):
-    """A part of a run, which computes every `of`-th shard; other processes compute the others.
-
-    Attributes:
-        number: from 1.
-        of: how many there are.
-    """
-
-    number: int
-    of: int
-
-    def has(self, shard: int) -> bool:
-        """Whether a shard is of this slice."""
-        return shard % self.of == self.number - 1
-
-    def __str__(self) -> str:
-        """As on the command line: `2/8`."""
-        return f"{self.number}/{self.of}"
-
-
-WHOLE = Slice(1, 1)
-
-
-def slice_of(text: str) -> Slice:
-    """The slice that `text` names, `2/8`.
-
-    Raises:
-        BadInput: it names none.
-    """
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise BadInput(f"--slice {text}: write i/n, from 1/n to n/n")
-    return Slice(int(match[1]), int(match[2]))
 
 
 class Workers(NamedTuple):
