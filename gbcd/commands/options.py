@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,25 +14,6 @@ import typer
 from gbcd.errors import BadInput
 from gbcd.study import Compute, Study, make_study, read_study
 
-StudyFiles = Annotated[
-    list[Path] | None, typer.Argument(metavar="STUDY.toml ...", help="Study files; flags win over them.")
-]
-Tasks = Annotated[
-    list[str] | None, typer.Option("--task", metavar="NAME", help="Task to draw prompts from; may be repeated.")
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model", metavar="NAME|PATH", help="`reference`, a hub name such as gpt2, a directory or a GGUF file."
-    ),
-]
-Prompts = Annotated[
-    str | None, typer.Option("--prompts", metavar="N|FILE", help="Prompts per task, or a file of your own prompts.")
-]
-WrongAnswers = Annotated[
-    list[str] | None,
-    typer.Option("--wrong-answer", metavar="NAME", help="Definition of the wrong answer; may be repeated."),
-]
 EmbeddingModel = Annotated[
     str | None,
     typer.Option("--embedding-model", metavar="NAME|DIR", help="For `semantic`: a hub name, or a directory."),
@@ -40,26 +22,11 @@ Definitions = Annotated[
     list[str] | None,
     typer.Option("--definitions", metavar="FILE.py", help="Your own tasks, wrong answers, scores; may be repeated."),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Fixes which prompts are drawn.")]
-Edges = Annotated[bool | None, typer.Option("--edges", help="Score edges between nodes too.")]
-Neurons = Annotated[
-    str | None, typer.Option("--neurons", metavar="M3,M4", help="MLPs whose neurons are scored too, for example m3,m4.")
-]
-IgSteps = Annotated[
-    int | None,
-    typer.Option("--ig-steps", metavar="N", help="Average the gradient over N points from reference to prompt."),
-]
 Score = Annotated[
     str | None, typer.Option("--score", metavar="NAME", help="Rank by this score where enough prompts have it.")
 ]
-Out = Annotated[
-    str | None, typer.Option("--out", metavar="FOLDER", help="Folder, s3://bucket/prefix or gs://bucket/prefix.")
-]
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Ray workers; 0 computes in this process.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda or auto.")]
-DType = Annotated[str | None, typer.Option("--dtype", metavar="NAME", help="float32, float64 or bfloat16.")]
-ShardSize = Annotated[int | None, typer.Option("--shard-size", metavar="N", help="Prompts per shard.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Prompts per forward pass.")]
 Part = Annotated[
     str | None,
     typer.Option(
@@ -75,8 +42,41 @@ Pairs = Annotated[
 Results = Annotated[str, typer.Argument(metavar="OUT", help="Where a run keeps its results.")]
 
 
-#: Flags of which several make a tuple, by field.
-_REPEATED = {"task": "tasks", "wrong_answer": "wrong_answers"}
+def _flag(kind: Any, name: str, metavar: str | None, meaning: str) -> Any:
+    return Annotated[kind | None, typer.Option(name, metavar=metavar, help=meaning)]
+
+
+_FLAGS = {
+    "study": Annotated[
+        list[Path] | None, typer.Argument(metavar="STUDY.toml ...", help="Study files; flags win over them.")
+    ],
+    "tasks": _flag(list[str], "--task", "NAME", "Task to draw prompts from; may be repeated."),
+    "model": _flag(str, "--model", "NAME|PATH", "`reference`, a hub name such as gpt2, a directory or a GGUF file."),
+    "prompts": _flag(str, "--prompts", "N|FILE", "Prompts per task, or a file of your own prompts."),
+    "wrong_answers": _flag(list[str], "--wrong-answer", "NAME", "Definition of the wrong answer; may be repeated."),
+    "definitions": Definitions,
+    "embedding_model": EmbeddingModel,
+    "seed": _flag(int, "--seed", "N", "Fixes which prompts are drawn."),
+    "edges": _flag(bool, "--edges", None, "Score edges between nodes too."),
+    "neurons": _flag(str, "--neurons", "M3,M4", "MLPs whose neurons are scored too, for example m3,m4."),
+    "ig_steps": _flag(int, "--ig-steps", "N", "Average the gradient over N points from reference to prompt."),
+    "out": _flag(str, "--out", "FOLDER", "Folder, s3://bucket/prefix or gs://bucket/prefix."),
+    "device": Device,
+    "dtype": _flag(str, "--dtype", "NAME", "float32, float64 or bfloat16."),
+    "shard_size": _flag(int, "--shard-size", "N", "Prompts per shard."),
+    "batch_size": _flag(int, "--batch-size", "N", "Prompts per forward pass."),
+}
+"""Flags that make a study, by the field that they set."""
+
+
+def makes_studies(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the flags that make a study, which it takes as keywords, in front of its own."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    flags = [inspect.Parameter(name, kind, default=None, annotation=of) for name, of in _FLAGS.items()]
+    parameters = [*flags, *(one for one in own if one.kind is kind)]
+    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    return command
 
 
 def asked_studies(flags: Mapping[str, Any]) -> list[Study]:
@@ -85,7 +85,7 @@ def asked_studies(flags: Mapping[str, Any]) -> list[Study]:
     Raises:
         BadInput: one of them cannot be meant, or two have one folder.
     """
-    given = {_REPEATED.get(name, name): value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None}
     files, prompts = given.pop("study", None), given.pop("prompts", None)
     if "neurons" in given:
         given["neurons"] = tuple(given["neurons"].split(","))

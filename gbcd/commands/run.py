@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import typer
 
@@ -15,26 +16,9 @@ from gbcd.run.slices import Slice, slice_here, slice_of
 from gbcd.study import Study
 
 
-def plan(
-    study: options.StudyFiles = None,
-    task: options.Tasks = None,
-    model: options.Model = None,
-    prompts: options.Prompts = None,
-    wrong_answer: options.WrongAnswers = None,
-    definitions: options.Definitions = None,
-    embedding_model: options.EmbeddingModel = None,
-    seed: options.Seed = None,
-    edges: options.Edges = None,
-    neurons: options.Neurons = None,
-    ig_steps: options.IgSteps = None,
-    out: options.Out = None,
-    device: options.Device = None,
-    dtype: options.DType = None,
-    shard_size: options.ShardSize = None,
-    batch_size: options.BatchSize = None,
-) -> None:
+@options.makes_studies
+def plan(**flags: Any) -> None:
     """Draw and check the prompts of studies and store their plans, without computing."""
-    flags = locals()
     with exit_status(resumes=True):
         asked = options.asked_studies(flags)
         hush_libraries()
@@ -43,31 +27,11 @@ def plan(
         fact(console, "Next", "gbcd run with the same study")
 
 
-def run(
-    study: options.StudyFiles = None,
-    task: options.Tasks = None,
-    model: options.Model = None,
-    prompts: options.Prompts = None,
-    wrong_answer: options.WrongAnswers = None,
-    definitions: options.Definitions = None,
-    embedding_model: options.EmbeddingModel = None,
-    seed: options.Seed = None,
-    edges: options.Edges = None,
-    neurons: options.Neurons = None,
-    ig_steps: options.IgSteps = None,
-    out: options.Out = None,
-    workers: options.Workers = None,
-    device: options.Device = None,
-    dtype: options.DType = None,
-    shard_size: options.ShardSize = None,
-    batch_size: options.BatchSize = None,
-    score: options.Score = None,
-    part: options.Part = None,
-) -> None:
+@options.makes_studies
+def run(workers: options.Workers = None, score: options.Score = None, part: options.Part = None, **flags: Any) -> None:
     """Run a study, or go on with one that was interrupted; several studies one after the other."""
-    flags = {name: value for name, value in locals().items() if name not in ("score", "part")}
     with exit_status(resumes=True):
-        asked = options.asked_studies(flags)
+        asked = options.asked_studies({**flags, "workers": workers})
         parts = [slice_of(part) if part is not None else slice_here(os.environ, one.compute.workers) for one in asked]
     hush_libraries()
     statuses = [_status(one, score, its) for one, its in zip(asked, parts, strict=True)]
