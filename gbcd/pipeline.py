@@ -10,9 +10,9 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import NamedTuple
 
 import polars as pl
 from rich.console import Console
@@ -20,44 +20,42 @@ from rich.console import Console
 from gbcd.analysis.ranking import check_score
 from gbcd.analysis.reduce import reduce
 from gbcd.printing import counted
-from gbcd.run.commits import GivenUp, committed_ids, read_commits, read_given_up
+from gbcd.run.commits import committed_ids
 from gbcd.run.executor import Team, absolute, execute
 from gbcd.run.norms_work import NormsWork, stages
 from gbcd.run.planning import Planned, open_plan
 from gbcd.run.progress import ProgressDisplay
-from gbcd.run.results import failed_prompts
-from gbcd.run.shards import Plan
 from gbcd.run.slices import WHOLE, Slice
+from gbcd.run.status import FolderStatus, folder_status
 from gbcd.run.work import Workers
 from gbcd.study import Study
 
 
-class Run(NamedTuple):
-    """The result of a run.
+@dataclass(frozen=True)
+class Run(FolderStatus):
+    """The result of a run: the status of its folder at its end, and what this run did.
 
     Attributes:
-        out: where its results lie.
-        plan: what was planned.
-        found: shards that were committed before this run began.
-        part: what of it was computed here.
-        missing: shards of this part that are not committed at its end.
-        left_to_others: shards of other parts that are not.
-        given_up: shards that failed again and again, with the reason.
-        failed: prompts of committed shards that have no values, with the reason.
+        found: shards that were committed before it began.
+        part: what of the study was computed here.
         seconds: wall time, to its summary.
         summary: the reduction of what is committed; None if nothing is, or while other parts are at work.
     """
 
-    out: str
-    plan: Plan
     found: int
     part: Slice
-    missing: tuple[int, ...]
-    left_to_others: tuple[int, ...]
-    given_up: tuple[GivenUp, ...]
-    failed: dict[str, str]
     seconds: float
     summary: pl.DataFrame | None
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Shards of this part that are not committed."""
+        return tuple(shard for shard in self.left if self.part.has(shard))
+
+    @property
+    def left_to_others(self) -> tuple[int, ...]:
+        """Shards of other parts that are not."""
+        return tuple(shard for shard in self.left if not self.part.has(shard))
 
 
 def run_study(
@@ -93,7 +91,10 @@ def run_study(
         # interruptible once more: Ray sets a handler of its own when it connects
         with Team(location, work, workers_of(study, str(plan.study.compute.device))) as team, interruptible():
             execute(team, stages(plan), display, part)
-        return _concluded(planned, found, score, part, started)
+        status = folder_status(location)
+        is_over = bool(status.commits) and all(part.has(shard) for shard in status.left)
+        summary = reduce(location, score) if is_over else None
+        return Run(**vars(status), found=found, part=part, seconds=time.monotonic() - started, summary=summary)
 
 
 def _announcement(planned: Planned, found: int) -> str:
@@ -109,25 +110,6 @@ def workers_of(study: Study, device: str) -> Workers:
     """Who computes a study."""
     gpus = study.compute.gpus_per_worker if device.startswith("cuda") else 0.0
     return Workers(study.compute.workers, study.compute.threads, gpus)
-
-
-def _concluded(planned: Planned, found: int, score: str | None, part: Slice, started: float) -> Run:
-    store, plan = planned.store, planned.plan
-    done = committed_ids(store)
-    left = [shard.id for shard in plan.shards if shard.id not in done]
-    others = tuple(shard for shard in left if not part.has(shard))
-    return Run(
-        out=store.location,
-        plan=plan,
-        found=found,
-        part=part,
-        missing=tuple(shard for shard in left if part.has(shard)),
-        left_to_others=others,
-        given_up=tuple(read_given_up(store)),
-        failed=failed_prompts(store, read_commits(store)),
-        summary=reduce(store.location, score) if done and not others else None,
-        seconds=time.monotonic() - started,
-    )
 
 
 @contextmanager

@@ -59,6 +59,14 @@ def shard(
     return ShardTables(prompts, pa.table({**keys, **lists}), moments)
 
 
+def moments(values: dict[str, np.ndarray]) -> pa.Table:
+    """Sums over prompts, `[prompts, values]`, of `edges` or of the neurons of an MLP, as shards keep them."""
+    keys = {"task": "ioi", "wrong_answer": "foil"}
+    sums = {name: {"n": len(x), "sum": x.sum(0), "sum_sq": (x**2).sum(0), "n_positive": (x > 0).sum(0)}
+            for name, x in values.items()}  # fmt: skip
+    return pa.Table.from_pylist([{**keys, "of": name, **row} for name, row in sums.items()])
+
+
 def collected(shards: Sequence[ShardTables], components: Sequence[Component] = COMPONENTS) -> Collected:
     """What the pass over these shards gives."""
     nodes = NodeMap.of(components)

@@ -2,15 +2,14 @@ from itertools import pairwise
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pytest
-from synthetic_shards import COMPONENTS, collected, drawn, shard
+from synthetic_shards import COMPONENTS, collected, drawn, moments, shard
 
 from gbcd.analysis import collect
 from gbcd.analysis.nodes import Key
-from gbcd.analysis.stored import read_counts, read_extremes, read_sample, read_template_sums, store_collected
+from gbcd.analysis.stored import COUNTS_FILE, EXTREMES_FILE, read_sample, read_template_sums, store_collected
 from gbcd.errors import BadInput
-from gbcd.run.results import COMPONENTS_FILE, encoded_components
+from gbcd.run.results import COMPONENTS_FILE, encoded_components, read_stored
 from gbcd.run.store import Store
 
 IOI = Key("ioi", "foil")
@@ -85,12 +84,12 @@ def test_sums_by_template_add_up_to_those_of_all(reduced):
 
 def test_extremes_are_of_all_prompts_and_of_every_score(reduced):
     store, values = reduced
-    found = read_extremes(store).filter(statistic="attribution", end="most")
+    found = read_stored(store, EXTREMES_FILE).filter(statistic="attribution", end="most")
     responses = np.linalg.norm(values["attribution"][:, [3, 7, 9]], axis=1)
     order = np.argsort(-np.nan_to_num(responses, nan=-1.0))[: collect.EXTREMES].tolist()
     assert found["prompt_id"].str.tail(6).cast(pl.Int64).to_list() == order
     np.testing.assert_allclose(found["response"], responses[order], rtol=1e-6)
-    least = read_extremes(store).filter(statistic="writing_norm", end="least")["response"]
+    least = read_stored(store, EXTREMES_FILE).filter(statistic="writing_norm", end="least")["response"]
     assert least.is_sorted()
     assert len(least) == collect.EXTREMES
 
@@ -99,7 +98,7 @@ def test_prompts_are_counted_by_what_is_said_of_them(tmp_path):
     one = shard(drawn(3), list("aba"), above_wrong=[True, False, None], reference=["partner", "none", "none"])
     two = shard(drawn(2), list("ab"), first=3, above_wrong=[True, True], reference=["partner"] * 2)
     store_collected(Store(str(tmp_path)), collected([one, two]), COMPONENTS)
-    counts = read_counts(Store(str(tmp_path)))
+    counts = read_stored(Store(str(tmp_path)), COUNTS_FILE)
     of = {column: dict(rows.select("value", "n").iter_rows()) for (column,), rows in counts.group_by("column")}
     assert of == {
         "status": {"ok": 5},
@@ -111,7 +110,7 @@ def test_prompts_are_counted_by_what_is_said_of_them(tmp_path):
 def test_a_folder_that_was_not_reduced_says_so(tmp_path):
     store = Store(str(tmp_path))
     store.write(COMPONENTS_FILE, encoded_components(COMPONENTS, False))
-    for read in (read_counts, read_extremes, read_template_sums, lambda store: read_sample(store, IOI)):
+    for read in (read_template_sums, lambda store: read_sample(store, IOI)):
         with pytest.raises(BadInput, match="run the study, or `gbcd reduce "):
             read(store)
 
@@ -120,16 +119,13 @@ def test_a_study_all_of_whose_prompts_failed_is_read_as_empty(tmp_path):
     store = Store(str(tmp_path))
     store_collected(store, collected([]), COMPONENTS)
     assert read_template_sums(store) == {}
-    assert read_extremes(store).is_empty()
+    assert read_stored(store, EXTREMES_FILE).is_empty()
 
 
 def test_edges_are_merged_exactly():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(30, 5))
-    tables = []
-    for rows in np.split(values, [7, 20]):
-        moments = {"n": len(rows), "sum": rows.sum(0), "sum_sq": (rows**2).sum(0), "n_positive": (rows > 0).sum(0)}
-        tables.append(pa.Table.from_pylist([{"task": "ioi", "wrong_answer": "foil", "of": "edges", **moments}]))
+    tables = [moments({"edges": rows}) for rows in np.split(values, [7, 20])]
     found = collected([shard(drawn(2), ["a", "b"], moments=table) for table in tables]).many[IOI].by_statistic["edges"]
     assert found.n == 30
     np.testing.assert_allclose(found.mean, values.mean(0))

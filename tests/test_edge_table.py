@@ -1,8 +1,7 @@
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pytest
-from synthetic_shards import COMPONENTS, collected, drawn, shard
+from synthetic_shards import COMPONENTS, collected, drawn, moments, shard
 
 from gbcd.analysis.circuits import Config, edge_ends
 from gbcd.analysis.edges import edge_table
@@ -11,18 +10,17 @@ CFG = Config(n_layers=1, n_heads=2, parallel_attn_mlp=False, d_model=4)
 N_EDGES = len(edge_ends(CFG).sources)
 
 
-def moments(values):
-    row = {"n": len(values), "sum": values.sum(0), "sum_sq": (values**2).sum(0), "n_positive": (values > 0).sum(0)}
-    return pa.Table.from_pylist([{"task": "ioi", "wrong_answer": "foil", "of": "edges", **row}])
-
-
 def table(values, attributions, templates):
     """Edges of prompts in two shards, beside the attributions of their nodes."""
     half = len(values) // 2
     statistics = drawn(len(values)) | {"attribution": attributions}
     cuts = slice(0, half), slice(half, None)
     shards = [
-        shard({name: found[cut] for name, found in statistics.items()}, templates[cut], moments=moments(values[cut]))
+        shard(
+            {name: found[cut] for name, found in statistics.items()},
+            templates[cut],
+            moments=moments({"edges": values[cut]}),
+        )
         for cut in cuts
     ]
     return edge_table(collected(shards), COMPONENTS, CFG)

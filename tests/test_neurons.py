@@ -8,20 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pytest
 import torch
 from oracle_values import loaded_model, mixed_prompts
 from report_data import made_up
 from rich.console import Console
 from small_runs import finished, small_study
-from synthetic_shards import COMPONENTS, collected, drawn, shard
+from synthetic_shards import COMPONENTS, collected, drawn, moments, shard
 from tiny_models import FAMILIES
 
 import gbcd
 from gbcd.analysis.edges import neuron_table, read_neurons
 from gbcd.analysis.nodes import Key
-from gbcd.commands.result_table import show_neurons
+from gbcd.commands.closing import show_neurons
 from gbcd.engine.engine import Engine
 from gbcd.engine.oracle import Oracle
 from gbcd.errors import BadInput
@@ -65,11 +64,6 @@ def test_neurons_of_an_mlp_add_up_to_its_attribution(family, steps):
         torch.testing.assert_close(values.sum(1), loss.statistics["attribution"][:, part], rtol=1e-9, atol=1e-12)
 
 
-def moments(node, values):
-    row = {"n": len(values), "sum": values.sum(0), "sum_sq": (values**2).sum(0), "n_positive": (values > 0).sum(0)}
-    return {"task": "ioi", "wrong_answer": "foil", "of": node, **row}
-
-
 def test_the_table_is_of_all_prompts_and_as_wide_as_templates_make_the_mlp():
     rng = np.random.default_rng(0)
     by_template = rng.normal(size=10)[np.arange(200) % 10]
@@ -81,7 +75,7 @@ def test_the_table_is_of_all_prompts_and_as_wide_as_templates_make_the_mlp():
         shard(
             {name: table[cut] for name, table in statistics.items()},
             [f"t{index % 10}" for index in range(200)][cut],
-            moments=pa.Table.from_pylist([moments(node, table[cut]) for node, table in values.items()]),
+            moments=moments({node: table[cut] for node, table in values.items()}),
         )
         for cut in (slice(0, 70), slice(70, 200))
     ]

@@ -35,9 +35,6 @@ CIRCUIT_SHARE = 0.2
 #: The same of edges, where the study has them.
 EDGE_SHARE = 0.05
 
-#: With fewer templates an interval says little.
-FEW_TEMPLATES = 5
-
 
 def check_score(name: str | None, statistics: Collection[str] = ()) -> None:
     """Refuse a name that is no score, or one of a study that computes `statistics` alone; where none is given, all.

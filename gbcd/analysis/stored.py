@@ -21,7 +21,13 @@ from gbcd.errors import BadInput
 from gbcd.run.results import encoded, read_components, read_stored, summary
 from gbcd.run.store import Store
 
-_TEMPLATES, _COUNTS, _EXTREMES = (f"analysis/{name}.parquet" for name in ("template_sums", "counts", "extremes"))
+_TEMPLATES = "analysis/template_sums.parquet"
+
+COUNTS_FILE = "analysis/counts.parquet"
+"""Prompts by the values of some columns of `gbcd.prompts`: `task, wrong_answer, column, value, n`."""
+
+EXTREMES_FILE = "analysis/extremes.parquet"
+"""Rows of `gbcd.prompts` with `statistic`, `end` (`most`, `least`) and `response`, the norm of the prompt's values."""
 
 
 class TemplateSums(NamedTuple):
@@ -84,9 +90,9 @@ def store_collected(store: Store, collected: Collected, components: list[Compone
     ]
     empty = pl.DataFrame(schema={"task": pl.String, "wrong_answer": pl.String, "statistic": pl.String})
     store.write(_TEMPLATES, encoded((pl.concat(sums) if sums else empty).to_arrow()))
-    store.write(_COUNTS, encoded(collected.counts.to_arrow()))
+    store.write(COUNTS_FILE, encoded(collected.counts.to_arrow()))
     extremes = list(collected.extremes.values())
-    store.write(_EXTREMES, encoded((pl.concat(extremes) if extremes else empty).to_arrow()))
+    store.write(EXTREMES_FILE, encoded((pl.concat(extremes) if extremes else empty).to_arrow()))
     for key, sample in collected.samples.items():
         store.write(_sample_file(key), encoded(sample.to_arrow()))
 
@@ -116,7 +122,7 @@ def read_sample(store: Store, key: Key, statistics: tuple[str, ...] = SUMMARISED
     nodes = NodeMap.of(read_components(store))
     chosen = [nodes.nodes[index] for index in ranked_nodes(nodes)]
     if not store.exists(_sample_file(key)):
-        read_stored(store, _COUNTS)
+        read_stored(store, COUNTS_FILE)
         return Sample(pl.DataFrame(schema={"prompt_id": pl.String, "template": pl.String}), chosen, {})
     table = read_stored(store, _sample_file(key))
     values = {name: _matrix(table[name], len(chosen)) for name in statistics if name in table.columns}
@@ -154,24 +160,6 @@ def read_prompt_rows(out: str, wrong_answer: str | None = None) -> PromptRows:
         pl.concat([sample.prompts[rows] for sample, rows, _ in complete]),
         complete[0][0].nodes,
     )
-
-
-def read_extremes(store: Store) -> pl.DataFrame:
-    """Rows of `gbcd.prompts` with `statistic`, `end` (`most`, `least`) and `response`, the norm of the prompt's values.
-
-    Raises:
-        BadInput: the study has not been reduced.
-    """
-    return read_stored(store, _EXTREMES)
-
-
-def read_counts(store: Store) -> pl.DataFrame:
-    """Prompts by the values of some columns of `gbcd.prompts`: `task, wrong_answer, column, value, n`.
-
-    Raises:
-        BadInput: the study has not been reduced.
-    """
-    return read_stored(store, _COUNTS)
 
 
 def _sample_file(key: Key) -> str:

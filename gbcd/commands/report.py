@@ -22,7 +22,7 @@ def reduce(out: options.Results, score: options.Score = None) -> None:
     """Reduce what is committed to summary.parquet: statistics per component, ranked."""
     with exit_status():
         from gbcd.analysis.reduce import reduce as summarise
-        from gbcd.commands.result_table import show_results
+        from gbcd.commands.closing import show_results
 
         summary = summarise(out, score)
         show_results(summary, console)

@@ -37,7 +37,8 @@ def show_status(found: FolderStatus, console: Console) -> None:
     fact(console, "Prompts", f"{done:,} of {plan.n_prompts:,} ({done / plan.n_prompts:.0%})")
     fact(console, "Shards", f"{len(found.commits):,} of {len(plan.shards):,}")
     if flagged := {name: count for name, count in found.statuses.items() if name != "ok"}:
-        fact(console, "Flagged", ", ".join(f"{counted(count, 'row')} {name}" for name, count in flagged.items()))
+        rows = ", ".join(f"{counted(count, 'row')} {name}" for name, count in flagged.items())
+        fact(console, "Flagged", f"{rows}; a prompt has a row for each wrong answer")
     if found.last:
         fact(console, "Last commit", f"{duration((datetime.now(UTC) - found.last).total_seconds())} ago")
     if found.rate and len(found.commits) < len(plan.shards):

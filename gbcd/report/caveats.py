@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import polars as pl
 
-from gbcd.analysis.ranking import FEW_TEMPLATES, MIN_SHARE
+from gbcd.analysis.ranking import MIN_SHARE
 from gbcd.engine.tables import FAILED, NON_FINITE, OK, UNCALIBRATED
 from gbcd.printing import counted
 from gbcd.report.data import Group, ReportData, label
@@ -22,6 +22,9 @@ SILENT_SHARE = 1e-6
 
 #: A strong component is warned of when fewer prompts have the sign of its mean, in per cent; how many count as strong.
 DIVIDED, STRONG = 70, 10
+
+#: With fewer templates an interval says little.
+FEW_TEMPLATES = 5
 
 #: Effects over fewer pairs are warned of, and how many to take.
 FEW_PAIRS, ENOUGH_PAIRS = 16, 32

@@ -12,7 +12,7 @@ import polars as pl
 
 from gbcd.analysis.edges import read_neurons
 from gbcd.analysis.nodes import Key
-from gbcd.analysis.stored import read_counts, read_extremes, read_sample
+from gbcd.analysis.stored import COUNTS_FILE, EXTREMES_FILE, read_sample
 from gbcd.errors import BadInput
 from gbcd.evaluation.tables import (
     EDGE_FAITHFULNESS,
@@ -27,9 +27,8 @@ from gbcd.evaluation.tables import (
 )
 from gbcd.printing import duration
 from gbcd.report.data import EXAMPLES, Measured, ReportData
-from gbcd.run.commits import Commit, read_commits, read_given_up
 from gbcd.run.results import EDGES_FILE, SUMMARY_FILE, read_stored
-from gbcd.run.shards import Plan, read_plan
+from gbcd.run.status import FolderStatus, folder_status
 from gbcd.run.store import Store
 
 #: Edges of a group that are read, the largest of those that are not zero within their intervals.
@@ -46,19 +45,18 @@ def read_data(out: str) -> ReportData:
         BadInput: there is no study in it, it was not reduced, or a table that is needed is damaged.
     """
     store = Store(out)
-    plan = read_plan(store)
-    commits = read_commits(store)
+    status = folder_status(out)
     summary = read_stored(store, SUMMARY_FILE)
     keys = summary.select("task", "wrong_answer", "score_name").unique(maintain_order=True)
     scores = {Key(task, wrong_answer): name for task, wrong_answer, name in keys.iter_rows()}
     first_of_tasks = [*{group.task: group for group in reversed(scores)}.values()][::-1]
-    counts = read_counts(store)
-    problems = _missing(store, plan, commits)
+    counts = read_stored(store, COUNTS_FILE)
+    problems = _missing(status)
     return ReportData(
         location=store.location,
-        model=plan.study.model,
-        source=plan.study.prompts,
-        computed=_computed(store, plan, commits),
+        model=status.plan.study.model,
+        source=status.plan.study.prompts,
+        computed=_computed(status),
         summary=summary,
         examples=pl.DataFrame([_example(store, group, counts) for group in first_of_tasks], schema=EXAMPLES),
         statuses=_shares(
@@ -69,14 +67,14 @@ def read_data(out: str) -> ReportData:
         edges=_edges(store, scores, problems),
         neurons=_neurons(store, scores),
         samples={group: _sample(store, group, name) for group, name in scores.items() if name is not None},
-        extremes=read_extremes(store),
+        extremes=read_stored(store, EXTREMES_FILE),
     )
 
 
-def _missing(store: Store, plan: Plan, commits: list[Commit]) -> list[str]:
-    missing = len(plan.shards) - len(commits)
-    said = f"{missing} of {len(plan.shards)} shards are missing; the command that started the study goes on with them."
-    return ([said] if missing else []) + [f"Given up: {record.message}." for record in read_given_up(store)]
+def _missing(status: FolderStatus) -> list[str]:
+    missing, wanted = len(status.left), len(status.plan.shards)
+    said = f"{missing} of {wanted} shards are missing; the command that started the study goes on with them."
+    return ([said] if missing else []) + [f"Given up: {record.message}." for record in status.given_up]
 
 
 def _shares(counts: pl.DataFrame, column: str) -> dict[str, int]:
@@ -125,13 +123,15 @@ def _measured(store: Store, problems: list[str]) -> Measured:
     }
     tables: list[pl.DataFrame] = []
     for path, schema in schemas.items():
-        table = _table(store, path)
-        lacking = None if table is None else sorted(set(schema) - set(table.columns))
-        if table is None or lacking:
-            why = f"lacks the columns {', '.join(lacking)}" if lacking else "cannot be read"
+        try:
+            tables.append(read_stored(store, path))
+            lacking = sorted(set(schema) - set(tables[-1].columns))
+            why = lacking and f"lacks the columns {', '.join(lacking)}"
+        except BadInput:
+            why = "cannot be read"
+        if why:
             problems.append(f"The evaluation is left out: {path} {why}. Run `gbcd evaluate {store.location}` again.")
             return Measured()
-        tables.append(table)
     figures, effects, faithfulness, edge_faithfulness = tables
     usable = pl.col("gap").is_finite() & (pl.col("gap") != 0) & pl.col("value").is_finite()
     kept = effects.filter(usable)
@@ -180,26 +180,18 @@ def _edges_of_evaluation(store: Store, group: Key) -> pl.LazyFrame:
     return rows.select("source", "target", pl.col("score").alias("mean"), *numbers)
 
 
-def _table(store: Store, path: str) -> pl.DataFrame | None:
-    try:
-        return read_stored(store, path)
-    except BadInput:
-        return None
-
-
-def _computed(store: Store, plan: Plan, commits: list[Commit]) -> list[tuple[str, str]]:
+def _computed(status: FolderStatus) -> list[tuple[str, str]]:
     """Model, settings, cost, versions: what it takes to do it again."""
-    study, compute = plan.study, plan.study.compute
-    done = plan.n_prompts_of(commit.shard for commit in commits)
-    size = sum(file.bytes for commit in commits for file in commit.files.values())
-    taken = duration(sum(commit.seconds for commit in commits))
+    plan, study, compute = status.plan, status.plan.study, status.plan.study.compute
+    size = sum(file.bytes for commit in status.commits for file in commit.files.values())
+    taken = duration(sum(commit.seconds for commit in status.commits))
     return [
         ("model", f"{study.model}, weights {plan.sources.hashes['model'][:12]}"),
-        ("prompts", f"{done:,} of {plan.n_prompts:,}, seed {study.seed}"),
+        ("prompts", f"{status.n_prompts:,} of {plan.n_prompts:,}, seed {study.seed}"),
         *([] if study.prompts is None else [("prompt file", study.prompts)]),
         ("computed with", f"{compute.device}, {compute.dtype}, batches of {plan.batch_size}"),
         ("centred by", f"{study.centering}, over up to {study.calibration_prompts:,} prompts of each task"),
         ("cost", f"{taken} of computing, summed over workers; {size / 1e6:,.2f} MB of tables"),
         ("versions", ", ".join(f"{name} {version}" for name, version in plan.sources.versions.items())),
-        ("results", store.location),
+        ("results", status.out),
     ]

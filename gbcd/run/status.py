@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from gbcd.run.commits import Commit, GivenUp, read_commits, read_given_up
 from gbcd.run.results import failed_prompts
@@ -15,20 +15,29 @@ from gbcd.run.store import Store
 WINDOW = timedelta(minutes=5)
 
 
-class FolderStatus(NamedTuple):
+@dataclass(frozen=True)
+class FolderStatus:
     """What is committed.
 
     Attributes:
+        out: where the results lie.
         plan: what is wanted.
         commits: of shards of prompts, in order.
-        failed: prompts that have no values, with the reason.
-        given_up: shards that are missing because they failed again and again.
+        failed: prompts of committed shards that have no values, with the reason.
+        given_up: shards that are missing because they failed again and again, with the reason.
     """
 
+    out: str
     plan: Plan
-    commits: list[Commit]
+    commits: tuple[Commit, ...]
     failed: dict[str, str]
-    given_up: list[GivenUp]
+    given_up: tuple[GivenUp, ...]
+
+    @property
+    def left(self) -> tuple[int, ...]:
+        """Shards that are not committed."""
+        done = {commit.shard for commit in self.commits}
+        return tuple(shard.id for shard in self.plan.shards if shard.id not in done)
 
     @property
     def n_prompts(self) -> int:
@@ -62,5 +71,5 @@ def folder_status(out: str) -> FolderStatus:
         StorageError: it cannot be read.
     """
     store = Store(out)
-    plan, commits = read_plan(store), read_commits(store)
-    return FolderStatus(plan, commits, failed_prompts(store, commits), read_given_up(store))
+    plan, commits = read_plan(store), tuple(read_commits(store))
+    return FolderStatus(store.location, plan, commits, failed_prompts(store, commits), tuple(read_given_up(store)))
