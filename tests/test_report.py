@@ -38,7 +38,7 @@ from gbcd.report import data as report_data
 from gbcd.report.caveats import warnings
 from gbcd.report.data import ReportData
 from gbcd.report.dots import BY_HEIGHT, NAMED, marked
-from gbcd.report.page import page, sections, write_figures, write_report
+from gbcd.report.page import heat_maps, page, sections, write_figures, write_report
 from gbcd.report.reading import MAX_EDGES, read_data
 from gbcd.run.results import EDGES_FILE
 from gbcd.run.results import prompts as stored_prompts
@@ -314,6 +314,7 @@ def test_a_study_too_large_for_the_page_says_what_is_left_out(monkeypatch: pytes
     data = made_up()
     monkeypatch.setattr(report_data, "MAX_CELLS", data.summary["component"].n_unique())
     assert [group.key for group in data.groups] == [GROUPS[0]]
+    assert [name for name, _ in heat_maps(data)] == [f"heatmap.{task}.{wrong}.png" for task, wrong in GROUPS]
     assert "2 further pairs of task and wrong answer" in "\n".join(warnings(data))
     assert "agreement" not in {section.id for section in sections(data)}
 
@@ -468,6 +469,9 @@ def test_a_finished_study_is_reported(out: Path) -> None:
     measured = pl.read_parquet(out / "effects.parquet").filter(pl.col("method") == "resample")
     shares = {row["component"]: 100 * row["value"] / row["gap"] for row in measured.iter_rows(named=True)}
     assert grid["effect"] == pytest.approx([shares[name] for name in grid["component"]], rel=1e-3)
+    pictures = sorted(out.glob("heatmap.*.png"))
+    assert [file.name for file in pictures] == ["heatmap.prompts.foil.png", "heatmap.prompts.logit_difference.png"]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in pictures)
     assert "prompts.jsonl in model" in text
     assert HOSTILE not in text
 

@@ -2,7 +2,7 @@
 
 shards -> collect -> analysis/        sums by template, samples of prompts, counts
                   -> summary.parquet  statistics of every part and node, with score and rank
-                  -> edges.parquet, neurons.parquet, circuit.json, heatmap.*.png
+                  -> edges.parquet, neurons.parquet, circuit.json
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from gbcd.analysis.circuit_files import circuit_files
 from gbcd.analysis.circuits import Config
 from gbcd.analysis.collect import Collected, Moments, collect
 from gbcd.analysis.edges import edge_table, neuron_table
-from gbcd.analysis.heatmap import draw_heatmaps
 from gbcd.analysis.intervals import resampled_means
 from gbcd.analysis.nodes import SIGNED, SUMMARISED, Key, NodeMap
 from gbcd.analysis.ranking import SCORES, check_score, choose_score, rank_intervals, ranks
@@ -63,7 +62,7 @@ whose value has the sign of the mean. Intervals of sizes end at 0."""
 
 
 def reduce(out: str, score: str | None = None) -> pl.DataFrame:
-    """Reduce what is committed in `out`; write summary, circuits, pictures and samples, return the summary.
+    """Reduce what is committed in `out`; write summary, circuits and samples, return the summary.
 
     Args:
         out: a results folder.
@@ -90,7 +89,7 @@ def reduce(out: str, score: str | None = None) -> pl.DataFrame:
     for name, found in ((EDGES_FILE, edges), (NEURONS_FILE, neuron_table(collected, components))):
         if found is not None:
             store.write(name, encoded(found.to_arrow()))
-    for name, content in (circuit_files(summary, cfg, edges) | draw_heatmaps(summary)).items():
+    for name, content in circuit_files(summary, cfg, edges).items():
         store.write(name, content)
     return summary
 

@@ -67,7 +67,7 @@ def section(data: ReportData) -> Section | None:
             Control("level", "Of", levels),
             Control("scale", "One colour scale for", {"all": "all layers", "layer": "each layer"}),
         ),
-        charts=(_heat_map(data.groups, list(levels)), *_intervals(data.groups), *_against(data.groups)),
+        charts=(heat_map(data.groups, list(levels)), *_intervals(data.groups), *_against(data.groups)),
     )
 
 
@@ -77,7 +77,8 @@ def _measures(group: Group) -> dict[str, str]:
     return {name: label(name) for name in names}
 
 
-def _heat_map(groups: list[Group], levels: list[str]) -> Chart:
+def heat_map(groups: list[Group], levels: list[str]) -> Chart:
+    """Every measure of the components of `levels` by layer and head."""
     tables = {key(group.id, level): _cells(group, level) for group in groups for level in levels}
     measures = {name: said for group in groups for name, said in _measures(group).items()}
     places = pl.concat([table.select("column", "layer") for table in tables.values()]).unique()

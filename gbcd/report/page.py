@@ -25,7 +25,7 @@ from gbcd.printing import counted
 from gbcd.report import circuit, components, effects, findings, prompts, study
 from gbcd.report.caveats import warnings
 from gbcd.report.charts import DARK, DATA, FIND, GROUP, LIGHT, Chart, Control, Section, key, style_variables, theme
-from gbcd.report.data import ReportData
+from gbcd.report.data import ReportData, label
 from gbcd.report.reading import read_data
 from gbcd.run.store import Store
 
@@ -48,13 +48,15 @@ class Written(NamedTuple):
 
 
 def write_report(out: str) -> Written:
-    """Write `report.html` into a results folder.
+    """Write `report.html` into a results folder, and beside it the heat map of each task and wrong answer.
 
     Raises:
         BadInput: there is no study in it, or it was not reduced.
     """
-    data = read_data(out)
-    Store(out).write(REPORT, page(data).encode())
+    data, store = read_data(out), Store(out)
+    store.write(REPORT, page(data).encode())
+    for name, specification in heat_maps(data):
+        store.write(name, _drawn(specification))
     return Written(f"{data.location}/{REPORT}", warnings(data))
 
 
@@ -104,9 +106,21 @@ def write_figures(out: str, folder: Path) -> list[Path]:
     written: list[Path] = []
     for name, specification in _figures(data):
         path = folder / name
-        path.write_bytes(vl_convert.vegalite_to_png(specification, ppi=DOTS_PER_INCH))
+        path.write_bytes(_drawn(specification))
         written.append(path)
     return written
+
+
+def heat_maps(data: ReportData) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Heads and MLPs by the score that ranks, by name of the file; also of what has no room on the page."""
+    if not data.ranked:
+        return
+    chart = components.heat_map(data.ranked, [components.NODE])
+    for group in data.ranked:
+        values = {"statistic": group.score_name, "level": components.NODE, "scale": "all"}
+        figure = _figure(chart, key(group.id, components.NODE), values)
+        title = f"{group.title}: {label(group.score_name)}"
+        yield file_name(chart.name, *group.key, suffix="png"), figure | {"title": title}
 
 
 def _facts(data: ReportData) -> list[str]:
@@ -155,6 +169,10 @@ def _figures(data: ReportData) -> Iterator[tuple[str, dict[str, Any]]]:
                 table = key(*(values[name] for name in chart.rows.controls))
                 if table in chart.rows.tables and chart.rows.tables[table].height:
                     yield file_name(chart.name, *group.key, suffix="png"), _figure(chart, table, values)
+
+
+def _drawn(specification: dict[str, Any]) -> bytes:
+    return vl_convert.vegalite_to_png(specification, ppi=DOTS_PER_INCH)
 
 
 def _figure(chart: Chart, table: str, values: dict[str, str]) -> dict[str, Any]:
