@@ -11,7 +11,34 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from gbcd.errors import BadInput
+
+
+class PublishedCircuit(BaseModel):
+    """A circuit that a paper has found by hand.
+
+    Attributes:
+        model: the model it was found in; it is truth for no other.
+        source: paper and the list followed.
+        classes: role -> nodes, for example `name mover` -> `a9.h9`, ...
+        parts: parts of those nodes, where the source names them; else empty.
+        notes: where sources differ.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    source: str
+    classes: dict[str, tuple[str, ...]]
+    parts: tuple[str, ...] = ()
+    notes: str = ""
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """All nodes, each once, in the order of the classes."""
+        return tuple(dict.fromkeys(node for nodes in self.classes.values() for node in nodes))
 
 
 def folder() -> Path:
@@ -47,9 +74,16 @@ def table(name: str) -> dict[str, Any]:
         raise BadInput(f"{folder() / name}.toml is not TOML: {error}. Correct the file.") from error
 
 
-def circuits() -> dict[str, Any]:
-    """The published circuits of `circuits.json`, by task name."""
-    return json.loads(_text("circuits.json"))
+def published_circuit(key: str) -> PublishedCircuit:
+    """The circuit under `key` in `circuits.json`.
+
+    Raises:
+        BadInput: there is none.
+    """
+    circuits = json.loads(_text("circuits.json"))
+    if key not in circuits:
+        raise BadInput(f"circuits.json has no circuit '{key}'. It has: {', '.join(circuits)}.")
+    return PublishedCircuit.model_validate(circuits[key])
 
 
 def _text(file: str) -> str:

@@ -1,7 +1,6 @@
 """The behaviours to study. One file is one task; `_registry.py` says how to add another, from here or from outside."""
 
 from gbcd.tasks._families import Family, Filled, Slot, others
-from gbcd.tasks._published import PublishedCircuit
 from gbcd.tasks._registry import Draw, Metric, Task, draw, get, metric_of, names, task
 
 __all__ = [
@@ -9,7 +8,6 @@ __all__ = [
     "Family",
     "Filled",
     "Metric",
-    "PublishedCircuit",
     "Slot",
     "Task",
     "draw",

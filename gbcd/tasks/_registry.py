@@ -33,10 +33,10 @@ from transformers import PreTrainedTokenizerBase
 
 from gbcd.errors import BadInput, own_code
 from gbcd.names import register_name
+from gbcd.prompting.datasets import PublishedCircuit, published_circuit
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.vocabulary import Vocabulary
 from gbcd.tasks._families import Family
-from gbcd.tasks._published import PublishedCircuit, published_circuit
 
 Metric = Literal["logit_difference", "probability_difference", "negative_log_probability", "mean_squared_error"]
 Families = Callable[[Vocabulary], Iterable[Family]]
