@@ -16,12 +16,11 @@ from gbcd.analysis.reduce import reduce
 from gbcd.cli import app
 from gbcd.commands.status import again
 from gbcd.errors import BadInput
-from gbcd.run.commits import committed_ids, publish
+from gbcd.run.commits import committed_ids, decode, encode, publish
 from gbcd.run.norms_work import MEANS, NORMS
 from gbcd.run.results import scan
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
-from gbcd.run.table_files import decode, encode
 from gbcd.run.verification import forget, verify
 
 

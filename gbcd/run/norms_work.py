@@ -1,7 +1,8 @@
 """The work of a study: first the mean inputs of every task, then the norms of every shard of prompts.
 
 Centred norms subtract mean inputs, which are measured on a sample of each task (`calibration/`, a shard for some of its
-templates) and from then on frozen for the study: the norms of a shard name the means that they were taken against.
+templates, so that all workers measure means and no sum is merged) and from then on frozen for the study: the norms of a
+shard name the means that they were taken against.
 Workers read the means from the results folder, one task at a time, and never through the driver.
 """
 
@@ -15,8 +16,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from gbcd.engine.calibration import Calibration
+from gbcd.engine.calibration import Calibration, TaskMeans
 from gbcd.engine.engine import Engine
 from gbcd.engine.tables import FAILED, NON_FINITE, PROMPTS, STATISTICS, ShardTables, concatenated, norms_schema
 from gbcd.errors import BadInput
@@ -24,7 +27,6 @@ from gbcd.models import load as models
 from gbcd.models.load import LoadedModel
 from gbcd.run.commits import Commit, commit_path, damaged, read_commits, read_table
 from gbcd.run.inputs import Inputs
-from gbcd.run.mean_tables import means_from_tables, tables_from_means
 from gbcd.run.own_definitions import DefinitionFile, import_definitions
 from gbcd.run.shards import PLAN, Plan, read_plan
 from gbcd.run.store import Store
@@ -39,6 +41,12 @@ MEANS, NORMS = "calibration", ""
 MEANS_KEY = b"calibration"
 
 _KEYS = ("prompt_id", "wrong_answer")
+
+_SAMPLE = pa.schema([("prompt_id", pa.string()), ("group", pa.string()), ("tokens", pa.list_(pa.int32()))])
+_MEANS = pa.schema([("name", pa.string()), ("group", pa.string()), ("n_positions", pa.int32())]).append(
+    pa.field("means", pa.large_list(pa.float32()))  # of all positions of a large model: more than 2 ** 31 values
+)
+"""A row for each input and group of a shard of a sample; `_SAMPLE` has the tokens of its prompts."""
 
 
 def engine_of(loaded: LoadedModel, study: Study, calibration: Calibration | None) -> Engine:
@@ -139,6 +147,56 @@ def read_means(store: Store, plan: Plan, task: str) -> tuple[Calibration | None,
     shards = [{name: read_table(below, file) for name, file in commit.files.items()} for commit in commits]
     found = Calibration(plan.centering, {task: means_from_tables(shards)}) if shards else None
     return found, means_sha256(commits)
+
+
+def tables_from_means(means: TaskMeans) -> Tables:
+    """The tables of a task's means."""
+    sample = {
+        "prompt_id": list(means.members),
+        "group": [means.groups[group] for group in means.token_groups.tolist()],
+        "tokens": [[token for token in tokens if token >= 0] for tokens in means.tokens.tolist()],
+    }
+    rows = [
+        (name, group, len(mean), mean.numpy().ravel())
+        for name, of_groups in means.means.items()
+        for group, mean in zip(means.groups, of_groups, strict=True)
+    ]
+    return {
+        "sample": pa.table(sample, schema=_SAMPLE),
+        "means": pa.table(dict(zip(_MEANS.names, zip(*rows, strict=True), strict=True)), schema=_MEANS),
+    }
+
+
+def means_from_tables(shards: Sequence[Tables]) -> TaskMeans:
+    """The means of a task from all of its shards, each as `tables_from_means` wrote it."""
+    sample = pa.concat_tables(shard["sample"] for shard in shards)
+    group_of, tokens_of = sample["group"].to_pylist(), sample["tokens"].to_pylist()
+    groups = tuple(sorted(set(group_of)))
+    length = max(map(len, tokens_of))
+    tokens = torch.full((len(tokens_of), length), -1)
+    for row, found in zip(tokens, tokens_of, strict=True):
+        row[: len(found)] = torch.tensor(found)
+    return TaskMeans(
+        groups=groups,
+        means=_means([shard[name] for shard in shards for name in shard if name != "sample"], groups, length),
+        tokens=tokens,
+        token_groups=torch.tensor([groups.index(group) for group in group_of]),
+        members=tuple(sample["prompt_id"].to_pylist()),
+    )
+
+
+def _means(
+    tables: Sequence[pa.Table], groups: Sequence[str], length: int
+) -> dict[str, Float[Tensor, "group {length} d_in"]]:
+    """By name of the input; groups of shorter prompts end in zeros, which no prompt of theirs reaches."""
+    found: dict[str, Tensor] = {}
+    for table in tables:
+        for name, group, n_positions, values in zip(*table.itercolumns(), strict=True):
+            mean = torch.tensor(values.values.to_numpy()).view(n_positions.as_py(), -1)
+            if name.as_py() not in found:
+                found[name.as_py()] = mean.new_zeros(len(groups), length, mean.shape[1])
+            found[name.as_py()][groups.index(group.as_py()), : len(mean)] = mean
+    return found
 
 
 def means_sha256(commits: Sequence[Commit]) -> str:

@@ -18,13 +18,12 @@ import pyarrow.parquet as pq
 
 from gbcd.engine.tables import FAILED
 from gbcd.errors import BadInput
-from gbcd.run.commits import Commit, commit_path, committed_ids, read_record, read_verified
+from gbcd.run.commits import Commit, commit_path, committed_ids, decode, read_record, read_verified
 from gbcd.run.inputs import LOST
 from gbcd.run.norms_work import MEANS, MEANS_KEY, NORMS, check_norms, means_sha256
 from gbcd.run.results import COMPONENTS_FILE, failed_prompts, read_components
 from gbcd.run.shards import Plan, read_plan
 from gbcd.run.store import StorageError, Store
-from gbcd.run.table_files import decode
 from gbcd.run.work import Tables, UnsoundShardError
 
 #: Where evaluations lie.
