@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-DONE = 0
 BAD_INPUT = 2
 INCOMPLETE = 3
 INTERRUPTED = 130

@@ -201,11 +201,5 @@ def _explained(problem: dict[str, Any]) -> str:
     if not where:
         return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
-        return f"{where} is missing: {_described(where)}"
+        return f'{where} is missing: say where results go, for example out = "results/ioi" (--out results/ioi)'
     return f"{where} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _described(field: str) -> str:
-    return {"out": 'say where results go, for example out = "results/ioi" (--out results/ioi)'}.get(
-        field, "it has no default"
-    )

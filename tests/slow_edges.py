@@ -9,21 +9,7 @@ from torch import Tensor, nn
 
 from gbcd.engine.oracle import Oracle, _matrix
 from gbcd.models.load import LoadedModel
-from gbcd.models.spec import MapSpec, ModelSpec
-
-
-def edge_names(spec: ModelSpec) -> list[str]:
-    """`input->a0.h0<q>`, ..., in the order of `gbcd.engine.edges`."""
-    before, found = ["input"], []
-    for layer, mlp in enumerate(spec.mlps):
-        heads = [f"a{layer}.h{head}" for head in range(spec.n_heads)]
-        found += [f"{source}->{head}<{part}>" for head in heads for part in "qkv" for source in before]
-        read = before if spec.parallel else [*before, *heads]
-        before = [*before, *heads]
-        if mlp is not None:
-            found += [f"{source}->m{layer}" for source in read]
-            before.append(f"m{layer}")
-    return [*found, *(f"{source}->logits" for source in before)]
+from gbcd.models.spec import MapSpec
 
 
 class SlowEdges:

@@ -8,10 +8,11 @@ import torch
 from random_prompts import VOCAB
 from tiny_models import FAMILIES, random_gpt2, random_model, small_tokenizer
 
-from gbcd.analysis.circuits import Config, edge_names
+from gbcd.analysis.circuits import edge_names
 from gbcd.engine.edge_sources import EdgeSources, recorded
 from gbcd.engine.edges import EdgeScores
 from gbcd.engine.engine import packed_for
+from gbcd.evaluation.measured import edge_config
 from gbcd.models.edge_runs import CircuitRuns
 from gbcd.models.forward import Options
 from gbcd.models.load import LoadedModel, prepared
@@ -30,12 +31,6 @@ def sharing(prompts: list[tuple[int, ...]], shared: tuple[int, ...]) -> list[tup
     return [(*ids[:n], *other[n:]) for ids, other, n in zip(prompts, drawn_anew, shared, strict=True)]
 
 
-def config_of(loaded: LoadedModel) -> Config:
-    cfg = Config.of(loaded.components, loaded.spec.parallel)
-    assert cfg is not None
-    return cfg
-
-
 def logits(loaded: LoadedModel, prompts, others, circuits):
     packed = [packed_for(loaded, [(ids,) for ids in some]) for some in (prompts, others)]
     runs = CircuitRuns(loaded.decoder, *packed)
@@ -47,7 +42,7 @@ def test_all_edges_are_the_model_and_none_the_counterfactual(family: str) -> Non
     loaded = prepared(family, random_model(family, VOCAB, 3), small_tokenizer())
     prompts = drawn(0)
     others = sharing(prompts, (2, 0, 4))
-    n_edges = len(list(edge_names(config_of(loaded))))
+    n_edges = len(edge_names(edge_config(loaded)))
     found = logits(loaded, prompts, others, [[True] * n_edges, [False] * n_edges])
     for row, (ids, other) in enumerate(zip(prompts, others, strict=True)):
         for column, sequence in enumerate((ids, other)):
@@ -94,7 +89,7 @@ def written_out(loaded: LoadedModel, ids, other, inside: set[str]):
 @pytest.mark.parametrize("shared", [(0, 0, 0), (2, 0, 3), (3, 3, 5), (6, 4, 6)])
 def test_circuits_drawn_at_random_are_those_written_out(shared: tuple[int, ...]) -> None:
     loaded = prepared("random", *random_gpt2(3, 2, 4, VOCAB, seed=0, dtype=torch.float64))
-    names, prompts = list(edge_names(config_of(loaded))), drawn(0)
+    names, prompts = edge_names(edge_config(loaded)), drawn(0)
     others = sharing(prompts, shared)
     circuits = np.random.default_rng(2).random((4, len(names))) < np.array([[0.2], [0.5], [0.8], [0.95]])
     found = logits(loaded, prompts, others, circuits)
@@ -106,8 +101,7 @@ def test_circuits_drawn_at_random_are_those_written_out(shared: tuple[int, ...])
 
 def test_only_what_can_differ_from_the_counterfactual_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = prepared("random", *random_gpt2(3, 2, 4, VOCAB, seed=0))
-    cfg, prompts = config_of(loaded), drawn(0)
-    names, ran = list(edge_names(cfg)), list[tuple[str, int]]()
+    prompts, names, ran = drawn(0), edge_names(edge_config(loaded)), list[tuple[str, int]]()
     packed = [packed_for(loaded, [(ids,) for ids in some]) for some in (prompts, sharing(prompts, (4, 1, 5)))]
     runs = CircuitRuns(loaded.decoder, *packed)
     attention, mlp = runs.mixed, runs.mlp

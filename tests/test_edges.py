@@ -8,12 +8,14 @@ from typing import NamedTuple
 import pytest
 import torch
 from oracle_values import engine_values, exact_calibration, loaded_model, mixed_prompts
-from slow_edges import SlowEdges, edge_names
+from slow_edges import SlowEdges
 from tiny_models import FAMILIES
 
+from gbcd.analysis.circuits import edge_names
 from gbcd.engine.engine import Engine
 from gbcd.engine.moments import PromptMoments
 from gbcd.engine.oracle import Oracle
+from gbcd.evaluation.measured import edge_config
 from gbcd.wrong_answers.losses import TowardsTokens
 
 TWO_LAYERS = {
@@ -37,7 +39,7 @@ def rows(loaded, prompts, definition, rules="plain"):
     for group in engine._batch(prompts):
         (loss,) = group.losses
         for row, prompt in enumerate(group.prompts):
-            edges = dict(zip(edge_names(loaded.spec), loss.many["edges"][row].tolist(), strict=True))
+            edges = dict(zip(edge_names(edge_config(loaded)), loss.many["edges"][row].tolist(), strict=True))
             found[prompt.prompt.id] = Row(
                 edges, dict(zip(names, loss.statistics["attribution"][row].tolist(), strict=True))
             )

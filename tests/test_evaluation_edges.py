@@ -8,7 +8,8 @@ from evaluation_cases import context_of
 from random_prompts import VOCAB, random_prompts
 from tiny_models import random_model, small_tokenizer
 
-from gbcd.analysis.circuits import Config, edge_names
+from gbcd.analysis.circuits import edge_names
+from gbcd.evaluation.measured import edge_config
 from gbcd.evaluation.metrics import metric_for
 from gbcd.models.load import prepared
 from gbcd.prompting.tokens import EncodedPrompt
@@ -53,10 +54,9 @@ def test_edges_into_a_norm_add_up_to_what_it_reads(family):
     prompts = [
         EncodedPrompt(p.prompt, p.ids, p.answer_ids[:1], p.wrong_ids, None, p.twin_ids) for p in random_prompts([6, 6])
     ]
-    cfg = Config.of(loaded.components, loaded.spec.parallel)
     metric = metric_for("logit_difference", prompts, loaded.device)
     edges = context_of(loaded, prompts, metric, with_edges=True).attributed().edges
-    found = dict(zip(edge_names(cfg), edges.mean(0).tolist(), strict=True))
+    found = dict(zip(edge_names(edge_config(loaded)), edges.mean(0).tolist(), strict=True))
     sums = defaultdict(float)
     for edge, score in found.items():
         target = edge.split("->")[1].split(".")[0]

@@ -8,12 +8,13 @@ import pytest
 import torch
 from evaluation_cases import baselines_of, context_of
 from oracle_values import engine_values, exact_calibration, loaded_model, mixed_prompts
-from slow_edges import edge_names
 
 from gbcd import tasks, wrong_answers
+from gbcd.analysis.circuits import edge_names
 from gbcd.engine.engine import Engine, loss_context
 from gbcd.engine.oracle import Oracle, _matrix
 from gbcd.evaluation.baselines import every_baseline
+from gbcd.evaluation.measured import edge_config
 from gbcd.evaluation.metrics import metric_for
 from gbcd.wrong_answers.losses import TowardsTokens
 
@@ -158,7 +159,7 @@ def test_edges_are_integrated_as_nodes_are(family):
     writers |= {f"m{layer}": f"m{layer}.out" if f"m{layer}.out" in column else f"m{layer}.down" for layer in range(3)}
     for edges, parts in zip(loss.many["edges"], loss.statistics["attribution"], strict=True):
         sums = dict.fromkeys(["input", *writers], 0.0)
-        for edge, score in zip(edge_names(loaded.spec), edges.tolist(), strict=True):
+        for edge, score in zip(edge_names(edge_config(loaded)), edges.tolist(), strict=True):
             sums[edge.split("->")[0]] += score
         for node, part in {"input": "embed.token", **writers}.items():
             assert sums[node] == pytest.approx(float(parts[column[part]]), rel=1e-9, abs=1e-10), node

@@ -23,6 +23,7 @@ from gbcd.tasks import Family, Filled, Slot
 from gbcd.tasks._registry import refuse_unknown_metric
 from gbcd.wrong_answers import LossContext, wrong_answer
 from gbcd.wrong_answers.losses import TowardsTokens
+from gbcd.wrong_answers.output_targets import for_outputs
 
 FILE = Path(__file__).parent / "own_definitions.py"
 
@@ -200,3 +201,20 @@ def test_a_task_of_no_known_metric_is_refused() -> None:
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"definitions cannot be read: .*nowhere\.py"):
         read_definitions([str(tmp_path / "nowhere.py")])
+
+
+def test_a_name_that_is_too_long_for_a_file_is_refused() -> None:
+    with pytest.raises(BadInput, match="at most 100 bytes"):
+        wrong_answer("ü" * 51)(lambda *given: None)  # pyright: ignore
+
+
+@pytest.mark.parametrize("name", ["../../esc", "x/y", "a.b", "", ".hidden", "a b", "a\n", "C:x"])
+def test_names_that_files_cannot_have_are_refused_when_they_are_registered(name: str) -> None:
+    for register in (
+        tasks.task(name, "logit_difference"),
+        wrong_answer(name),
+        baselines.baseline(name),
+        for_outputs(name),
+    ):
+        with pytest.raises(BadInput, match="a name is made of letters, digits"):
+            register(lambda *given: None)  # pyright: ignore

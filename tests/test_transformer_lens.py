@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 from evaluation_cases import baselines_of, context_of, effects_of
-from slow_edges import edge_names
 from transformer_lens_values import STEPS, VALUES, shared_model, shared_prompts
 
+from gbcd.analysis.circuits import edge_names
 from gbcd.engine.engine import Engine
 from gbcd.evaluation.baselines import INTEGRATION_STEPS, every_baseline
+from gbcd.evaluation.measured import edge_config
 from gbcd.evaluation.metrics import metric_for
 from gbcd.evaluation.places import places_of
 from gbcd.models.load import prepared
@@ -47,7 +48,7 @@ def test_edge_attribution_is_that_of_transformer_lens(case):
     loaded, prompts, _, metric = case
     edges = every_baseline()["attribution_patching"].edges
     assert edges is not None
-    names = edge_names(loaded.spec)
+    names = edge_names(edge_config(loaded))
     assert set(names) == WANTED[0]["edges"].keys()
     np.testing.assert_allclose(
         edges(context_of(loaded, prompts, metric, with_edges=True)), table("edges", names), atol=1e-9
@@ -65,4 +66,4 @@ def test_the_engines_attribution_and_edges_are_those_of_transformer_lens(case):
     columns = [names.index(f"{node}.{'out' if node[0] == 'm' else 'o'}") for node in nodes]
     found = loss.statistics["attribution"][:, columns]
     np.testing.assert_allclose(found, table("attribution_patching", nodes), atol=1e-9)
-    np.testing.assert_allclose(loss.many["edges"], table("edges", edge_names(loaded.spec)), atol=1e-9)
+    np.testing.assert_allclose(loss.many["edges"], table("edges", edge_names(edge_config(loaded))), atol=1e-9)

@@ -89,10 +89,10 @@ def factors(out: str, n_factors: int, wrong_answer: str | None = None) -> Factor
             than factors.
     """
     rows = read_prompt_rows(out, wrong_answer)
-    return factorise(rows._replace(values=np.abs(rows.values)), rows.nodes, n_factors)
+    return factorise(rows._replace(values=np.abs(rows.values)), n_factors)
 
 
-def factorise(rows: PromptRows, nodes: Sequence[Component], n_factors: int) -> Factors:
+def factorise(rows: PromptRows, n_factors: int) -> Factors:
     """Factorise one matrix.
 
     Raises:
@@ -115,7 +115,7 @@ def factorise(rows: PromptRows, nodes: Sequence[Component], n_factors: int) -> F
     loadings = loadings / np.maximum(loadings.sum(axis=1, keepdims=True), np.finfo(float).tiny)
     order = np.argsort(-loadings.sum(axis=0), kind="stable")
     explained = 1 - (model.reconstruction_err_**2) / float(np.square(scaled).sum())
-    weights = [_by_node(nodes, "factor", factor, "weight", pattern) for factor, pattern in enumerate(patterns[order])]
+    weights = (_by_node(rows.nodes, "factor", number, "weight", one) for number, one in enumerate(patterns[order]))
     return Factors(pl.concat(weights), _prompt_loadings(loadings[:, order], rows.prompts), float(explained))
 
 
