@@ -15,6 +15,7 @@ from functools import partial
 from types import FrameType
 
 import polars as pl
+import torch
 from rich.console import Console
 
 from gbcd.analysis.ranking import check_score
@@ -84,10 +85,11 @@ def run_study(
     with interruptible(), ProgressDisplay(console or Console()) as display:
         display.say(f"Planning {study.out}: loading {study.model}, checking prompts")
         planned = open_plan(study, display.planning)
+        torch.cuda.empty_cache()  # what the model took that planned is for workers on the same GPU
         found = len(committed_ids(planned.store))
         location, plan = planned.store.location, planned.plan
         display.say(_announcement(planned, found))
-        work = partial(kind, absolute(location), planned.model, planned.definitions)
+        work = partial(kind, absolute(location), planned.model, planned.definitions, study.compute.gpu_share)
         # interruptible once more: Ray sets a handler of its own when it connects
         with Team(location, work, workers_of(study, str(plan.study.compute.device))) as team, interruptible():
             execute(team, stages(plan), display, part)

@@ -55,6 +55,11 @@ class Compute(BaseModel):
     gpus_per_worker: float = Field(default=1.0, gt=0, le=1)
     """GPUs that each worker holds, where it computes on one: 0.5 puts two workers on a GPU."""
 
+    @property
+    def gpu_share(self) -> float:
+        """How much of a GPU the model has."""
+        return self.gpus_per_worker if self.workers else 1.0
+
 
 class Study(BaseModel):
     """What to run."""

@@ -28,6 +28,7 @@ from gbcd.models import checkpoint, gguf, tokenizers
 from gbcd.models.decoder import Decoder
 from gbcd.models.families import spec_of
 from gbcd.models.gguf import GgufRecord
+from gbcd.models.memory import refuse_too_large
 from gbcd.models.spec import ModelSpec
 from gbcd.prompting import special_tokens
 from gbcd.prompting.outputs import space_of
@@ -142,8 +143,10 @@ class LoadedModel:
         return digest.hexdigest()
 
 
-def load(name: str, device: str = "auto", dtype: str = "float32") -> LoadedModel:
+def load(name: str, device: str = "auto", dtype: str = "float32", share: float = 1.0) -> LoadedModel:
     """Load `name`: a shipped model, a local directory, a GGUF file, or a hub name such as `gpt2`.
+
+    On a GPU the model has a `share` of its memory.
 
     Raises:
         BadInput: unknown name, unreachable hub, weights that are not safetensors or GGUF, incomplete or damaged files,
@@ -154,13 +157,14 @@ def load(name: str, device: str = "auto", dtype: str = "float32") -> LoadedModel
     try:
         record = gguf.record(source) if gguf.is_gguf(source) else None
         model, tokenizer = checkpoint.read(source, DTYPES[dtype]), tokenizers.read(source)
+        refuse_too_large(model, target, share)
     except BadInput as error:
         raise BadInput(f"model {name!r} cannot be loaded: {error}") from error
     try:
         model = cast(Any, model).to(target)
     except torch.OutOfMemoryError as error:
         raise BadInput(
-            f"model {name!r} does not fit into the memory of {target}: choose another device or dtype"
+            f"model {name!r} does not fit into what other programs leave of {target}: choose another device or dtype"
         ) from error
     return replace(prepared(name, model, tokenizer), gguf=record)
 

@@ -68,13 +68,16 @@ def stages(plan: Plan) -> tuple[Stage, Stage]:
 class NormsWork:
     """The work of one plan, in a worker."""
 
-    def __init__(self, location: str, model: str | None = None, definitions: Sequence[DefinitionFile] = ()) -> None:
+    def __init__(
+        self, location: str, model: str | None = None, definitions: Sequence[DefinitionFile] = (), share: float = 1.0
+    ) -> None:
         """Read the plan and load the model.
 
         Args:
             location: the results folder.
             model: where the model lies now; None where it lies as the plan says.
             definitions: files that define what the study names.
+            share: of a GPU that it has.
 
         Raises:
             BadInput: this machine does not see the results folder, or has other versions or weights than the plan.
@@ -90,7 +93,7 @@ class NormsWork:
         study = self._plan.study
         torch.set_num_threads(study.compute.threads)
         self._inputs = Inputs(self._store, self._plan)
-        self._loaded = models.load(model or study.model, study.compute.device, study.compute.dtype)
+        self._loaded = models.load(model or study.model, study.compute.device, study.compute.dtype, share)
         _refuse_other(self._plan, self._loaded)
         self._of_task: tuple[str, Engine, bytes] | None = None
 

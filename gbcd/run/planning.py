@@ -82,7 +82,7 @@ def open_plan(study: Study, on_progress: OnProgress = lambda task, n_prompts, do
         if before is not None:
             study = as_before(study, before.study)
         study = with_compute(study, device=settled_device(study.compute))
-        loaded = models.load(study.model, _planning_device(study), study.compute.dtype)
+        loaded = models.load(study.model, _planning_device(study), study.compute.dtype, study.compute.gpu_share)
         mlps = [component.node for component in loaded.components if component.part in ("out", "down")]
         check_names("MLP", study.neurons, mlps, "neurons names MLPs by layer.")
         sources, notes = _sources(study, loaded, own), list[str]()

@@ -1,8 +1,8 @@
 """What a study leaves open, settled once, in the plan: device, wrong answer, centring, sizes of batches and shards.
 
-A batch has a fixed number of prompts, fewer where prompts are long; a worker that runs out of memory halves it. A shard
-is about a minute of work, by the time that a batch takes when the study is planned, so that progress moves, and a
-failure costs little; and there are at least four shards for each worker, so that all are busy to the end.
+A batch has a fixed number of prompts, fewer where prompts are long or a GPU is small; a worker that runs out of memory
+halves it. A shard is about a minute of work, by the time that a batch takes when the study is planned, so that progress
+moves, and a failure costs little; and there are at least four shards for each worker, so that all are busy to the end.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from gbcd.engine.engine import Engine
 from gbcd.engine.tables import STATISTICS
 from gbcd.errors import BadInput
 from gbcd.models.load import LoadedModel
+from gbcd.models.memory import prompts_beside
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.run.draft import TaskDraft
@@ -96,7 +97,10 @@ def settled(study: Study, drafts: Sequence[TaskDraft], loaded: LoadedModel) -> S
     compute = study.compute
     batch, size = compute.batch_size, compute.shard_size
     if batch == "auto":
-        batch = batch_size(compute.device, max(draft.longest for draft in drafts))
+        longest = max(draft.longest for draft in drafts)
+        batch = batch_size(
+            compute.device, longest, prompts_beside(loaded.model, loaded.spec, longest, compute.gpu_share)
+        )
         batch = batch if size == "auto" else min(batch, size)
     if size == "auto":
         seconds = _seconds_per_prompt(study, drafts, batch, loaded)
@@ -110,9 +114,13 @@ def with_compute(study: Study, **fields: Any) -> Study:
     return study.model_copy(update={"compute": study.compute.model_copy(update=fields)})
 
 
-def batch_size(device: str, longest: int) -> int:
-    """Prompts in a batch, a power of two; `longest` is the number of tokens of the longest prompt, with its twin."""
-    fits = max(1, min(BATCH[device], BATCH_TOKENS[device] // longest))
+def batch_size(device: str, longest: int, at_most: int | None = None) -> int:
+    """Prompts in a batch, a power of two.
+
+    `longest` is the number of tokens of the longest prompt, with its twin; memory is for so many prompts `at_most`,
+    where that is known.
+    """
+    fits = max(1, min(BATCH[device], BATCH_TOKENS[device] // longest, BATCH[device] if at_most is None else at_most))
     return 1 << (fits.bit_length() - 1)
 
 
