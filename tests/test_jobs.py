@@ -205,6 +205,7 @@ def test_a_job_that_is_stopped_ends_cleanly_and_says_how_to_go_on(head: Head, tm
     status, said = head.submitted(file, options="--no-wait --submission-id stopped")
     assert status == 0, said
     wait_for(lambda: bool(committed_ids(Store(study.out))) or head.asked("stopped")["status"] == "FAILED")
+    assert head.asked("stopped")["status"] == "RUNNING", head.asked("stopped/logs")["logs"] + str(head.asked("stopped"))
     head.asked("stopped/stop", b"")  # as `ray job stop` does, without the seconds that it takes to start
     wait_for(lambda: head.asked("stopped")["status"] not in ("PENDING", "RUNNING"))
     found = len(committed_ids(Store(study.out)))
