@@ -39,7 +39,7 @@ from gbcd.models.load import LoadedModel, load
 from gbcd.models.pieces import LinearMap
 from gbcd.models.rules import RULES
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.run.partners import PartnerPool
+from gbcd.run.compared import PartnerPool
 from gbcd.versions import versions
 from gbcd.wrong_answers import LossContext
 from gbcd.wrong_answers.losses import Target, TowardsTokens

@@ -41,7 +41,7 @@ def right(loaded: LoadedModel, batch: list[EncodedPrompt], logits: torch.Tensor)
 
 def solved(task: tasks.Task, loaded: LoadedModel, n: int) -> dict[str, object]:
     n = min(n, task.capacity(loaded.tokenizer))
-    prompts = encode(task.draw(loaded.tokenizer, n, seed=0), loaded.tokenizer, loaded.context)
+    prompts = encode(tasks.draw(task.name, loaded.tokenizer, n, seed=0), loaded.tokenizer, loaded.context)
     space, values, correct = space_of(loaded.tokenizer), list[float](), list[bool]()
     for start in range(0, n, BATCH):
         batch = prompts[start : start + BATCH]

@@ -37,8 +37,8 @@ PROGRAMS = ("tracr_xproportion", "tracr_reverse")
 
 
 def drawn(name: str, loaded: LoadedModel, n: int | None) -> list[EncodedPrompt]:
-    task = tasks.get(name)
-    return encode(task.draw(loaded.tokenizer, n or task.capacity(loaded.tokenizer), seed=0), loaded.tokenizer)
+    n = n or tasks.get(name).capacity(loaded.tokenizer)
+    return encode(tasks.draw(name, loaded.tokenizer, n, seed=0), loaded.tokenizer)
 
 
 def context(loaded: LoadedModel, prompts: list[EncodedPrompt], space: OutputSpace) -> OutputContext:

@@ -59,12 +59,10 @@ def place(error: BaseException, file: str) -> str:
     return file if line is None else f"{file}, line {line}"
 
 
-def listed(problems: Sequence[str], limit: int = MAX_LISTED) -> str:
-    """Join `problems`, one a line; past `limit` the rest is counted, so that a bad file cannot flood a terminal."""
-    lines = list(problems[:limit])
-    if len(problems) > limit:
-        lines.append(f"... and {len(problems) - limit} more")
-    return "\n".join(lines)
+def listed(problems: Sequence[str]) -> str:
+    """Join `problems`, one a line; beyond `MAX_LISTED` they are counted: a bad file must not flood a terminal."""
+    more = [f"... and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
+    return "\n".join([*problems[:MAX_LISTED], *more])
 
 
 def near(name: str, known: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from gbcd.models import load as models
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
-from gbcd.run.partners import PartnerPool
+from gbcd.run.compared import PartnerPool
 from gbcd.run.results import component_table, unfold
 
 

@@ -23,8 +23,8 @@ N_SHARDS = N_PROMPTS // SHARD_SIZE
 WRONG_ANSWERS = ("logit_difference", "inverse_logits")
 
 
-def small_study(folder: Path, workers: int = 0, **fields: Any) -> Study:
-    """A study whose model and results lie under `folder`."""
+def small_study(folder: Path, **fields: Any) -> Study:
+    """A study whose model and results lie under `folder`; `fields` are its own, and those of how it is computed."""
     model = folder / "model"
     if not model.exists():
         saved_tiny_gpt2(model)
@@ -35,8 +35,9 @@ def small_study(folder: Path, workers: int = 0, **fields: Any) -> Study:
         "wrong_answers": WRONG_ANSWERS,
         "out": str(folder / "out"),
     }
-    compute = Compute(workers=workers, device="cpu", shard_size=SHARD_SIZE, batch_size=4)
-    return Study(**{**defaults, **fields}, compute=compute)
+    how: dict[str, Any] = {"workers": 0, "device": "cpu", "shard_size": SHARD_SIZE, "batch_size": 4}
+    how |= {name: fields.pop(name) for name in Compute.model_fields if name in fields}
+    return Study(**{**defaults, **fields}, compute=Compute(**how))
 
 
 def as_toml(study: Study, workers: int) -> str:

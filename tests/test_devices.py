@@ -51,8 +51,7 @@ def test_a_gpu_that_is_not_there_is_refused_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     with_gpu(monkeypatch, False)
-    study = small_study(tmp_path, workers=workers)
-    study = study.model_copy(update={"compute": study.compute.model_copy(update={"device": "cuda"})})
+    study = small_study(tmp_path, workers=workers, device="cuda")
     with pytest.raises(BadInput, match="device 'cuda': torch finds no GPU here"):
         open_plan(study)
     joined(monkeypatch, 0, 0)
@@ -63,8 +62,7 @@ def test_a_gpu_that_is_not_there_is_refused_and_nothing_is_written(
 
 
 def test_auto_means_the_same_when_a_study_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = small_study(tmp_path)
-    study = study.model_copy(update={"compute": study.compute.model_copy(update={"device": "auto"})})
+    study = small_study(tmp_path, device="auto")
     with_gpu(monkeypatch, False)
     assert open_plan(study).plan.study.compute.device == "cpu"
     with_gpu(monkeypatch, True)

@@ -33,9 +33,8 @@ def test_a_notebook_runs(notebook: Path, capsys: pytest.CaptureFixture[str], mon
             assert cell["outputs"] == []
             exec(compile("".join(cell["source"]), f"{notebook.name}:{cell['id']}", "exec"), names)
             assert capsys.readouterr().out or cell is not cells[-1]
-    own = [_registry.get(name) for name in set(_registry.names()) - before]
-    tokenizer = load("reference", "cpu").tokenizer
-    assert all(pair_up(encode(one.draw(tokenizer, 4, 0), tokenizer)).refused == [] for one in own)
+    own, tokenizer = set(_registry.names()) - before, load("reference", "cpu").tokenizer
+    assert all(pair_up(encode(_registry.draw(name, tokenizer, 4, 0), tokenizer)).refused == [] for name in own)
 
 
 def test_there_is_one_for_each_way_of_use() -> None:

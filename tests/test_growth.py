@@ -32,11 +32,8 @@ def cluster() -> Generator[Cluster]:
 
 
 def test_workers_come_with_nodes_and_go_with_them(cluster: Cluster, tmp_path: Path) -> None:
-    study = small_study(tmp_path, workers=2)
-    study = study.model_copy(update={"compute": study.compute.model_copy(update={"shard_size": 1, "batch_size": 1})})
-    alone = study.model_copy(
-        update={"out": str(tmp_path / "alone"), "compute": study.compute.model_copy(update={"workers": 0})}
-    )
+    study = small_study(tmp_path, workers=2, shard_size=1, batch_size=1)
+    alone = small_study(tmp_path, out=str(tmp_path / "alone"), shard_size=1, batch_size=1)
     finished(alone)
     seen, gone = tmp_path / "seen", tmp_path / "gone"
     seen.mkdir()

@@ -198,8 +198,7 @@ def test_the_page_s_commands_submit_resume_and_follow_jobs(head: Head, tmp_path:
 
 @pytest.mark.slow
 def test_a_job_that_is_stopped_ends_cleanly_and_says_how_to_go_on(head: Head, tmp_path: Path) -> None:
-    study = small_study(tmp_path, prompts_per_task=100)
-    study = study.model_copy(update={"compute": study.compute.model_copy(update={"shard_size": 1, "batch_size": 1})})
+    study = small_study(tmp_path, prompts_per_task=100, shard_size=1, batch_size=1)
     file = tmp_path / "study.toml"
     file.write_text(as_toml(study, workers=1))
     status, said = head.submitted(file, options="--no-wait --submission-id stopped")

@@ -95,7 +95,8 @@ def test_the_table_is_of_all_prompts_and_as_wide_as_templates_make_the_mlp():
 
 
 def test_a_run_writes_them_and_the_same_ones_in_other_batches(tmp_path: Path):
-    study = small_study(tmp_path, prompts_per_task=16, neurons=("m1",), edges=True, ig_steps=2)
+    asked = {"prompts_per_task": 16, "neurons": ("m1",), "edges": True, "ig_steps": 2}
+    study = small_study(tmp_path, **asked)
     assert finished(study).missing == ()
     found, parts = read_neurons(Store(study.out)), gbcd.summary(study.out).filter(component="m1.out").collect()
     assert found["n"].unique().to_list() == [16]
@@ -105,8 +106,7 @@ def test_a_run_writes_them_and_the_same_ones_in_other_batches(tmp_path: Path):
     for group, rows in read_data(study.out).neurons.items():
         of_group = found.filter(**group._asdict())["mean"].abs()
         assert rows["mean"].abs().to_list() == of_group.sort(descending=True).head(MAX_NEURONS).to_list()
-    other = study.model_copy(update={"out": str(tmp_path / "other")})
-    other = other.model_copy(update={"compute": study.compute.model_copy(update={"shard_size": 16})})
+    other = small_study(tmp_path, out=str(tmp_path / "other"), shard_size=16, **asked)
     finished(other)
     again = read_neurons(Store(other.out))
     np.testing.assert_allclose(again["mean"], found["mean"], rtol=1e-12, atol=1e-15)

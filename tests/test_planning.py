@@ -33,7 +33,7 @@ from gbcd.run.results import prompts, scan
 from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
 from gbcd.run.trial import answer_logits, solved
-from gbcd.study import Compute, Study
+from gbcd.study import Study
 
 
 def own_prompts(folder: Path, **changed: Any) -> Study:
@@ -58,20 +58,19 @@ def stored(planned: Planned) -> list[EncodedPrompt]:
 
 
 def test_what_a_study_leaves_open_is_settled_once(tmp_path: Path) -> None:
-    study = small_study(tmp_path, wrong_answers=(), prompts_per_task=300)
-    study = study.model_copy(update={"compute": Compute(workers=2, device="cpu")})
+    left_open = {"wrong_answers": (), "prompts_per_task": 300, "shard_size": "auto", "batch_size": "auto"}
+    study = small_study(tmp_path, workers=2, **left_open)
     planned = open_plan(study)
     settled = planned.plan.study
     assert (settled.wrong_answers, settled.compute.batch_size, settled.compute.device) == (("margin",), 32, "cpu")
     assert settled.compute.shard_size == 32  # ten batches, for at least four shards a worker
     assert read_plan(planned.store) == planned.plan
     assert "auto" not in json.loads((tmp_path / "out" / "plan.json").read_text())["study"]["compute"].values()
-    many = study.model_copy(update={"compute": Compute(workers=64, device="cpu")})
-    again = open_plan(many)
+    again = open_plan(small_study(tmp_path, workers=64, **left_open))
     assert again.resumed
     assert again.plan == planned.plan
     with pytest.raises(BadInput, match=r"compute\.batch_size: 32 -> 16"):
-        open_plan(study.model_copy(update={"compute": Compute(device="cpu", batch_size=16)}))
+        open_plan(small_study(tmp_path, **left_open | {"batch_size": 16}))
 
 
 def test_without_wrong_answers_of_their_own_prompts_are_pulled_to_inverse_logits(tmp_path: Path) -> None:
@@ -98,9 +97,7 @@ def test_batches_have_like_lengths_and_the_sample_is_the_shuffled_order(tmp_path
 def test_rows_do_not_depend_on_the_size_of_shards(tmp_path: Path) -> None:
     found: list[list[EncodedPrompt]] = []
     for size in (4, 8, 40):
-        study = small_study(tmp_path, out=f"{tmp_path}/{size}")
-        compute = study.compute.model_copy(update={"shard_size": size})
-        found.append(stored(open_plan(study.model_copy(update={"compute": compute}))))
+        found.append(stored(open_plan(small_study(tmp_path, out=f"{tmp_path}/{size}", shard_size=size))))
     assert found[0] == found[1] == found[2]
 
 
@@ -214,7 +211,7 @@ def test_a_full_temporary_folder_is_said_plainly(tmp_path: Path, source: str) ->
 
 def test_another_study_beside_the_first_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two commands plan at once: who comes second resumes, and leaves no second file of prompts."""
-    study = small_study(tmp_path).model_copy(update={"compute": Compute(workers=0, device="cpu")})
+    study = small_study(tmp_path, shard_size="auto", batch_size="auto")
     first = open_plan(study)
     monkeypatch.setattr(Store, "exists", lambda store, path: False)
     monkeypatch.setattr(settling, "shard_size", lambda *given: 1024)  # by time, so it may differ
@@ -286,7 +283,7 @@ def test_the_models_proof_is_in_the_plan_and_a_model_without_is_refused(tmp_path
 
     monkeypatch.setattr("gbcd.run.planning.self_check", differs)
     open_plan(small_study(tmp_path))  # a plan that stands was proven when it was made
-    other = small_study(tmp_path).model_copy(update={"out": str(tmp_path / "other")})
+    other = small_study(tmp_path, out=str(tmp_path / "other"))
     with pytest.raises(BadInput, match="does not run it as the library does"):
         open_plan(other)
     assert not (tmp_path / "other").exists()

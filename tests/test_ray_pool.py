@@ -107,10 +107,8 @@ def test_a_worker_that_hangs_before_it_is_ready_holds_up_nobody(reference: Path,
 
 
 def test_progress_is_told_while_a_shard_is_computed(reference: Path, tmp_path: Path) -> None:
-    shared = small_study(reference, workers=1, out=str(tmp_path / "out"))
-    compute = shared.compute.model_copy(update={"shard_size": 40})
-    said = io.StringIO()
-    run_study(shared.model_copy(update={"compute": compute}), Console(file=said, width=200), slow(1.0))
+    study, said = small_study(reference, workers=1, shard_size=40, out=str(tmp_path / "out")), io.StringIO()
+    run_study(study, Console(file=said, width=200), slow(1.0))
     done = [int(found) for found in re.findall(r"Scores: (\d+) of 40 prompts, 0/1 shards", said.getvalue())]
     assert [number for number in done if 0 < number < 40], said.getvalue()
 
@@ -124,8 +122,7 @@ def test_a_workers_refusal_is_one_sentence(reference: Path, tmp_path: Path) -> N
 
 def test_a_driver_that_is_killed_leaves_no_worker_that_goes_on(reference: Path, tmp_path: Path) -> None:
     """Its workers end with it; what they had committed stays, and the next driver does the rest."""
-    shared = small_study(reference, out=str(tmp_path / "out"))
-    study = shared.model_copy(update={"compute": shared.compute.model_copy(update={"shard_size": 1, "batch_size": 1})})
+    study = small_study(reference, out=str(tmp_path / "out"), shard_size=1, batch_size=1)
     alone = study.model_copy(update={"out": str(tmp_path / "alone")})
     finished(alone)
     file = tmp_path / "study.toml"

@@ -58,14 +58,14 @@ def test_the_folder_is_as_the_contract_says(reference: Path) -> None:
 
 
 def test_the_same_study_gives_the_same_rows(reference: Path, tmp_path: Path) -> None:
-    study = small_study(reference).model_copy(update={"out": str(tmp_path / "again")})
+    study = small_study(reference, out=str(tmp_path / "again"))
     finished(study)
     assert same(tables(study.out), tables(str(reference / "out")))
     assert summary(study.out).collect().equals(summary(str(reference / "out")).collect())
 
 
 def test_a_run_goes_on_where_it_was_interrupted(reference: Path, tmp_path: Path) -> None:
-    study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
+    study = small_study(reference, out=str(tmp_path / "out"))
     calls: list[int] = []
 
     def interrupt(prompts: object) -> None:
@@ -83,7 +83,7 @@ def test_a_run_goes_on_where_it_was_interrupted(reference: Path, tmp_path: Path)
 
 
 def test_failed_prompts_are_named_until_they_are_repaired(reference: Path, tmp_path: Path) -> None:
-    study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
+    study = small_study(reference, out=str(tmp_path / "out"))
     poison = {"ioi/000007": "ioi/000007 is poison", "ioi/000011": "ioi/000011 is poison"}
     run = finished(study, failing_on(*poison))
     assert (run.missing, run.failed) == ((), poison)
@@ -111,7 +111,7 @@ def test_failed_prompts_are_named_until_they_are_repaired(reference: Path, tmp_p
 def test_a_shard_that_fails_every_time_is_given_up_and_tried_again_by_the_next_run(
     reference: Path, tmp_path: Path
 ) -> None:
-    study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
+    study = small_study(reference, out=str(tmp_path / "out"))
     first = read_plan(Store(str(reference / "out"))).shards[0]
     ids = Inputs(Store(str(reference / "out")), read_plan(Store(str(reference / "out")))).ids(first)
     run = finished(study, raising_on(ids[0]))
@@ -186,7 +186,7 @@ def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_is_committed(reference: Path, tmp_path: Path) -> None:
-    study = small_study(reference).model_copy(update={"out": str(tmp_path / "out")})
+    study = small_study(reference, out=str(tmp_path / "out"))
     calls: list[int] = []
 
     def fill(prompts: object) -> None:

@@ -24,8 +24,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> str:
     model = random_model("qwen2", len(small_tokenizer()) + SPARE, dtype=torch.bfloat16, num_key_value_heads=2)
     model.save_pretrained(folder / "model")
     small_tokenizer().save_pretrained(folder / "model")
-    study = small_study(folder, prompts_per_task=16, wrong_answers=("inverse_logits", "least_likely"))
-    study = study.model_copy(update={"compute": study.compute.model_copy(update={"dtype": "bfloat16"})})
+    asked = {"prompts_per_task": 16, "wrong_answers": ("inverse_logits", "least_likely")}
+    study = small_study(folder, dtype="bfloat16", **asked)
     assert finished(study).missing == ()
     return study.out
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gbcd.errors import BadInput
-from gbcd.run.store import StorageError, Store
+from gbcd.run.store import Store
 
 
 @pytest.fixture
@@ -89,17 +88,3 @@ def test_a_variable_that_no_bucket_can_be_reached_by_is_named(
     monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=said):
         Store("s3://bucket/prefix")
-
-
-def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot be made"):
-        Store(str(tmp_path / "file" / "below")).write("x", b"")
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_a_full_disk_is_a_storage_error(store: Store) -> None:
-    store.write("a", b"")
-    (Path(store.location) / "full").symlink_to("/dev/full")
-    with pytest.raises(StorageError):
-        store.write("full/x", b"data")

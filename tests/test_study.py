@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gbcd.errors import BadInput
 from gbcd.pipeline import workers_of
 from gbcd.run import ray_pool
-from gbcd.study import Compute, Study, check_names, make_study, read_study
+from gbcd.study import Compute, Study, make_study, read_study
 
 MINIMAL = 'tasks = ["ioi"]\nout = "results/ioi"\n'
 
@@ -84,12 +84,6 @@ def test_no_unknown_key_is_ever_accepted(key: str) -> None:
         return
     with pytest.raises(BadInput, match="unknown key"):
         make_study({"tasks": ["ioi"], "out": "x", key: 1})
-
-
-def test_unknown_names_get_the_nearest() -> None:
-    check_names("task", ("ioi",), ["ioi", "docstring"], "")
-    with pytest.raises(BadInput, match=r"unknown task 'docstrings'; did you mean docstring\?"):
-        check_names("task", ("ioi", "docstrings"), ["ioi", "docstring"], "")
 
 
 @pytest.mark.parametrize(("device", "asked"), [("cuda", 0.5), ("cpu", 0.0)])

@@ -10,10 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from small_runs import N_SHARDS, as_toml, finished, same, tables
-from typer.testing import CliRunner
+from test_cli import gbcd
 
 from gbcd.analysis.reduce import reduce
-from gbcd.cli import app
 from gbcd.commands.status import again
 from gbcd.errors import BadInput
 from gbcd.run.commits import committed_ids, decode, encode, publish
@@ -160,9 +159,9 @@ def test_a_damaged_table_beside_the_shards_is_named_with_what_writes_it_again(ou
     reduce(str(out))
     path = out / f"{name}.parquet"
     path.write_bytes(path.read_bytes()[:-10])
-    result = CliRunner().invoke(app, ["evaluate", str(out), "--pairs", "4", "--workers", "0"])
-    assert result.exit_code == 2, result.output
-    assert re.search(rf"{name}.parquet is damaged or of another version; `gbcd .*` writes it again", result.stderr)
+    status, _, refused = gbcd("evaluate", str(out), "--pairs", "4", "--workers", "0")
+    assert status == 2
+    assert re.search(rf"{name}.parquet is damaged or of another version; `gbcd .*` writes it again", refused)
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-50])])
@@ -174,9 +173,9 @@ def test_prompts_that_are_lost_are_said_by_every_command_that_needs_them(
     file = out.parent / "study.toml"
     file.write_text(as_toml(study, workers=0))
     for words in (["run", str(file)], ["verify", str(out)], ["verify", "--repair", str(out)]):
-        result = CliRunner().invoke(app, words)
-        assert result.exit_code == 2, result.output
-        assert re.search(r"prompts are (gone|damaged|gone or damaged); .*start again in another folder", result.stderr)
+        status, _, refused = gbcd(*words)
+        assert status == 2
+        assert re.search(r"prompts are (gone|damaged|gone or damaged); .*start again in another folder", refused)
 
 
 def test_shards_of_an_evaluation_are_verified_too(out: Path) -> None:

@@ -162,7 +162,7 @@ def _prompt_or_problem(row: Row, tokenizer: PreTrainedTokenizerBase, seen: dict[
         return row.value
     try:
         line = line_of(row.value, lambda token: _token_text(token, tokenizer))
-        name = line.id or default_id(row.number)
+        name = line.id or f"{TASK}/{row.number:06d}"
         if (first := seen.setdefault(name, row.number)) != row.number:
             return BadInput(f"id: {name!r:.60} is that of line {first} too")
         return _prompt(line, name, tokenizer)
@@ -197,11 +197,6 @@ def _token_text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
             if text and single_token(written, tokenizer) == token:
                 return written
     raise BadInput(f"token id {token} is no word of this model's tokenizer: the file was made for another one")
-
-
-def default_id(number: int) -> str:
-    """What a prompt is called that names no id."""
-    return f"{TASK}/{number:06d}"
 
 
 def _prompt(line: Line, name: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:

@@ -22,9 +22,8 @@ from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt, Tokenised
 from gbcd.run.batches import ahead, groups, in_tables_of, lengths
-from gbcd.run.centring_coverage import CentringCoverage
+from gbcd.run.compared import CentringCoverage, PartnerPool
 from gbcd.run.inputs import InputsWriter, rows_of, table_of
-from gbcd.run.partners import PartnerPool
 from gbcd.run.trial import solved, try_definitions
 from gbcd.study import Study
 

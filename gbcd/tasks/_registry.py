@@ -70,18 +70,8 @@ class Task:
         """Number of distinct prompts that the task can give under `tokenizer`."""
         return sum(family.size for family in self.families(Vocabulary(tokenizer)))
 
-    def draw(self, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> list[Prompt]:
-        """Draw `n` distinct prompts; the same arguments give the same prompts.
-
-        Raises:
-            BadInput: `n` is below 1 or above the capacity, the data have no words that fit the tokenizer, or two
-                choices of words give one text.
-        """
-        draw = self.choose(tokenizer, n, seed)
-        return list(draw.prompts(range(n)))
-
     def choose(self, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> Draw:
-        """Choose `n` distinct prompts, as `draw` does, without writing any of them out.
+        """Choose `n` distinct prompts without writing any of them out.
 
         Raises:
             BadInput: `n` is below 1 or above the capacity, or the data have no words that fit the tokenizer.
@@ -219,9 +209,10 @@ def draw(name: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> li
         seed: fixes which.
 
     Raises:
-        BadInput: there is no such task, `n` is below 1 or more than it can give, or no words fit the tokenizer.
+        BadInput: there is no such task, `n` is below 1 or more than it can give, no words fit the tokenizer, or two
+            choices of words give one text.
     """
-    return get(name).draw(tokenizer, n, seed)
+    return list(get(name).choose(tokenizer, n, seed).prompts(range(n)))
 
 
 @cache

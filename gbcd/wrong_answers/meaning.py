@@ -105,20 +105,11 @@ def with_farthest(prompts: Sequence[Prompt], embed: Embed) -> list[Prompt]:
         BadInput: a prompt has no answer in words, or no other answer than the right one occurs.
     """
     for prompt in prompts:
-        refuse_wordless(prompt)
+        if not prompt.answers:
+            raise BadInput(f"'semantic' compares the meaning of words, and the answer of {prompt.id} is no word")
     chosen = farthest(
         {prompt.answers for prompt in prompts},
         {answer for prompt in prompts for answer in (*prompt.answers, *prompt.wrong_answers)},
         embed,
     )
     return [replace(prompt, farthest=chosen[prompt.answers]) for prompt in prompts]
-
-
-def refuse_wordless(prompt: Prompt) -> None:
-    """Check that a prompt's answer is words.
-
-    Raises:
-        BadInput: it is a number or a sequence, of which a sentence-embedding model knows no meaning.
-    """
-    if not prompt.answers:
-        raise BadInput(f"'semantic' compares the meaning of words, and the answer of {prompt.id} is no word")

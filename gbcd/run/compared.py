@@ -1,10 +1,19 @@
-"""Which prompts the centring statistics of a study cover, known when it is planned.
+"""What the prompts of a task are compared with, settled when a study is planned: partners, and means that reach them.
+
+A prompt without a counterfactual has a partner: another prompt of the same task, template and length. The difference of
+two such prompts is what differs among prompts of the template. Partners depend on the study's seed and its prompts and
+never on batches, shards or workers. Drawn from are the first `POOL` prompts of each template and length, in the
+shuffled order, which bounds the memory of a plan.
 
 A position has a mean input only if enough prompts of the calibration sample reach it (`MIN_PROMPTS`), and with the
 centring `template` only prompts of the same template count. Prompts beyond that are named here, not guessed at later.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from hashlib import blake2b
 
 import numpy as np
 import polars as pl
@@ -13,7 +22,44 @@ import pyarrow as pa
 from gbcd.engine.calibration import MIN_PROMPTS, Centering
 from gbcd.errors import listed
 from gbcd.printing import counted
+from gbcd.prompting.outputs import OutputAnswer
+from gbcd.prompting.tokens import EncodedPrompt
 from gbcd.run.batches import lengths
+
+Answer = tuple[tuple[int, ...], OutputAnswer | None]
+
+#: Prompts of a template and length that partners are drawn from.
+POOL = 1024
+
+
+class PartnerPool:
+    """Takes in the prompts of one task, then gives each a partner."""
+
+    def __init__(self, seed: int) -> None:
+        """The same `seed` and prompts give the same partners."""
+        self._seed = seed
+        self._pools: dict[tuple[str, int], list[tuple[str, tuple[int, ...], Answer]]] = {}
+
+    def add(self, prompts: Iterable[EncodedPrompt]) -> None:
+        """Take in the next prompts, in the shuffled order."""
+        for one in prompts:
+            pool = self._pools.setdefault((one.prompt.template, len(one.ids)), [])
+            if len(pool) < POOL:
+                pool.append((one.prompt.id, one.ids, (one.answer_ids, one.outputs)))
+
+    def with_partner(self, one: EncodedPrompt) -> EncodedPrompt:
+        """`one` with a partner: one with another answer where there is such, else one with another text, else none."""
+        pool = self._pools[one.prompt.template, len(one.ids)]
+        start = int.from_bytes(blake2b(f"{self._seed}/{one.prompt.id}".encode(), digest_size=8).digest())
+        own, partner = (one.answer_ids, one.outputs), None
+        for number in range(len(pool)):
+            name, ids, answer = pool[(start + number) % len(pool)]
+            if ids != one.ids:
+                partner = partner or (ids, name)
+                if answer != own:
+                    partner = ids, name
+                    break
+        return one if partner is None else replace(one, partner_ids=partner[0], partner_id=partner[1])
 
 
 class CentringCoverage:
