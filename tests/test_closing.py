@@ -3,10 +3,12 @@ import io
 import polars as pl
 import pytest
 from rich.console import Console
+from small_runs import finished
 from synthetic_shards import COMPONENTS, collected, drawn, shard
+from test_planning import own_prompts
 
 from gbcd.analysis.reduce import summarise
-from gbcd.commands.closing import MAX_TABLES, show_results
+from gbcd.commands.closing import MAX_TABLES, next_step, show_results
 
 
 def shown(*shards, score=None):
@@ -80,3 +82,11 @@ def test_a_task_without_any_finite_value_is_named_and_the_others_are_shown(value
 def test_many_tasks_have_a_line_each(values):
     text = shown(*(shard(values, ["a"] * 30, task=f"t{index}") for index in range(MAX_TABLES + 1)))
     assert "t0, foil (by attribution): m0, " in text
+
+
+@pytest.mark.parametrize(("template", "said"), [("one", "gbcd evaluate"), ("t{}", "Effects cannot be measured: no p")])
+def test_effects_can_be_measured_where_a_prompt_has_a_partner_at_least(tmp_path, template, said):
+    fields = {"counterfactual": lambda *_: None, "template": lambda number, _: template.format(number)}
+    study, text = own_prompts(tmp_path, **fields), io.StringIO()
+    next_step(study, finished(study), Console(file=text, width=200))
+    assert said in text.getvalue()

@@ -20,7 +20,7 @@ from tiny_models import saved_tiny_gpt2
 
 from gbcd.analysis.circuits import Config, edge_names
 from gbcd.analysis.stored import TemplateSums
-from gbcd.commands.evaluate import show_evaluation
+from gbcd.commands.evaluate import _interval, _percent, show_evaluation
 from gbcd.errors import BadInput
 from gbcd.evaluation import baselines, planning
 from gbcd.evaluation.circuit_sets import SIZES, Circuits, EdgeScore, EdgeTable, of_edges
@@ -459,6 +459,12 @@ def test_a_circuit_from_a_file_is_judged(study, evaluation, tmp_path):
     small.write_bytes(b"no circuit")
     with pytest.raises(BadInput, match="is not a circuit in the format of EAP-IG"):
         judge(study, small, 4)
+
+
+def test_a_circuit_that_keeps_nothing_keeps_no_less_than_nothing():
+    row = {"value": -0.0, "ci_low": -1e-9, "ci_high": 0.004}
+    assert (_interval(row), _interval(row, signed=True)) == ("0.00 [0.00, 0.00]", "+0.00 [+0.00, +0.00]")
+    assert _percent(row) == "0 % [0, 0]"
 
 
 def test_what_a_pair_takes_is_measured_on_a_block(case, tmp_path, monkeypatch):

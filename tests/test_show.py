@@ -68,7 +68,11 @@ def test_the_command_shows_a_file_or_a_task(loaded: LoadedModel, tmp_path: Path)
     assert "' table'" in said
     assert f"(counterfactual: {other} tokens, prompt {own}: not used)" in said
     assert "foil compares with the task's own wrong answer" in " ".join(said.split())
-    for arguments, reason in (([], "say what to show"), (["ioi", "-n", "0"], "at least 1"), (["ioy"], "no task 'ioy'")):
+    for arguments, reason in (
+        ([], "say what to show"),
+        (["ioi", "-n", "0"], "at least 1"),
+        (["ioy"], "unknown task 'ioy'"),
+    ):
         status, said, refused = gbcd("show", *arguments, "--model", loaded.name)
         assert (status, said) == (2, "")
         assert reason in refused

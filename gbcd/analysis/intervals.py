@@ -47,7 +47,6 @@ class Clusters:
     """Numbers of templates, in the order in which they are met."""
 
     def __init__(self) -> None:
-        """Know none."""
         self.names: dict[str, int] = {}
 
     def numbers(self, templates: Iterable[str]) -> Int[np.ndarray, " templates"]:

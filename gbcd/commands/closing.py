@@ -16,14 +16,10 @@ from gbcd import tasks
 from gbcd.analysis.edges import read_neurons
 from gbcd.pipeline import Run
 from gbcd.printing import counted, duration, fact, failed_prompts, heading, line, number, table
-from gbcd.run.inputs import Inputs
 from gbcd.run.results import prompts
 from gbcd.run.store import Store
 from gbcd.study import Study
 from gbcd.wrong_answers import sign_of
-
-#: Prompts of a task that are looked at for a counterfactual.
-SAMPLE = 64
 
 #: Nodes listed per task and wrong answer.
 TOP = 10
@@ -71,19 +67,15 @@ def next_step(study: Study, run: Run, console: Console) -> None:
     """Print the command that comes after a run; nothing where nothing was computed."""
     if run.summary is None:
         return
-    if not any(_can_be_evaluated(run, task) for task in run.plan.tasks):
-        fact(console, "Next", "open the report. Effects cannot be measured: no prompt has a counterfactual")
+    # prompts of one task at least have a reference, or an output at every position
+    measurable = (pl.col("reference") != "none").any() | pl.col("answer_logit").is_null().all()
+    if not prompts(run.out).group_by("task").agg(measurable.alias("is")).collect()["is"].any():
+        fact(
+            console, "Next", "open the report. Effects cannot be measured: no prompt has a counterfactual or a partner"
+        )
         return
     own = "".join(f" --definitions {quote(file)}" for file in study.definitions)
     fact(console, "Next", f"gbcd evaluate {quote(study.out)}{own}   (what ablation says of it)")
-
-
-def _can_be_evaluated(run: Run, task: str) -> bool:
-    """True if its prompts have what effects are measured by: counterfactuals, or an output at every position."""
-    store = Store(run.out)
-    sample = Inputs(store, run.plan).sample(task, SAMPLE)
-    found = prompts(run.out).filter(pl.col("task") == task).select(pl.col("answer_logit").is_null().all())
-    return any(one.counterfactual_ids is not None for one in sample) or bool(found.collect().item())
 
 
 def _computed(run: Run) -> str:

@@ -212,7 +212,7 @@ def _interval(row: Mapping[str, Any] | None, signed: bool = False) -> str:
     value, low, high = (None if row is None else row[name] for name in ("value", "ci_low", "ci_high"))
     if value is None or value != value:
         return "-"
-    sign = "+" if signed else ""
+    sign = "+z" if signed else "z"  # no zero has a minus
     return (
         f"{value:{sign}.2f}"
         if low is None or high is None
@@ -255,8 +255,8 @@ def _judge(out: str, circuit: Path, pairs: int, device: AskedDevice) -> None:
 
 def _percent(row: Mapping[str, Any]) -> str:
     value, low, high = (row[name] for name in ("value", "ci_low", "ci_high"))
-    bounds = "" if low != low else f" [{100 * low:.0f}, {100 * high:.0f}]"
-    return "-" if value != value else f"{100 * value:.0f} %{bounds}"
+    bounds = "" if low != low else f" [{100 * low:z.0f}, {100 * high:z.0f}]"
+    return "-" if value != value else f"{100 * value:z.0f} %{bounds}"
 
 
 def _ablations(text: str) -> tuple[Ablation, ...]:

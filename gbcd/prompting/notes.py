@@ -24,7 +24,6 @@ class Notes:
     """Counts prompts by what is unusual about them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Notes on prompts that `tokenizer` cuts."""
         self._tokenizer, self._counts, self._total = tokenizer, Counter[str](), 0
         self._seen: set[bytes] = set()
         self._two_beginnings = (tokenizer.bos_token_id,) * 2

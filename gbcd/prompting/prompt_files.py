@@ -47,7 +47,6 @@ class PromptFile:
     """
 
     def __init__(self) -> None:
-        """Open an empty temporary file."""
         self.offsets: array[int] = array("q")
         self.answer_sets: set[tuple[str, ...]] = set()
         self.all_answers: set[str] = set()
@@ -55,7 +54,6 @@ class PromptFile:
         weakref.finalize(self, _close, self._kept)
 
     def __len__(self) -> int:
-        """Number of prompts."""
         return len(self.offsets)
 
     def keep(self, prompt: Prompt) -> None:

@@ -74,7 +74,6 @@ class InputsWriter:
     """
 
     def __init__(self) -> None:
-        """Open a temporary file."""
         with _temporary_space():
             self._folder = tempfile.TemporaryDirectory()
             self._local = Path(self._folder.name) / "inputs.parquet"
@@ -82,11 +81,9 @@ class InputsWriter:
         self.rows = 0
 
     def __enter__(self) -> InputsWriter:
-        """Nothing more to open."""
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Remove the temporary file."""
         with suppress(OSError):  # what could not be written is not missed
             self._writer.close()
         self._folder.cleanup()

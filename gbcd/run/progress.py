@@ -34,7 +34,6 @@ class ProgressDisplay:
     """Shows progress. A context manager; call `show` as often as you like."""
 
     def __init__(self, console: Console) -> None:
-        """Prepare; nothing is shown yet."""
         self._console = console
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -53,12 +52,10 @@ class ProgressDisplay:
         self._said_at = self._said_first_at = 0.0
 
     def __enter__(self) -> ProgressDisplay:
-        """Start the bar."""
         self._bar.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Take the bar away."""
         self._bar.stop()
 
     def say(self, message: str) -> None:

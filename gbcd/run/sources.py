@@ -31,8 +31,6 @@ from gbcd.wrong_answers.meaning import Embed
 #: Prompts of a task whose hash stands for its templates and fillers when a study is resumed.
 FINGERPRINT_PROMPTS = 200
 
-OWN = "--definitions FILE.py adds your own."
-
 
 class Source(NamedTuple):
     """Prompts of one task: how many, and the prompts themselves, shuffled."""
@@ -48,9 +46,8 @@ def refuse_unknown(study: Study) -> None:
     Raises:
         BadInput: unknown tasks, wrong answers or statistics, no prompt file, no library for sentence embeddings.
     """
-    check_names("task", study.tasks, tasks.names(), f"`gbcd list tasks` describes them; {OWN}")
-    answers = wrong_answers.names()
-    check_names("wrong answer", study.wrong_answers, answers, f"`gbcd list wrong-answers` describes them; {OWN}")
+    tasks.refuse_unknown(study.tasks)
+    wrong_answers.refuse_unknown(study.wrong_answers)
     check_names("statistic", study.statistics, [*STATISTICS], "A study that names none has them all")
     if study.ig_steps > 1 and study.statistics and "attribution" not in study.statistics:
         raise BadInput("ig_steps is of the statistic attribution, which the study leaves out")

@@ -46,7 +46,6 @@ class StorageError(RuntimeError):
     """
 
     def __init__(self, message: str, is_lasting: bool = False) -> None:
-        """Say what cannot be done, where, and why."""
         super().__init__(message)
         self.is_lasting = is_lasting
 

@@ -59,7 +59,6 @@ class LocalPool:
     """Runs tasks one after the other in this process."""
 
     def __init__(self, location: str, build: Build) -> None:
-        """Make the one worker."""
         self._worker = Worker(location, build)
         self._waiting: list[Task] = []
         self._done = 0

@@ -36,6 +36,7 @@ from gbcd.names import register_name
 from gbcd.prompting.datasets import PublishedCircuit, published_circuit
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.vocabulary import Vocabulary
+from gbcd.study import check_names
 from gbcd.tasks._families import Family
 
 Metric = Literal["logit_difference", "probability_difference", "negative_log_probability", "mean_squared_error"]
@@ -192,11 +193,19 @@ def get(name: str) -> Task:
     """The task `name`.
 
     Raises:
-        BadInput: there is none; the message lists those that there are.
+        BadInput: there is none.
     """
-    if name not in names():
-        raise BadInput(f"There is no task '{name}'. Tasks: {', '.join(names())}; or --definitions FILE.py.")
+    refuse_unknown((name,))
     return _tasks[name]
+
+
+def refuse_unknown(asked: tuple[str, ...]) -> None:
+    """Check that there are such tasks.
+
+    Raises:
+        BadInput: names those that there are not, with the nearest.
+    """
+    check_names("task", asked, names(), "`gbcd list tasks` describes them; --definitions FILE.py adds your own.")
 
 
 def draw(name: str, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> list[Prompt]:

@@ -18,6 +18,7 @@ from gbcd.errors import BadInput
 from gbcd.names import register_name
 from gbcd.prompting.outputs import OutputSpace
 from gbcd.prompting.tokens import EncodedPrompt
+from gbcd.study import check_names
 from gbcd.wrong_answers import output_targets
 from gbcd.wrong_answers.losses import (
     Margin,
@@ -113,9 +114,18 @@ def get(name: str) -> WrongAnswer:
     Raises:
         BadInput: there is none.
     """
-    if name not in _REGISTRY:
-        raise BadInput(f"unknown wrong answer {name!r}; choose from: {', '.join(_REGISTRY)}; or --definitions FILE.py")
+    refuse_unknown((name,))
     return _REGISTRY[name]
+
+
+def refuse_unknown(asked: tuple[str, ...]) -> None:
+    """Check that there are such definitions.
+
+    Raises:
+        BadInput: names those that there are not, with the nearest.
+    """
+    remedy = "`gbcd list wrong-answers` describes them; --definitions FILE.py adds your own."
+    check_names("wrong answer", asked, names(), remedy)
 
 
 def sign_of(name: str) -> str:
