@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Console
 
 from gbcd import tasks
 from gbcd.analysis.edges import read_neurons
-from gbcd.pipeline import Run
 from gbcd.printing import counted, duration, fact, failed_prompts, heading, line, number, table
 from gbcd.run.results import prompts
 from gbcd.run.store import Store
-from gbcd.study import Study
 from gbcd.wrong_answers import sign_of
+
+if TYPE_CHECKING:
+    from gbcd.pipeline import Run
+    from gbcd.study import Study
 
 #: Nodes listed per task and wrong answer.
 TOP = 10
