@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2LMHeadModel, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2LMHeadModel, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from gbcd.engine import gram
@@ -67,21 +67,27 @@ class Setting:
 
 
 def model_of(name: str, device: str, dtype: str) -> LoadedModel:
-    """A folder's model, or random weights of a type of the library: 12 layers of width 768 as GPT-2 small has."""
+    """A folder's model, or random weights of a type of the library."""
     if Path(name).is_dir() or name == "reference":
         return load(name, device, dtype)
-    shape: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    if name != "gpt2":
-        shape = {
-            "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 50257,
-            "intermediate_size": 2048, "max_position_embeddings": 1024, "pad_token_id": None,
-            "num_key_value_heads": 4, "head_dim": 64, "query_pre_attn_scalar": 64,
-        }  # fmt: skip
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **shape)).to(device, DTYPES[dtype]).eval()
+    model = AutoModelForCausalLM.from_config(config_of(name)).to(device, DTYPES[dtype]).eval()
     tokenizer = build_tokenizer(1024)
     # rows of the vocabulary that stand for no token are left out of the unembedding
     tokenizer.add_tokens([f"<{number}>" for number in range(model.config.vocab_size - len(tokenizer))])
     return prepared(name, model, tokenizer)
+
+
+def config_of(model_type: str) -> PreTrainedConfig:
+    """12 layers of width 768, as GPT-2 small has, of a type of the library."""
+    shape: dict[str, Any] = {
+        "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 50257,
+        "max_position_embeddings": 1024, "pad_token_id": None,
+    }  # fmt: skip
+    if model_type == "gpt2":
+        shape = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    elif model_type not in ("gpt_neox", "opt"):
+        shape |= {"num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 2048}
+    return AutoConfig.for_model(model_type, **shape)
 
 
 def setting(loaded: LoadedModel, length: int, batch: int) -> Setting:

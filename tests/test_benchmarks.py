@@ -11,15 +11,17 @@ import pytest
 import torch
 from processes import script
 from tiny_models import random_model, small_tokenizer
+from transformers import AutoModelForCausalLM
 
 import gbcd
 from gbcd.engine.engine import Engine
+from gbcd.models.families import spec_of
 from gbcd.models.load import prepared
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from contenders import hooked_norms, norms_only, setting  # noqa: E402
+from contenders import config_of, hooked_norms, norms_only, setting  # noqa: E402
 from score_tables import figures, held_out  # noqa: E402
 
 #: Every benchmark, in a setting that takes seconds, and a word of what it prints.
@@ -54,6 +56,13 @@ def printed(command: str, folder: Path) -> str:
 @pytest.mark.parametrize("command", SMALL)
 def test_benchmarks_run(command: str, tmp_path: Path) -> None:
     assert SMALL[command] in printed(command, tmp_path)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "opt"])
+def test_every_family_can_be_timed(model_type: str) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(model_type))
+    assert len(spec_of(model).mlps) == 12
 
 
 def test_how_a_ranking_settles_is_read_from_an_evaluated_study(tmp_path: Path) -> None:
