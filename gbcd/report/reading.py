@@ -14,17 +14,7 @@ from gbcd.analysis.edges import read_neurons
 from gbcd.analysis.nodes import Key
 from gbcd.analysis.stored import COUNTS_FILE, EXTREMES_FILE, read_sample
 from gbcd.errors import BadInput
-from gbcd.evaluation.tables import (
-    EDGE_FAITHFULNESS,
-    EDGE_FAITHFULNESS_FILE,
-    EDGE_SCORES_FILE,
-    EFFECTS,
-    EFFECTS_FILE,
-    EVALUATION,
-    EVALUATION_FILE,
-    FAITHFULNESS,
-    FAITHFULNESS_FILE,
-)
+from gbcd.evaluation.tables import EDGE_SCORES_FILE, EVALUATION_FILE, TABLES
 from gbcd.printing import duration
 from gbcd.report.data import EXAMPLES, Measured, ReportData
 from gbcd.run.results import EDGES_FILE, SUMMARY_FILE, read_stored
@@ -115,14 +105,8 @@ def _sample(store: Store, group: Key, statistic: str) -> pl.DataFrame:
 def _measured(store: Store, problems: list[str]) -> Measured:
     if not store.exists(EVALUATION_FILE):
         return Measured()
-    schemas = {
-        EVALUATION_FILE: EVALUATION,
-        EFFECTS_FILE: EFFECTS,
-        FAITHFULNESS_FILE: FAITHFULNESS,
-        EDGE_FAITHFULNESS_FILE: EDGE_FAITHFULNESS,
-    }
     tables: list[pl.DataFrame] = []
-    for path, schema in schemas.items():
+    for path, schema in TABLES.items():
         try:
             tables.append(read_stored(store, path))
             lacking = sorted(set(schema) - set(tables[-1].columns))
