@@ -93,6 +93,7 @@ def test_failed_prompts_are_named_until_they_are_repaired(reference: Path, tmp_p
     show_status(folder_status(study.out), console)
     said = console.export_text()
     assert said.count("ioi/000007 has no values: ioi/000007 is poison") == 2
+    assert f"{2 * len(WRONG_ANSWERS)} rows failed" in said
     assert f"{N_PROMPTS - 2} of {N_PROMPTS} prompts" in said
     assert set(summary(study.out).select(pl.col("n_prompts") - pl.col("n")).collect()["n_prompts"]) == {len(poison)}
     right = tables(str(reference / "out"))
