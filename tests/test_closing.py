@@ -1,6 +1,5 @@
 import io
 
-import polars as pl
 import pytest
 from rich.console import Console
 from small_runs import finished
@@ -13,8 +12,7 @@ from gbcd.commands.closing import MAX_TABLES, next_step, show_results
 
 def shown(*shards, score=None):
     text = io.StringIO()
-    summary = pl.from_arrow(summarise(collected(shards), COMPONENTS, score))
-    show_results(summary, Console(file=text, width=200))
+    show_results(summarise(collected(shards), COMPONENTS, score), Console(file=text, width=200))
     return text.getvalue()
 
 

@@ -8,11 +8,10 @@ shards -> collect -> analysis/        sums by template, samples of prompts, coun
 from __future__ import annotations
 
 from shlex import quote
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from jaxtyping import Float
 
 from gbcd.analysis.circuit_files import circuit_files
@@ -28,7 +27,7 @@ from gbcd.engine.tables import ATTRIBUTIONS
 from gbcd.errors import BadInput
 from gbcd.run.commits import commit_path, committed_ids
 from gbcd.run.results import EDGES_FILE, NEURONS_FILE, SUMMARY_FILE, encoded, read_components, runs_in_parallel
-from gbcd.run.shards import PLAN, read_plan
+from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
 
 #: Draws of templates that the intervals of ranks are taken from.
@@ -36,22 +35,22 @@ N_RESAMPLES = 400
 
 _SIGNED = ("signed_mean", "signed_ci_low", "signed_ci_high", "sign_agreement")
 
-SUMMARY = pa.schema(
-    [
-        *((name, pa.string()) for name in ("task", "wrong_answer", "level", "component", "node")),
-        ("layer", pa.int32()),
-        ("head", pa.int32()),
-        ("part", pa.string()),
-        ("score_name", pa.string()),
-        *((name, pa.float64()) for name in ("score", "score_ci_low", "score_ci_high")),
-        *((name, pa.int32()) for name in ("rank", "rank_ci_low", "rank_ci_high")),
-        *((name, pa.int64()) for name in ("n", "n_prompts", "n_templates")),
-        *(
-            (f"{statistic}_{name}", pa.int64() if name == "n" else pa.float64())
+SUMMARY = pl.Schema(
+    {
+        **{name: pl.String() for name in ("task", "wrong_answer", "level", "component", "node")},
+        "layer": pl.Int32(),
+        "head": pl.Int32(),
+        "part": pl.String(),
+        "score_name": pl.String(),
+        **{name: pl.Float64() for name in ("score", "score_ci_low", "score_ci_high")},
+        **{name: pl.Int32() for name in ("rank", "rank_ci_low", "rank_ci_high")},
+        **{name: pl.Int64() for name in ("n", "n_prompts", "n_templates")},
+        **{
+            f"{statistic}_{name}": pl.Int64() if name == "n" else pl.Float64()
             for statistic in SUMMARISED
             for name in ("n", "mean", "std", "ci_low", "ci_high", *(_SIGNED if statistic in ATTRIBUTIONS else ()))
-        ),
-    ]
+        },
+    }
 )
 """One row per task, wrong answer, level (`part`, `node`) and component. `part` of a node is `head`, `group`, `mlp` or,
 where it has one part, that part's. `score` is what `score_name` says (`ranking.SCORES`), `n` the prompts that it is a
@@ -72,18 +71,22 @@ def reduce(out: str, score: str | None = None) -> pl.DataFrame:
         BadInput: nothing is committed in `out`, a file is damaged, or there is no such score, or not of this study.
     """
     store = Store(out)
-    check_score(score, read_plan(store).study.statistics if store.exists(PLAN) else ())
-    if not committed_ids(store):
+    plan, done = read_plan(store), committed_ids(store)
+    check_score(score, plan.study.statistics)
+    if not done:
         raise BadInput(
             f"nothing is committed in {store.location!r}, so there is nothing to reduce: run the study first"
         )
-    _refuse_unplanned(store)
+    if unplanned := done - set(range(len(plan.shards))):  # copied here from another study, they would count twice
+        raise BadInput(
+            f"{store.location}/{commit_path(min(unplanned))} is of a shard that is not planned here; "
+            f"`gbcd verify --repair {quote(store.root)}` removes it"
+        )
     components = read_components(store)
     collected = collect(store, components)
-    table = summarise(collected, components, score)
-    summary = cast(pl.DataFrame, pl.from_arrow(table))
+    summary = summarise(collected, components, score)
     store_collected(store, collected, components)
-    store.write(SUMMARY_FILE, encoded(table))
+    store.write(SUMMARY_FILE, encoded(summary.to_arrow()))
     cfg = Config.of(components, runs_in_parallel(store))
     edges = edge_table(collected, components, cfg)
     for name, found in ((EDGES_FILE, edges), (NEURONS_FILE, neuron_table(collected, components))):
@@ -94,44 +97,29 @@ def reduce(out: str, score: str | None = None) -> pl.DataFrame:
     return summary
 
 
-def _refuse_unplanned(store: Store) -> None:
-    """Commits that were copied here from another study would count twice."""
-    if store.exists(PLAN) and (unplanned := committed_ids(store) - set(range(len(read_plan(store).shards)))):
-        raise BadInput(
-            f"{store.location}/{commit_path(min(unplanned))} is of a shard that is not planned here; "
-            f"`gbcd verify --repair {quote(store.root)}` removes it"
-        )
-
-
-def summarise(collected: Collected, components: list[Component], score: str | None = None) -> pa.Table:
+def summarise(collected: Collected, components: list[Component], score: str | None = None) -> pl.DataFrame:
     """The table `SUMMARY` of what was collected."""
     tables = [_table(key, moments, components, score) for key, moments in collected.moments.items()]
-    return pa.concat_tables(tables) if tables else SUMMARY.empty_table()
+    return pl.concat([pl.DataFrame(schema=SUMMARY), *tables])
 
 
-def _table(key: Key, moments: Moments, components: list[Component], wanted: str | None) -> pa.Table:
+def _table(key: Key, moments: Moments, components: list[Component], wanted: str | None) -> pl.DataFrame:
     nodes = NodeMap.of(components).nodes
-    columns = [*components, *nodes]
-    levels = ["part"] * len(components) + ["node"] * len(nodes)
-    name = choose_score(moments.counts, wanted)
+    columns, name = [*components, *nodes], choose_score(moments.counts, wanted)
     table: dict[str, Any] = {
-        "level": levels,
+        **key._asdict(),
+        "level": ["part"] * len(components) + ["node"] * len(nodes),
         "component": [column.name for column in columns],
         **{of: [getattr(column, of) for column in columns] for of in ("node", "layer", "head", "part")},
-    }
-    alike = {
-        **key._asdict(),
         "score_name": name,
         "n": moments.counts[SCORES[name]] if name else 0,
         "n_prompts": moments.n_rows,
         "n_templates": len(moments.clusters.names),
         **{f"{statistic}_n": moments.counts.get(statistic, 0) for statistic in SUMMARISED},
     }
-    table |= {column: [value] * len(columns) for column, value in alike.items()}
     estimates = _estimates(moments) | _score(moments, name) | _ranks(moments, components, nodes, name)
-    table |= {column: pa.array(values, from_pandas=True) for column, values in estimates.items()}
-    missing = {column: pa.nulls(len(columns)) for column in SUMMARY.names if column not in table}
-    return pa.table(table | missing, schema=SUMMARY)
+    table |= {column: pl.Series(values, nan_to_null=True) for column, values in estimates.items()}
+    return pl.DataFrame({column: table.get(column) for column in SUMMARY}, schema=SUMMARY)
 
 
 def _estimates(moments: Moments) -> dict[str, Float[np.ndarray, " columns"]]:
