@@ -15,13 +15,16 @@ from rich.console import Console
 from gbcd import tasks
 from gbcd.analysis.edges import read_neurons
 from gbcd.printing import counted, duration, fact, failed_prompts, heading, line, number, table
-from gbcd.run.results import prompts
+from gbcd.run.inputs import Inputs
 from gbcd.run.store import Store
 from gbcd.wrong_answers import sign_of
 
 if TYPE_CHECKING:
     from gbcd.pipeline import Run
     from gbcd.study import Study
+
+#: Prompts of a task that are looked at for a reference.
+SAMPLE = 64
 
 #: Nodes listed per task and wrong answer.
 TOP = 10
@@ -69,9 +72,9 @@ def next_step(study: Study, run: Run, console: Console) -> None:
     """Print the command that comes after a run; nothing where nothing was computed."""
     if run.summary is None:
         return
-    # prompts of one task at least have a reference, or an output at every position
-    measurable = (pl.col("reference") != "none").any() | pl.col("answer_logit").is_null().all()
-    if not prompts(run.out).group_by("task").agg(measurable.alias("is")).collect()["is"].any():
+    inputs = Inputs(Store(run.out), run.plan)
+    samples = (inputs.sample(task, SAMPLE) for task in run.plan.tasks)
+    if not any(one.reference_ids is not None or one.outputs is not None for some in samples for one in some):
         fact(
             console, "Next", "open the report. Effects cannot be measured: no prompt has a counterfactual or a partner"
         )
