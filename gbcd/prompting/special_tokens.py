@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, cast
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gbcd.errors import BadInput
+from gbcd.prompting.words import text_tokens
 
 Bos = Literal["auto", "always", "never"]
 
@@ -30,7 +31,7 @@ def added(tokenizer: PreTrainedTokenizerBase) -> Added:
     return Added(tuple(whole[:start]), tuple(whole[start + len(plain) :]))
 
 
-def text_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, bos: Bos) -> list[list[int]]:
+def text_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, bos: Bos) -> list[tuple[int, ...]]:
     """The tokens of each text, with the beginning of text that `bos` asks for.
 
     `auto` adds what the tokenizer adds, `always` its beginning-of-text token, `never` nothing.
@@ -44,14 +45,13 @@ def text_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, bos: Bos) -> 
         _refuse_end_of_text(tokenizer)
     adds = bos == "auto"
     tokenizer(texts[:1], add_special_tokens=adds)  # by which the library sets up the backend: nothing is cut or padded
-    backend = cast(PreTrainedTokenizerFast, tokenizer).backend_tokenizer
-    ids: list[list[int]] = [one.ids for one in backend.encode_batch_fast(texts, add_special_tokens=adds)]
+    ids = text_tokens(texts, cast(PreTrainedTokenizerFast, tokenizer).backend_tokenizer, adds)
     if bos != "always":
         return ids
     first = tokenizer.bos_token_id
     if not isinstance(first, int):
         raise BadInput('bos = "always" was asked for, and the tokenizer has no beginning-of-text token')
-    return [row if row[:1] == [first] else [first, *row] for row in ids]
+    return [row if row[:1] == (first,) else (first, *row) for row in ids]
 
 
 def described(tokenizer: PreTrainedTokenizerBase, bos: Bos) -> str:

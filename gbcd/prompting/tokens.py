@@ -116,7 +116,7 @@ class Tokenised:
         if self._context is not None and len(ids) > self._context:
             raise BadInput(f"{field}: it has {len(ids)} tokens, more than the model's context of {self._context}")
         self._refuse_beyond(ids, field)
-        return tuple(ids)
+        return ids
 
     def optional(self, text: str | None, field: str) -> tuple[int, ...] | None:
         """The same, of a text that may be missing."""

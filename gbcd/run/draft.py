@@ -28,7 +28,7 @@ from gbcd.run.trial import solved, try_definitions
 from gbcd.study import Study
 
 #: Prompts that are tokenised and written together.
-CHUNK = 1024
+CHUNK = 4096
 
 #: Prompts that definitions of one's own are tried on.
 TRIED = 2
