@@ -14,7 +14,7 @@ from gbcd.engine.edges import EdgeScores
 from gbcd.engine.engine import packed_for
 from gbcd.evaluation.measured import edge_config
 from gbcd.models.edge_runs import CircuitRuns
-from gbcd.models.forward import Options
+from gbcd.models.forward import Forward, Options
 from gbcd.models.load import LoadedModel, prepared
 
 LENGTHS = (6, 4, 6)
@@ -34,7 +34,7 @@ def sharing(prompts: list[tuple[int, ...]], shared: tuple[int, ...]) -> list[tup
 def logits(loaded: LoadedModel, prompts, others, circuits):
     packed = [packed_for(loaded, [(ids,) for ids in some]) for some in (prompts, others)]
     runs = CircuitRuns(loaded.decoder, *packed)
-    return torch.stack([runs.logits(torch.tensor(circuit))[:, 0] for circuit in circuits], 1)
+    return runs.logits(torch.tensor(circuits))[:, :, 0].transpose(0, 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -48,6 +48,8 @@ def test_all_edges_are_the_model_and_none_the_counterfactual(family: str) -> Non
         for column, sequence in enumerate((ids, other)):
             wanted = loaded.model(torch.tensor([sequence])).logits[0, -1]
             torch.testing.assert_close(found[row, column], wanted, rtol=1e-4, atol=1e-4)
+    alone = logits(loaded, prompts, others, [[False] * n_edges])
+    torch.testing.assert_close(alone[:, 0], found[:, 1], rtol=1e-4, atol=1e-4)
 
 
 def written_out(loaded: LoadedModel, ids, other, inside: set[str]):
@@ -104,13 +106,14 @@ def test_only_what_can_differ_from_the_counterfactual_runs(monkeypatch: pytest.M
     prompts, names, ran = drawn(0), edge_names(edge_config(loaded)), list[tuple[str, int]]()
     packed = [packed_for(loaded, [(ids,) for ids in some]) for some in (prompts, sharing(prompts, (4, 1, 5)))]
     runs = CircuitRuns(loaded.decoder, *packed)
-    attention, mlp = runs.mixed, runs.mlp
-    monkeypatch.setattr(runs, "mixed", lambda layer, block, q, *rest: (
-        ran.append((f"a{layer}", q.shape[1])), attention(layer, block, q, *rest))[1])  # fmt: skip
-    monkeypatch.setattr(runs, "mlp", lambda layer, block, x, rows: (
-        ran.append((f"m{layer}", x.shape[1])), mlp(layer, block, x, rows))[1])  # fmt: skip
-    inside = {"input->a0.h1<v>", "a0.h1->m1", "m1->logits", "input->logits"}
-    runs.logits(torch.tensor([name in inside for name in names]))
+    attention, mlp = Forward.mixed, Forward.mlp
+    monkeypatch.setattr(Forward, "mixed", lambda run, layer, block, q, *rest: (
+        ran.append((f"a{layer}", q.shape[1])), attention(run, layer, block, q, *rest))[1])  # fmt: skip
+    monkeypatch.setattr(Forward, "mlp", lambda run, layer, block, x, rows: (
+        ran.append((f"m{layer}", x.shape[1])), mlp(run, layer, block, x, rows))[1])  # fmt: skip
+    inside = {"input->a0.h1<v>", "a0.h1->m1", "m1->logits", "input->logits", "input->m2", "a2.h0->logits"}
+    runs.logits(torch.tensor([[name in inside for name in names], [name in {"input->logits"} for name in names]]))
+    # nobody reads the last MLP, and the last head with an edge inside reads nobody;
     # of six, four and six tokens, two, three and one are behind the first difference
     assert ran == [("a0", 3), ("m1", 3)]
 
@@ -133,7 +136,7 @@ def test_where_the_counterfactual_is_near_one_edge_does_what_its_attribution_say
     run.backward(direction, scores)
     wanted = scores.values()
     runs = CircuitRuns(loaded.decoder, packed, others)
-    found = torch.stack([runs.logits(circuit)[:, 0] for circuit in ~torch.eye(wanted.shape[1], dtype=torch.bool)], 1)
+    found = runs.logits(~torch.eye(wanted.shape[1], dtype=torch.bool))[:, :, 0].transpose(0, 1)
     drops = (run.logits - found)[..., 3] - (run.logits - found)[..., 5]
     assert drops.abs().max() > 1e-5
     # the second order is about 1e-4 of the first

@@ -178,27 +178,26 @@ def circuit_metrics(
     cfg = Config.of(loaded.components, loaded.spec.parallel)
     if not circuits or cfg is None:
         return found
-    n_rows = max(1, EDGE_RUN_BYTES // _edge_run_bytes(loaded, max(len(prompt.ids) for prompt in prompts)))
-    for start in range(0, len(prompts), n_rows):
-        some = prompts[start : start + n_rows]
-        packed = packed_for(loaded, [(prompt.ids,) for prompt in some])
-        runs = CircuitRuns(
-            loaded.decoder, packed, packed_for(loaded, [(prompt.reference_ids or (),) for prompt in some])
-        )
-        rows = list(range(start, start + len(some)))
-        for column, members in enumerate(circuits):
-            inside = torch.zeros(n_edges(cfg), dtype=torch.bool, device=loaded.device)
-            inside[list(members)] = True
-            found[rows, column] = metric_of(metric, runs.logits(inside), rows)
-            progressed(2 * len(some))
+    n_sources, table = 1 + loaded.spec.n_layers * (loaded.spec.n_heads + 1), loaded.decoder.token_table
+    # what nodes write on a prompt, on its counterfactual, and the change
+    n_tokens = EDGE_RUN_BYTES // (3 * n_sources * table.shape[1] * table.element_size())
+    n_pairs = max(1, n_tokens // max(len(prompt.ids) for prompt in prompts))
+    # those that run together are of like size, since what runs in one of them runs in all
+    by_size = sorted(range(len(circuits)), key=lambda circuit: len(circuits[circuit]))
+    for start in range(0, len(prompts), n_pairs):
+        some = prompts[start : start + n_pairs]
+        both = ([(prompt.ids,) for prompt in some], [(prompt.reference_ids or (),) for prompt in some])
+        runs = CircuitRuns(loaded.decoder, *(packed_for(loaded, sequences) for sequences in both))
+        rows, n_circuits = list(range(start, start + len(some))), max(1, n_tokens // (len(some) * runs.n_rows))
+        for first in range(0, len(circuits), n_circuits):
+            chosen = by_size[first : first + n_circuits]
+            inside = torch.zeros(len(chosen), n_edges(cfg), dtype=torch.bool, device=loaded.device)
+            for members, circuit in zip(inside, chosen, strict=True):
+                members[list(circuits[circuit])] = True
+            values = metric_of(metric, runs.logits(inside).flatten(0, 1), rows * len(chosen))
+            found[np.ix_(rows, chosen)] = values.reshape(len(chosen), len(rows)).T
+            progressed(2 * len(some) * len(chosen))
     return found
-
-
-def _edge_run_bytes(loaded: LoadedModel, n_tokens: int) -> int:
-    """What a pair takes while circuits of edges run: what nodes write on it, on its counterfactual, and the change."""
-    n_sources = 1 + loaded.spec.n_layers * (loaded.spec.n_heads + 1)
-    table = loaded.decoder.token_table
-    return 3 * n_sources * n_tokens * table.shape[1] * table.element_size()
 
 
 def circuit_components(loaded: LoadedModel, level: Level) -> list[Component]:

@@ -14,10 +14,12 @@ Only what can differ from the counterfactual is computed:
 
 - tokens before the first that a pair does not share are the same in every circuit, so a run is over the tail
   (`tails.py`);
-- a reader without an edge inside reads x', so it need not run;
+- a reader without an edge inside reads x', so it need not run, nor a node that nobody reads;
 - what the last block writes is read at the answer alone.
 
-What all readers of a block read is one matrix product, of the edges inside and the changes of what nodes write.
+What all readers of a block read of the nodes before it is one matrix product, of the edges inside and the changes of
+what nodes write. Several circuits run at once: each has its own queries, keys and values, behind them what runs in one
+of them runs in all, by one product with the weights.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from gbcd.models.decoder import Decoder
 from gbcd.models.forward import Forward, Options, Rows
 from gbcd.models.packing import Packed
 from gbcd.models.pieces import LinearMap
+from gbcd.models.spec import ModelSpec
 from gbcd.models.tails import tail_of
 
 
@@ -51,12 +54,16 @@ class _Block:
     stream: Float[Tensor, "pair row d_model"]
     middle: Float[Tensor, "pair row d_model"]
     parts: dict[str, Float[Tensor, "pair pos head d_head"]]
-    heads: Float[Tensor, "pair row head d_model"]
+    heads: Float[Tensor, "head pair row d_model"]
     mlp: Float[Tensor, "pair row d_model"]
 
 
-class CircuitRuns(Forward):
-    """Runs of circuits of edges on some pairs of a causal model; what circuits share is computed once."""
+class CircuitRuns:
+    """Runs of circuits of edges on some pairs of a causal model; what circuits share is computed once.
+
+    Attributes:
+        n_rows: tokens of a pair that are computed.
+    """
 
     def __init__(self, decoder: Decoder, packed: Packed, counterfactuals: Packed) -> None:
         """Run the counterfactuals.
@@ -66,8 +73,10 @@ class CircuitRuns(Forward):
             packed: prompts of one sequence each.
             counterfactuals: of as many tokens each.
         """
-        super().__init__(decoder, packed, Options())
+        self._decoder, self._packed = decoder, packed
         self._tail = tail_of(packed, counterfactuals)
+        self.n_rows = _n_rows(self._tail)
+        self._readers, self._sources = (index.to(decoder.device) for index in _edge_places(decoder.spec))
         layers = range(decoder.spec.n_layers)
         names = [f"a{layer}.{value}" for layer in layers for value in "qkvz"] + [f"m{layer}.out" for layer in layers]
         other = decoder.run(counterfactuals, Options(record=["x0", *names], every_token=True)).values
@@ -80,103 +89,147 @@ class CircuitRuns(Forward):
             self._last = stream[:, -1:]
 
     @torch.no_grad()
-    def logits(self, inside: Bool[Tensor, " edge"]) -> Float[Tensor, "pair 1 vocab"]:
-        """Logits at the answers of the circuit of some edges."""
-        spec = self.decoder.spec
-        n_heads, n_sources = spec.n_heads, 1 + spec.n_layers * (spec.n_heads + 1)
-        change = self._embedded.new_zeros(n_sources, *self._embedded.shape)
-        change[0] = self._embedded
-        known, edge = 1, 0
-        for layer, block in enumerate(self._blocks):
-            into_heads = inside[edge : edge + 3 * n_heads * known].view(n_heads, 3, known)
-            edge += into_heads.numel()
-            rows = self._tail if layer < spec.n_layers - 1 else self._answers
-            n = _n_rows(rows)
-            if into_heads.any():
-                change[known : known + n_heads, :, -n:] = self._heads(layer, block, into_heads, change[:known], rows)
-            into_mlp = inside[edge : edge + known + (0 if spec.parallel else n_heads)]
-            edge += len(into_mlp)
-            if into_mlp.any():
-                change[known + n_heads, :, -n:] = self._mlp(
-                    layer, block, into_mlp, change[: len(into_mlp), :, -n:], rows
-                )
-            known += n_heads + 1
-        last = self._last + _summed(inside[None, edge:], change[:, :, -1:])[0]
-        norm = self.decoder.final_norm
-        return self.decoder.logits(last if norm is None else norm(last)[0])
+    def logits(self, inside: Bool[Tensor, "circuit edge"]) -> Float[Tensor, "circuit pair 1 vocab"]:
+        """Logits at the answers of circuits, each of some edges."""
+        reads = inside.new_zeros(len(inside), int(self._readers[-1]) + 1, int(self._sources[-1]) + 1)
+        reads[:, self._readers, self._sources] = inside
+        run = _Run(self._decoder, self._packed, self._tail, self._blocks, reads, self._embedded)
+        last = self._last + run.change_at_logits()
+        norm = self._decoder.final_norm
+        return self._decoder.logits(last if norm is None else norm(last)[0])
 
     def _add_block(
         self, layer: int, stream: Float[Tensor, "pair row d_model"], other: Mapping[str, Tensor]
     ) -> Float[Tensor, "pair row d_model"]:
         """Keep a block of the counterfactuals; returns the stream behind it."""
-        attention, n_heads, of = self.decoder.attentions[layer], self.decoder.spec.n_heads, self._tail.of
+        attention, n_heads, of = self._decoder.attentions[layer], self._decoder.spec.n_heads, self._tail.of
         q, k, v, z = (other[f"a{layer}.{name}"] for name in "qkvz")
         q, z = (of(one.flatten(2)).unflatten(2, one.shape[2:]) for one in (q, z))
         k, v = (one.repeat_interleave(n_heads // one.shape[2], 2) for one in (k, v))
         written, mlp = attention.out(z.flatten(2)), of(other[f"m{layer}.out"].flatten(2))
         after = stream + (written if attention.post_norm is None else attention.post_norm(written)[0])
-        middle = stream if self.decoder.spec.parallel else after
-        heads = self.decoder.written_by_heads(layer, z)
+        middle = stream if self._decoder.spec.parallel else after
+        heads = self._decoder.written_by_heads(layer, z).permute(2, 0, 1, 3).contiguous()
         self._blocks.append(_Block(stream, middle, {"q": q, "k": k, "v": v}, heads, mlp))
         return after + mlp
 
-    def _heads(
-        self,
-        layer: int,
-        block: _Block,
-        inside: Bool[Tensor, "head 3 source"],
-        change: Float[Tensor, "source pair row d_model"],
-        rows: Rows,
-    ) -> Float[Tensor, "head pair last d_model"]:
-        """By how much what heads write at `rows` differs from the counterfactual, where one has an edge inside."""
-        attention = self.decoder.attentions[layer]
-        # part by part, so that the readers of each are a slice
-        inside = inside.transpose(0, 1)
-        running = inside.any(2)
-        read = block.stream + _summed(inside[running], change)
-        normal = read if attention.norm is None else attention.norm(read)[0]
-        by_part = dict(zip("qkv", normal.split(running.sum(1).tolist()), strict=True))
-        parts = dict(block.parts)
-        for linear in attention.maps:
-            for part in linear.parts:
-                heads = running["qkv".index(part)].nonzero().squeeze(1)
-                if len(heads):
-                    values = _by_reader(linear, part, heads, running.shape[1], by_part[part])
-                    self._put(parts, part, heads, values)
-        n = _n_rows(rows)
-        z = self.mixed(layer, attention, parts["q"][:, -n:], parts["k"], parts["v"], rows)
-        return (self.decoder.written_by_heads(layer, z) - block.heads[:, -n:]).movedim(2, 0)
 
-    def _mlp(
+class _Run(Forward):
+    """One run of some circuits, block by block; its examples are pairs, each with one circuit after another."""
+
+    def __init__(
         self,
-        layer: int,
-        block: _Block,
-        inside: Bool[Tensor, " source"],
-        change: Float[Tensor, "source pair last d_model"],
-        rows: Rows,
-    ) -> Float[Tensor, "pair last d_model"]:
-        """The same of an MLP; `change` is at `rows`."""
-        mlp, n = self.decoder.mlps[layer], change.shape[2]
-        assert mlp is not None
-        x = block.middle[:, -n:] + _summed(inside[None], change)[0]
-        return self.mlp(layer, mlp, x, rows) - block.mlp[:, -n:]
+        decoder: Decoder,
+        packed: Packed,
+        tail: Rows,
+        blocks: list[_Block],
+        reads: Bool[Tensor, "circuit reader source"],
+        embedded: Float[Tensor, "pair row d_model"],
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            decoder: the model.
+            packed: the prompts.
+            tail: their tokens that are computed.
+            blocks: the counterfactuals'.
+            reads: which reader reads the change of which source; those of a block are q, k, v of its heads, and its
+                MLP.
+            embedded: the change of the embeddings.
+        """
+        super().__init__(decoder, packed.repeated(len(reads)), Options())
+        assert tail.at is not None
+        self._at, self._blocks = tail.at, blocks
+        self._tail = Rows(self.packed, tail.at.repeat_interleave(len(reads), 0))
+        into_blocks, into_logits = reads[:, :-1].unflatten(1, (len(blocks), -1)), reads[:, -1:]
+        used = _used(into_blocks, into_logits)
+        self._used = used[1:].view(len(blocks), -1)
+        of_used = torch.cat([self._used[:, :-1].repeat(1, 3), self._used[:, -1:]], 1)
+        self._running = into_blocks.any(3) & of_used
+        self._into_blocks, self._into_logits = (one[..., used].to(embedded.dtype) for one in (into_blocks, into_logits))
+        # at which of the used sources a block begins
+        self._first = [int(used[0]) + n for n in (0, *self._used.sum(1).cumsum(0).tolist())]
+        self._change = embedded.new_empty(len(reads), self._first[-1], *embedded.shape)
+        self._change[:, : self._first[0]] = embedded
+
+    def change_at_logits(self) -> Float[Tensor, "circuit pair 1 d_model"]:
+        """Run all blocks; by how much what the logits read differs from the counterfactual."""
+        for layer, block in enumerate(self._blocks):
+            self._run_block(layer, block)
+        change = self._change[:, :, :, -1:]
+        return (self._into_logits @ change.flatten(2)).unflatten(2, change.shape[2:])[:, 0]
+
+    def _run_block(self, layer: int, block: _Block) -> None:
+        """Compute the changes of the nodes of a block."""
+        first, last = self._first[layer : layer + 2]
+        rows = self._tail if layer < len(self._blocks) - 1 else self._answers
+        n, n_circuits, n_mlps = _n_rows(rows), len(self._change), int(self._used[layer, -1])
+        middle = last - n_mlps
+        parts = {part: values.unsqueeze(1).repeat(1, n_circuits, 1, 1, 1) for part, values in block.parts.items()}
+        at_mlp = block.middle.repeat(n_circuits, 1, 1, 1)
+        for circuit, running in enumerate(self._running[:, layer]):
+            inside = self._into_blocks[circuit, layer, running, :first]
+            read = (inside @ self._change[circuit, :first].flatten(1)).unflatten(1, block.stream.shape)
+            at_heads = read[: int(running[:-1].sum())]
+            self._put(
+                layer, at_heads.add_(block.stream), running[:-1], {part: parts[part][:, circuit] for part in parts}
+            )
+            if running[-1]:
+                at_mlp[circuit] += read[-1]
+        if middle > first:
+            mine = self._written(layer, parts, rows)
+            other = block.heads[self._used[layer, :-1], None, :, -n:]
+            torch.sub(mine, other, out=self._change[:, first:middle, :, -n:].transpose(0, 1))
+        if n_mlps:
+            inside = self._into_blocks[:, layer, -1:, first:middle]
+            at_mlp += (inside @ self._change[:, first:middle].flatten(2)).view(at_mlp.shape)
+            mlp = self.decoder.mlps[layer]
+            assert mlp is not None
+            mine = self.mlp(layer, mlp, at_mlp[:, :, -n:].transpose(0, 1).flatten(0, 1), rows)
+            self._change[:, middle, :, -n:] = mine.unflatten(0, (-1, n_circuits)).transpose(0, 1) - block.mlp[:, -n:]
 
     def _put(
         self,
+        layer: int,
+        read: Float[Tensor, "reader pair row d_model"],
+        running: Bool[Tensor, " three_heads"],
         parts: dict[str, Float[Tensor, "pair pos head d_head"]],
-        part: str,
-        heads: Int[Tensor, " reader"],
-        values: Float[Tensor, "reader pair row d_head"],
     ) -> None:
-        """Replace what some heads have in the tail; queries are of the tail alone."""
-        parts[part] = parts[part].clone()
-        rows = values.permute(1, 2, 0, 3)
-        if part == "q":
-            parts[part][:, :, heads] = rows
-        else:
-            assert self._tail.at is not None
-            pairs = torch.arange(len(rows), device=rows.device)
-            parts[part][pairs[:, None, None], self._tail.at[:, :, None], heads] = rows
+        """Replace queries, keys and values of one circuit that run, from what each of them reads."""
+        attention = self.decoder.attentions[layer]
+        normal = read if attention.norm is None else attention.norm(read)[0]
+        by_part = running.view(3, -1)
+        inputs = dict(zip("qkv", normal.split(by_part.sum(1).tolist()), strict=True))
+        pairs = torch.arange(read.shape[1], device=read.device)[:, None, None]
+        for linear in attention.maps:
+            for part in linear.parts:
+                heads = by_part["qkv".index(part)].nonzero().squeeze(1)
+                if len(heads):
+                    values = _by_reader(linear, part, heads, by_part.shape[1], inputs[part]).permute(1, 2, 0, 3)
+                    # queries are of the tail alone
+                    at = slice(None) if part == "q" else self._at[:, :, None]
+                    parts[part][slice(None) if part == "q" else pairs, at, heads] = values
+
+    def _written(
+        self, layer: int, parts: dict[str, Float[Tensor, "pair circuit pos head d_head"]], rows: Rows
+    ) -> Float[Tensor, "writer circuit pair last d_model"]:
+        """What the heads that are used write at `rows`."""
+        q, k, v = (parts[part].flatten(0, 1) for part in "qkv")
+        z = self.mixed(layer, self.decoder.attentions[layer], q[:, -_n_rows(rows) :], k, v, rows)
+        heads = self._used[layer, :-1]
+        shares = self.decoder.head_shares(layer, z).to(z.dtype)[:, :, heads].unflatten(0, (-1, len(self._change)))
+        by_head = shares.permute(3, 1, 0, 2, 4)
+        return (by_head.flatten(1, 3) @ self.decoder.head_weights(layer)[heads]).unflatten(1, by_head.shape[1:4])
+
+
+def _used(
+    into_blocks: Bool[Tensor, "circuit block reader source"], into_logits: Bool[Tensor, "circuit 1 source"]
+) -> Bool[Tensor, " source"]:
+    """Sources that somebody reads, and that can differ from the counterfactual: they read somebody."""
+    running = into_blocks.any(3).any(0)
+    changing = torch.cat([running[:, :-1].view(len(running), 3, -1).any(1), running[:, -1:]], 1).flatten()
+    read = into_blocks.flatten(0, 2).any(0) | into_logits.flatten(0, 1).any(0)
+    return read & torch.cat([running.new_ones(1), changing])
 
 
 def _n_rows(rows: Rows) -> int:
@@ -184,10 +237,20 @@ def _n_rows(rows: Rows) -> int:
     return rows.at.shape[1]
 
 
-def _summed(
-    inside: Bool[Tensor, "reader source"], change: Float[Tensor, "source pair row d_model"]
-) -> Float[Tensor, "reader pair row d_model"]:
-    return (inside.to(change.dtype) @ change.flatten(1)).unflatten(1, change.shape[1:])
+def _edge_places(spec: ModelSpec) -> tuple[Int[Tensor, " edge"], Int[Tensor, " edge"]]:
+    """Reader and source of every edge; readers of a block are the queries of its heads, keys, values, and its MLP."""
+    known, n_heads = 1, spec.n_heads
+    readers, sources = list[Tensor](), list[Tensor]()
+    # in the order of edges: head by head q, k, v
+    heads = torch.arange(3 * n_heads).view(3, n_heads).T.flatten()
+    for layer in range(spec.n_layers):
+        first = layer * (3 * n_heads + 1)
+        into_mlp = known if spec.parallel else known + n_heads
+        readers += [(first + heads).repeat_interleave(known), torch.full((into_mlp,), first + 3 * n_heads)]
+        sources += [torch.arange(known).repeat(3 * n_heads), torch.arange(into_mlp)]
+        known += n_heads + 1
+    readers.append(torch.full((known,), spec.n_layers * (3 * n_heads + 1)))
+    return torch.cat(readers), torch.cat([*sources, torch.arange(known)])
 
 
 def _by_reader(
