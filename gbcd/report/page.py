@@ -34,7 +34,8 @@ REPORT = "report.html"
 #: Width of a figure and the margin around it, in pixels at 72 dots per inch.
 FIGURE_WIDTH, MARGIN = 460, 10
 
-DOTS_PER_INCH = 300
+#: Dots per inch of figures for a paper, and of the heat maps beside the page.
+PAPER, SCREEN = 300, 144
 
 #: What the renderer brings itself, so that figures look the same on every machine.
 FONT = "Liberation Sans, Arial, sans-serif"
@@ -56,7 +57,7 @@ def write_report(out: str) -> Written:
     data, store = read_data(out), Store(out)
     store.write(REPORT, page(data).encode())
     for name, specification in heat_maps(data):
-        store.write(name, _drawn(specification))
+        store.write(name, vl_convert.vegalite_to_png(specification, ppi=SCREEN))
     return Written(f"{data.location}/{REPORT}", warnings(data))
 
 
@@ -106,7 +107,7 @@ def write_figures(out: str, folder: Path) -> list[Path]:
     written: list[Path] = []
     for name, specification in _figures(data):
         path = folder / name
-        path.write_bytes(_drawn(specification))
+        path.write_bytes(vl_convert.vegalite_to_png(specification, ppi=PAPER))
         written.append(path)
     return written
 
@@ -169,10 +170,6 @@ def _figures(data: ReportData) -> Iterator[tuple[str, dict[str, Any]]]:
                 table = key(*(values[name] for name in chart.rows.controls))
                 if table in chart.rows.tables and chart.rows.tables[table].height:
                     yield file_name(chart.name, *group.key, suffix="png"), _figure(chart, table, values)
-
-
-def _drawn(specification: dict[str, Any]) -> bytes:
-    return vl_convert.vegalite_to_png(specification, ppi=DOTS_PER_INCH)
 
 
 def _figure(chart: Chart, table: str, values: dict[str, str]) -> dict[str, Any]:
