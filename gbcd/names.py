@@ -11,7 +11,8 @@ _NAME = re.compile(r"\w[\w-]*")
 #: Bytes of a name; file systems take 255 for the name of a file, and files are named by a task and a wrong answer.
 MAX_BYTES = 100
 
-_registered: list[tuple[str, str]] = []
+registered: list[tuple[str, str]] = []
+"""Kind and name of all that was registered in this process."""
 
 
 def register_name(kind: str, name: str) -> None:
@@ -24,9 +25,4 @@ def register_name(kind: str, name: str) -> None:
         raise BadInput(f"{kind} {name!r}: a name is made of letters, digits, '_' and '-', since files are named by it")
     if len(name.encode()) > MAX_BYTES:
         raise BadInput(f"{kind} {name!r:.40}: a name has at most {MAX_BYTES} bytes, since files are named by it")
-    _registered.append((kind, name))
-
-
-def n_registered() -> int:
-    """How many names have been registered in this process."""
-    return len(_registered)
+    registered.append((kind, name))

@@ -49,6 +49,20 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """A Ray of this process, whose workers get the faults of tests by value: they do not have these on their path."""
+    import fault_engines
+    import ray
+
+    from gbcd.run import ray_pool
+
+    ray_pool.connect(2)
+    ray.cloudpickle.register_pickle_by_value(fault_engines)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The system's Chromium, or playwright's."""
     with sync_playwright() as playwright:

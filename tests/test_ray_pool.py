@@ -6,18 +6,15 @@ import io
 import re
 import signal
 import time
-from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fault_engines
 import polars as pl
 import pytest
 import ray
 from fault_engines import killed_by, refusing, slow, stopped_once
 from processes import gbcd
-from ray import cloudpickle
 from rich.console import Console
 from small_runs import as_toml, finished, same, small_study, tables, wait_for
 
@@ -35,15 +32,11 @@ from gbcd.run.store import Store
 from gbcd.run.verification import verify
 from gbcd.run.work import Workers
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_here() -> Generator[None]:
-    ray_pool.connect(2)
-    cloudpickle.register_pickle_by_value(fault_engines)  # workers do not have the tests on their path
-    yield
-    ray.shutdown()
+pytestmark = [
+    pytest.mark.usefixtures("ray_here"),
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 
 @pytest.mark.usefixtures("forgotten")

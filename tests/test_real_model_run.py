@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Generator
 from pathlib import Path
 
-import fault_engines
 import polars as pl
 import pytest
-import ray
 from browsers import opened
 from fault_engines import killed_by
 from playwright.sync_api import Browser
 from processes import started
-from ray import cloudpickle
 from real_model import smollm2
 from rich.console import Console
 from small_runs import finished, tables
 
 from gbcd.evaluation.evaluate import evaluate
 from gbcd.report.page import write_report
-from gbcd.run import ray_pool
 from gbcd.run.results import components
 from gbcd.run.verification import verify
 from gbcd.study import Compute, Study
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.browser]
-
-
-@pytest.fixture
-def ray_here() -> Generator[None]:
-    ray_pool.connect(2)
-    cloudpickle.register_pickle_by_value(fault_engines)  # workers do not have the tests on their path
-    yield
-    ray.shutdown()
 
 
 def run_again_and_evaluate(alone: Study, out: str) -> None:

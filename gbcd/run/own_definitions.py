@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from gbcd import wrong_answers
 from gbcd.errors import BadInput, is_own, place
-from gbcd.names import n_registered
+from gbcd.names import registered
 from gbcd.run.shards import Plan
 
 
@@ -71,13 +71,13 @@ def _import(file: DefinitionFile) -> None:
     module = ModuleType(file.module)
     module.__file__ = file.path
     sys.modules[file.module] = module
-    before = n_registered()
+    before = len(registered)
     try:
         exec(compile(file.text, file.path, "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[file.module]
         raise BadInput(f"definitions in {place(error, file.path)}: {type(error).__name__}: {error}") from error
-    if n_registered() == before:
+    if len(registered) == before:
         del sys.modules[file.module]
         raise BadInput(
             f"definitions in {file.path} define nothing: a task is registered by @task, a wrong answer by "
