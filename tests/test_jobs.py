@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Generator
 from importlib.metadata import version
@@ -111,11 +113,12 @@ def test_every_job_is_a_command_and_has_its_exit_status(file: str, command: str,
 #: The page's commands for a cluster that is up: those of a laptop start a head, the others submit jobs to it.
 LAPTOP, *SUBMISSIONS = [block.code for block in of_kind("sh") if block.page == "docs/cluster.md"][1:5]
 
-#: In the place of `ray`: the head that it starts has ports of its own and ends alone, since `ray stop` ends all heads.
+#: In the place of `ray`: the head that it starts has ports and a folder of its own (jobs look for their cluster in its
+#: folder), and ends alone, since `ray stop` ends all heads.
 RAY = """#!/bin/sh
 case $1 in
 start) ports="--port=0 --dashboard-port={port} --dashboard-agent-listen-port=0"
-       setsid {ray} "$@" --block $ports --num-cpus=2 > {log} 2>&1 & echo $! > {pid} ;;
+       setsid {ray} "$@" --block $ports --temp-dir={session} --num-cpus=2 > {log} 2>&1 & echo $! > {pid} ;;
 *) exec {ray} "$@" ;;
 esac
 """
@@ -156,8 +159,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Generator[Head]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     program, pid = folder / "ray", folder / "pid"
+    session = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the names of sockets below it must be short
     ray = f"{sys.executable} -m ray.scripts.scripts"
-    program.write_text(RAY.format(ray=ray, port=port, pid=pid, log=folder / "log"))
+    program.write_text(RAY.format(ray=ray, port=port, pid=pid, session=session, log=folder / "log"))
     program.chmod(0o755)
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     address = f"http://127.0.0.1:{port}"
@@ -167,6 +171,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Generator[Head]:
     yield Head(address, environment | {"RAY_API_SERVER_ADDRESS": address}, token)
     os.killpg(int(pid.read_text()), signal.SIGTERM)
     wait_for(lambda: not listens(port))
+    shutil.rmtree(session, ignore_errors=True)
 
 
 def listens(port: int) -> bool:
