@@ -510,8 +510,8 @@ def test_a_budget_buys_as_many_pairs_as_fit(study, monkeypatch):
     plan = read_plan(store)
     loaded = models.load(plan.study.model)
     monkeypatch.setattr(planning, "seconds_per_pair", lambda *_: 3.0)
-    # a worker has time for five, which are less than a block, or for a block and one more
-    cases = ((33.5, 0, 5), (33.5, 1, 5), (33.5, 2, 5), (57.0, 1, 9), (57.0, 2, 17), (57.0, 8, N_PAIRS))
+    # a worker has time for a block and one more, or for two blocks and one more
+    cases = ((33.5, 0, 5), (33.5, 1, 5), (33.5, 2, 9), (57.0, 1, 9), (57.0, 2, 17), (57.0, 8, N_PAIRS))
     for seconds, workers, n_pairs in cases:
         request = Request(pairs=N_PAIRS, budget=seconds / 60)
         planned = planning.planned_evaluation(store, plan, loaded, request, workers)

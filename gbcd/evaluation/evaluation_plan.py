@@ -1,8 +1,8 @@
 """What an evaluation measures, written once: asked again, the same evaluation goes on where it stopped.
 
 Prompts can be patched that have a counterfactual, or a partner, of as many tokens. Those of all lengths share blocks,
-sorted by length, since padding stands on the right and nobody sees it. Compiled programs have no counterfactuals: what
-is taken out of their prompts is replaced by means.
+sorted by length, since padding stands on the right and nobody sees it; the longest come first, so that no worker waits
+for the last. Compiled programs have no counterfactuals: what is taken out of their prompts is replaced by means.
 
 An evaluation lies in `evaluation/KEY/` below the results it judges; the key is made of what was asked for and of what
 it was asked of, so another question is another evaluation beside it.
@@ -30,8 +30,8 @@ from gbcd.run.shards import Plan
 from gbcd.run.store import Store
 from gbcd.run.work import Stage
 
-#: Prompts of a shard, which run together; few, so that an evaluation of sixteen pairs has work for two workers.
-PAIRS_PER_BLOCK = 8
+#: Prompts of a shard, which run together; few, so that two workers share sixteen pairs of unlike lengths evenly.
+PAIRS_PER_BLOCK = 4
 
 _PLAN = "evaluation.json"
 
@@ -146,7 +146,7 @@ def write_evaluation_plan(store: Store, folder: str, planned: EvaluationPlan) ->
 
 
 class Pairs(NamedTuple):
-    """Prompts of a task that can be patched, by length; and of each of the others its id and the reason."""
+    """Prompts of a task that can be patched, the longest first; and of each of the others its id and the reason."""
 
     usable: list[EncodedPrompt]
     refused: list[str]
@@ -167,7 +167,7 @@ def pair_up(encoded: Sequence[EncodedPrompt], needs_reference: bool = True, at_m
         encoded = [replace(prompt, counterfactual_ids=None, partner_ids=None) for prompt in encoded]
     usable = [prompt for prompt in encoded if prompt.reference_ids is not None or not needs_reference]
     refused = [_refusal(prompt) for prompt in encoded if prompt.reference_ids is None and needs_reference]
-    return Pairs(sorted(usable[:at_most], key=lambda prompt: len(prompt.ids)), refused)
+    return Pairs(sorted(usable[:at_most], key=lambda prompt: -len(prompt.ids)), refused)
 
 
 def _refusal(encoded: EncodedPrompt) -> str:

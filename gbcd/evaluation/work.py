@@ -96,7 +96,7 @@ class TaskWork:
     """What is computed of one task.
 
     Attributes:
-        prompts: its pairs, the shortest first.
+        prompts: its pairs, the longest first.
         components: heads and MLPs, or their parts.
         places: where they are.
         ablated: those of the places whose effects are measured.
@@ -209,7 +209,7 @@ def circuit_components(loaded: LoadedModel, level: Level) -> list[Component]:
 def pairs_of(
     loaded: LoadedModel, inputs: Inputs, task: str, n_drawn: int, at_most: int | None = None
 ) -> list[EncodedPrompt]:
-    """The pairs of a task among so many prompts, the shortest first."""
+    """The pairs of a task among so many prompts, the longest first."""
     return pair_up(inputs.sample(task, n_drawn), not loaded.spec.reads_every_token, at_most).usable
 
 
