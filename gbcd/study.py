@@ -141,8 +141,10 @@ def read_study(path: str | Path, overrides: dict[str, Any] | None = None) -> Stu
     """
     try:
         raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"study {str(path)!r} cannot be read: {error}") from error
+    except OSError as error:
+        raise BadInput(f"study {str(path)!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"study {str(path)!r} is not UTF-8: {error.reason}, at byte {error.start}") from error
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"study {str(path)!r} is not valid TOML: {error}") from error
     return make_study(_merged(raw, overrides or {}), str(path))

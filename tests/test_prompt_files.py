@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import tracemalloc
 from pathlib import Path
@@ -143,6 +144,13 @@ def test_a_mark_in_front_of_utf8_is_no_fault(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert "does not exist" in refusal(str(tmp_path / "none.jsonl"))
     assert "no regular file" in refusal(str(tmp_path))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    with pytest.raises(BadInput, match=f"prompt file '{pipe}': it does not exist, or is no regular file"):
+        prompt_files.sha256(pipe)
 
 
 @settings(deadline=None, max_examples=40)

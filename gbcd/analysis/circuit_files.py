@@ -84,7 +84,7 @@ def load_circuit(out: str | Path, task: str | None = None, wrong_answer: str | N
         try:
             return Circuit.from_json(Path(out).read_bytes(), str(out))
         except OSError as error:
-            raise BadInput(f"circuit {str(out)!r} cannot be read: {error}") from error
+            raise BadInput(f"circuit {str(out)!r} cannot be read: {error.strerror}") from error
     every = read_circuits(str(out))
     found = {
         key: circuit

@@ -130,7 +130,7 @@ def read_importances(path: Path) -> Importances:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise BadInput(f"circuit {str(path)!r} cannot be read: {error}") from error
+        raise BadInput(f"circuit {str(path)!r} cannot be read: {error.strerror}") from error
     if path.suffix == ".json":
         circuit = Circuit.from_json(content, str(path))
         listed = [circuit.edges.get(name) for name in edge_names(circuit.cfg)]

@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 from gbcd.errors import BadInput, listed
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt import Prompt
-from gbcd.prompting.prompt_rows import Row, rows
+from gbcd.prompting.prompt_rows import Row, opened, rows
 from gbcd.prompting.prompt_shapes import TASK, Line, line_of, refuse_unknown
 from gbcd.prompting.special_tokens import Bos
 from gbcd.prompting.tokens import EncodedPrompt, Tokenised, single_token
@@ -88,10 +88,10 @@ def sha256(path: str) -> str:
         BadInput: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadInput(f"prompt file {path!r} cannot be read: {error.strerror}") from error
+    except BadInput as error:
+        raise BadInput(f"prompt file {path!r}: {error}") from error
 
 
 def check(

@@ -39,7 +39,7 @@ def rows(path: str) -> Generator[Row]:
     Raises:
         BadInput: the file cannot be read at all.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         head = file.read(4)
         file.seek(0)
         if head.startswith(_GZIP):
@@ -150,8 +150,13 @@ def _parquet(file: io.BufferedReader | gzip.GzipFile) -> Iterator[Row]:
             yield Row(number, {name: cell for name, cell in value.items() if cell is not None})
 
 
-def _opened(path: str) -> io.BufferedReader:
-    if not Path(path).is_file():  # a pipe cannot be read twice
+def opened(path: str) -> io.BufferedReader:
+    """Open a file that can be read more than once.
+
+    Raises:
+        BadInput: there is none, or it is a folder or a pipe.
+    """
+    if not Path(path).is_file():
         raise BadInput("it does not exist, or is no regular file")
     try:
         return open(path, "rb")

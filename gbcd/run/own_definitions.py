@@ -46,7 +46,7 @@ def read_definitions(paths: Sequence[str]) -> tuple[DefinitionFile, ...]:
     try:
         return tuple(DefinitionFile(path, Path(path).expanduser().read_bytes()) for path in paths)
     except OSError as error:
-        raise BadInput(f"definitions cannot be read: {error}") from error
+        raise BadInput(f"definitions {error.filename!r} cannot be read: {error.strerror}") from error
 
 
 def import_definitions(files: Sequence[DefinitionFile]) -> None:
