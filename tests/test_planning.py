@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from gbcd.engine.engine import Engine
 from gbcd.errors import BadInput
 from gbcd.models.load import load
 from gbcd.prompting.tokens import EncodedPrompt, encode
-from gbcd.run import settling
+from gbcd.run import draft, settling
 from gbcd.run.inputs import Inputs
 from gbcd.run.norms_work import read_means
 from gbcd.run.planning import Planned, open_plan
@@ -287,3 +288,11 @@ def test_the_models_proof_is_in_the_plan_and_a_model_without_is_refused(tmp_path
     with pytest.raises(BadInput, match="does not run it as the library does"):
         open_plan(other)
     assert not (tmp_path / "other").exists()
+
+
+def test_python_looks_for_cycles_as_before_when_prompts_are_drafted(tmp_path: Path) -> None:
+    before, seen = gc.get_threshold(), list[int]()
+    study = small_study(tmp_path)
+    open_plan(study, lambda task, n_prompts, done: seen.append(gc.get_threshold()[0]))
+    assert set(seen) == {draft.COLLECTED}
+    assert gc.get_threshold() == before
