@@ -510,11 +510,12 @@ def test_a_budget_buys_as_many_pairs_as_fit(study, monkeypatch):
     plan = read_plan(store)
     loaded = models.load(plan.study.model)
     monkeypatch.setattr(planning, "seconds_per_pair", lambda *_: 3.0)
-    # a worker has time for a block and one more, or for two blocks and one more
-    cases = ((33.5, 0, 5), (33.5, 1, 5), (33.5, 2, 9), (57.0, 1, 9), (57.0, 2, 17), (57.0, 8, N_PAIRS))
+    monkeypatch.setattr(planning, "time", SimpleNamespace(monotonic=lambda: 1007.0))
+    # seven seconds are spent; a worker has time for a block and one more, or for two blocks and one more
+    cases = ((40.5, 0, 5), (40.5, 1, 5), (40.5, 2, 9), (64.0, 1, 9), (64.0, 2, 17), (64.0, 8, N_PAIRS))
     for seconds, workers, n_pairs in cases:
         request = Request(pairs=N_PAIRS, budget=seconds / 60)
-        planned = planning.planned_evaluation(store, plan, loaded, request, workers)
+        planned = planning.planned_evaluation(store, plan, loaded, request, workers, began=1000.0)
         assert [task.n_pairs for task in planned.tasks.values()] == [n_pairs, n_pairs]
 
 

@@ -10,6 +10,7 @@ are counted and named. Compiled programs, which have no counterfactuals, are mea
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -111,7 +112,7 @@ def evaluate(
         level: whether heads and MLPs are ablated, or their parts.
         ablations: how: `resample`, `mean`, `zero`.
         top: ablate only so many of the best by the study's score, and as many of the others, which stand for all.
-        budget: minutes; as many pairs as fit, up to `n_pairs`.
+        budget: minutes, from this call on; as many pairs as fit, up to `n_pairs`.
         workers: Ray workers; 0 computes in this process.
         device: `auto` is a GPU where workers can have one, whatever the study was computed on.
         console: where progress is shown.
@@ -123,6 +124,7 @@ def evaluate(
             patched.
         Incomplete: a block of pairs failed again and again, or workers or storage did; the same call goes on.
     """
+    began = time.monotonic()
     if n_pairs < 2:
         raise BadInput(f"effects cannot be averaged over {n_pairs} prompts; give at least 2")
     on = settled_device(Compute(device=device, workers=workers))
@@ -138,7 +140,7 @@ def evaluate(
     loaded = load_model(store, plan, on)
     planned = read_evaluation_plan(store, folder)
     if planned is None:
-        planned = write_evaluation_plan(store, folder, planned_evaluation(store, plan, loaded, request, workers))
+        planned = write_evaluation_plan(store, folder, planned_evaluation(store, plan, loaded, request, workers, began))
     build = partial(EvaluationWork, absolute(out), folder, files, compute.threads if workers else None)
     who = Workers(workers, compute.threads, compute.gpus_per_worker if on == "cuda" else 0.0)
     with Team(out, build, who) as team, ProgressDisplay(console or Console(quiet=True)) as display:

@@ -35,8 +35,10 @@ from gbcd.run.shards import Plan
 from gbcd.run.store import Store
 
 
-def planned_evaluation(store: Store, plan: Plan, loaded: LoadedModel, request: Request, workers: int) -> EvaluationPlan:
-    """Choose pairs and nodes of every task.
+def planned_evaluation(
+    store: Store, plan: Plan, loaded: LoadedModel, request: Request, workers: int, began: float
+) -> EvaluationPlan:
+    """Choose pairs and nodes of every task; a budget counts from `began` on, by `time.monotonic`.
 
     Raises:
         BadInput: no task has two prompts that can be patched, or not two pairs fit into the budget.
@@ -77,7 +79,8 @@ def planned_evaluation(store: Store, plan: Plan, loaded: LoadedModel, request: R
             for task, planned in found.items()
         )
         seconds = sum(seconds_per_pair(loaded, work, found[work.name], n_wrong) for work in works)
-        found = _within(request.budget, found, seconds, workers)
+        spent = (time.monotonic() - began) / 60
+        found = _within(request.budget, spent, found, seconds, workers)
     return EvaluationPlan(request=request, tasks=found, notes=tuple(notes))
 
 
@@ -106,17 +109,21 @@ def metric_name(task: str, prompts: Sequence[EncodedPrompt]) -> str:
     return "logit_difference" if all(prompt.wrong_ids for prompt in prompts) else "negative_log_probability"
 
 
-def _within(minutes: float, found: Mapping[str, TaskPlan], seconds: float, workers: int) -> dict[str, TaskPlan]:
-    """As many pairs of each task as fit, where one of each takes so many seconds. A block is computed by one worker.
+def _within(
+    minutes: float, spent: float, found: Mapping[str, TaskPlan], seconds: float, workers: int
+) -> dict[str, TaskPlan]:
+    """As many pairs of each task as fit into what is left, where one of each takes so many seconds. A block is computed
+    by one worker.
 
     Raises:
         BadInput: not even two do.
     """
-    of_worker = int(60 * minutes / seconds)
+    of_worker = int(60 * max(0.0, minutes - spent) / seconds)
     n_pairs = max(1, workers) * (of_worker - of_worker % PAIRS_PER_BLOCK) + of_worker % PAIRS_PER_BLOCK
     if n_pairs < 2:
         raise BadInput(
-            f"a budget of {minutes:g} minutes is too small: two pairs of every task take about {2 * seconds / 60:.1g}"
+            f"a budget of {minutes:g} minutes is too small: two pairs of every task take about "
+            f"{spent + 2 * seconds / 60:.1g}"
         )
     return {
         task: planned.model_copy(update={"n_pairs": min(planned.n_pairs, n_pairs)}) for task, planned in found.items()
