@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import random
 import shutil
+import signal
 import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -12,11 +14,15 @@ from pathlib import Path
 from small_runs import finished
 
 from gbcd.evaluation.evaluate import evaluate
+from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK
 from gbcd.run.own_definitions import read_definitions
 from gbcd.study import make_study
 
 #: Pairs of an evaluation, which are some shards.
 EVALUATED = 18
+
+#: Of both stages of one.
+N_SHARDS = 2 * math.ceil(EVALUATED / PAIRS_PER_BLOCK)
 
 #: A score that kills the process once.
 KILLER = """
@@ -35,7 +41,7 @@ def killer(context):
 
 
 def evaluations(folder: Path, n_processes: int, n_workers: int, first: int) -> None:
-    """Two rows of the table: evaluations whose process is killed, and those of which a Ray worker is."""
+    """Rows of the table: evaluations whose process is killed, those whose driver of Ray workers is, or a worker."""
     fields = {"model": "reference", "tasks": ["ioi"], "prompts_per_task": EVALUATED, "compute": {"workers": 0}}
     study = make_study({**fields, "out": str(folder / "evaluated")})
     finished(study)
@@ -48,6 +54,11 @@ def evaluations(folder: Path, n_processes: int, n_workers: int, first: int) -> N
     )
     print(f"| evaluation, SIGKILL at any moment | {n_processes} | | | {wrong} |", flush=True)
     if n_workers:
+        wrong = sum(
+            driver_killed(study.out, f"{folder}/driver{seed}", seed) != right
+            for seed in range(first, first + n_workers)
+        )
+        print(f"| evaluation, driver of Ray workers killed | {n_workers} | | | {wrong} |", flush=True)
         Path(f"{folder}/spared.died").touch()
         right = uninterrupted(study.out, f"{folder}/spared", killer(f"{folder}/spared", seed=0))
         wrong = sum(
@@ -70,6 +81,19 @@ def killed(study: str, out: str, seconds: float, seed: int) -> list[bytes]:
     process.kill()
     process.join()
     started(out).join()
+    return tables(out)
+
+
+def driver_killed(study: str, out: str, seed: int) -> list[bytes]:
+    """The driver of two Ray workers is killed when so many shards are committed as a seed draws."""
+    shutil.copytree(study, out)
+    process, n_committed = started(out, 2), random.Random(seed).randrange(1, N_SHARDS)
+    while process.is_alive() and len(list(Path(out).glob("evaluation/*/*/commits/*.json"))) < n_committed:
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    started(out, 2).join()
     return tables(out)
 
 

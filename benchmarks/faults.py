@@ -7,8 +7,8 @@ A repeat runs a small study into a new folder, breaks it, lets the same command 
 and mend it), and holds the final tables against those of an uninterrupted run, bit by bit. `lost` and `doubled` count
 rows of prompts over all repeats, `differ` repeats with any other value. Processes are real: they are killed by signals,
 or by themselves at a named place (`tests/dying_run.py`). Slow faults need Ray or an S3 server. Evaluations are of the
-shipped model: the process is killed at a moment drawn from the seconds that a whole one takes, or one of two Ray
-workers at a pair that is drawn.
+shipped model: the process is killed at a moment drawn from the seconds that a whole one takes, or the driver of two
+Ray workers behind a shard that is drawn, or one of these workers at a pair that is drawn.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ from gbcd.run.verification import forget, verify
 from gbcd.study import Study
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["small_runs", "fault_engines"])
 
 #: Seconds within which a small run is over; a signal comes at a moment drawn from them.
 RUN_SECONDS = 1.0
