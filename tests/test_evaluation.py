@@ -101,6 +101,11 @@ def test_every_score_and_baseline_is_held_against_every_truth(evaluation):
     assert evaluation.figures["n_pairs"].unique().to_list() == [N_PAIRS]
 
 
+def test_an_interval_of_an_area_ends_at_zero(evaluation):
+    areas = evaluation.figures.filter(pl.col("figure").is_in(["cmd", "edge_cmd", "edge_cmd_greedy"]))
+    assert areas["ci_low"].min() == 0.0
+
+
 def test_a_difference_is_to_the_score_that_ranks(evaluation):
     rows = evaluation.figures.filter(task="ioi", group="all", truth="resample")
     values = {key: group["value"][0] for key, group in rows.group_by("method", "wrong_answer", "figure")}

@@ -61,7 +61,7 @@ def curves(
     for name, by_score in areas.items():
         for of, values in by_score.items():
             keys = {**of._asdict(), "group": "all"}
-            result[EVALUATION_FILE].append({**keys, "figure": name, **draws.bounded("value", values)})
+            result[EVALUATION_FILE].append({**keys, "figure": name, **draws.bounded("value", values, least(name))})
             if ranking is not None and ranking in by_score and of != ranking:
                 less = draws.bounded("value", values - by_score[ranking])
                 result[EVALUATION_FILE].append({**keys, "figure": name + DIFFERENCE, **less})
@@ -93,6 +93,11 @@ def share_of_gap(
     """`difference / gap`; NaN where there is no gap, as in a resample that drew only prompts without one."""
     gap = np.broadcast_to(gap, difference.shape)
     return np.divide(difference, gap, out=np.full(difference.shape, np.nan), where=gap != 0)
+
+
+def least(figure: str) -> float:
+    """Lower end of the figure's range: an area between two curves is not below 0."""
+    return 0.0 if "cmd" in figure else -np.inf
 
 
 def cpr(faithful: Float[np.ndarray, " sizes"]) -> float:

@@ -26,7 +26,7 @@ from gbcd.analysis.circuits import Circuit, Config, Edge, edge_ends, edge_names,
 from gbcd.analysis.nodes import Key
 from gbcd.errors import BadInput
 from gbcd.evaluation.circuit_sets import SIZES, Circuits, EdgeScore, EdgeTable, Ranking, of_edges
-from gbcd.evaluation.curves import cmd, cpr, faithfulness
+from gbcd.evaluation.curves import cmd, cpr, faithfulness, least
 from gbcd.evaluation.evaluation_plan import PAIRS_PER_BLOCK
 from gbcd.evaluation.measured import edge_config
 from gbcd.evaluation.metrics import metric_for
@@ -215,7 +215,8 @@ def _judged(
         yield {**row, **draws.bounded("value", curve[:, column])}
     for ranking, [_, *columns] in by_size.items():
         name, area = ("cpr", cpr) if ranking == "signed" else ("cmd", cmd)
-        yield {"circuit": name, **draws.bounded("value", np.array([area(one) for one in curve[:, columns]]))}
+        areas = np.array([area(one) for one in curve[:, columns]])
+        yield {"circuit": name, **draws.bounded("value", areas, least(name))}
 
 
 def _scores(store: Store, key: Key, circuit: Circuit) -> Float[np.ndarray, " edges"]:
