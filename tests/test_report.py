@@ -379,6 +379,12 @@ def test_the_picture_of_costs_names_the_score_that_ranks_however_many_are_better
     assert table.filter("is_score").select("method", "name").rows() == [("attribution", "attribution")]
 
 
+def test_sizes_of_circuits_are_shares_of_what_they_are_made_of(data: ReportData) -> None:
+    nodes, [edges] = effects._curves(data.groups), effects._edge_curves(data.groups)
+    for chart, counted in ((nodes, "components"), (edges, "edges")):
+        assert f"size, % of all {counted}" in chart.picture.to_json()
+
+
 def test_misleading_scores_are_named_before_large_effects() -> None:
     n = 30
     high = [{"component": f"misleads {i}", "effect": 0.1 * i, "score": 100.0 - 8 * i} for i in range(BY_HEIGHT)]

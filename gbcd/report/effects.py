@@ -155,7 +155,7 @@ def _curves(groups: list[Group]) -> Chart:
         "faithfulness",
         "How much of the gap circuits of growing size keep when all else is replaced. 1, the dashed line, is the whole "
         "model; the thick line is the score that ranks.",
-        layered(whole, _lines(), height=HEIGHT),
+        layered(whole, _lines("components"), height=HEIGHT),
         Rows(tables, _listed("components")),
     )
 
@@ -172,7 +172,7 @@ def _edge_curves(groups: list[Group]) -> list[Chart]:
         "edge-faithfulness",
         "The same of circuits of edges, as MIB cuts them: the edges with the largest sizes of scores, no dead ends; "
         "every other edge carries what it carries in the counterfactual.",
-        layered(_lines(), height=HEIGHT),
+        layered(_lines("edges"), height=HEIGHT),
         Rows(tables, _listed("edges")),
     )
     return [chart] if tables else []
@@ -196,15 +196,16 @@ def _kept(rows: pl.DataFrame, group: Group, figure: str, descending: bool) -> pl
     )
 
 
-def _lines() -> alt.Chart:
-    """Lines told apart by colour and by dashes, in the order of their rows."""
+def _lines(counted: str) -> alt.Chart:
+    """Lines told apart by colour and by dashes, in the order of their rows; `counted` is what circuits are made of."""
     columns = alt.ExprRef("width > 640 ? 3 : width > 360 ? 2 : 1")
     legend = alt.Legend(orient="bottom", columns=columns, labelLimit=220, symbolSize=300, symbolStrokeWidth=2)
     dashes = alt.Scale(range=[[1, 0], [8, 3], [5, 3], [2, 2], [8, 3, 2, 3], [5, 2, 2, 2]])
     sizes = alt.Axis(values=[0, 1, 2, 5, 10, 20, 50, 100])
-    numbers = [alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("size", "n_components", "faithfulness")]
+    shown = {"size": "size, %", "n_components": counted, "faithfulness": "faithfulness"}
+    numbers = [alt.Tooltip(f"{name}:Q", title=title, format=".3~g") for name, title in shown.items()]
     return BASE.mark_line(interpolate="linear").encode(
-        x=alt.X("size:Q", title="size, % of all components", scale=alt.Scale(type="symlog"), axis=sizes),
+        x=alt.X("size:Q", title=f"size, % of all {counted}", scale=alt.Scale(type="symlog"), axis=sizes),
         y=alt.Y("faithfulness:Q", title="faithfulness"),
         color=alt.Color("method:N", title=None, sort=None, legend=legend),
         strokeDash=alt.StrokeDash("method:N", title=None, sort=None, scale=dashes, legend=legend),
