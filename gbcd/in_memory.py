@@ -15,6 +15,7 @@ from gbcd.engine.engine import Engine
 from gbcd.engine.tables import FAILED, UNCALIBRATED, ShardTables, concatenated
 from gbcd.errors import BadInput
 from gbcd.models import load as models
+from gbcd.printing import counted
 from gbcd.prompting.outputs import space_of
 from gbcd.prompting.prompt import Prompt
 from gbcd.prompting.tokens import EncodedPrompt
@@ -86,7 +87,7 @@ def _say_what_is_missing(found: ShardTables) -> None:
             raise BadInput(f"{row['prompt_id']}: {row['reason']}")
     if missing := {row["prompt_id"] for row in rows if row["status"] == UNCALIBRATED}:
         warnings.warn(
-            f"{len(missing)} prompts have no centered_grad_norm and no mean_attribution (null): a mean takes at least "
-            f"{MIN_PROMPTS} prompts of the task that are as long",
+            f"no centered_grad_norm and no mean_attribution (null) for {counted(len(missing), 'prompt')}: a mean takes "
+            f"at least {MIN_PROMPTS} prompts of the task that are as long",
             stacklevel=3,
         )

@@ -101,8 +101,8 @@ def run_study(
 
 def _announcement(planned: Planned, found: int) -> str:
     plan = planned.plan
-    how = f"planned, centred by {plan.centering}"
-    if planned.resumed:
+    how = f"planned{' before' if planned.resumed else ''}, centred by {plan.centering}"
+    if found:
         how = f"resuming, {found:,} of them committed before"
     said = f"{counted(plan.n_prompts, 'prompt')} in {counted(len(plan.shards), 'shard')}, {how}"
     return "\n".join([said, *planned.notes])

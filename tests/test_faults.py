@@ -15,9 +15,11 @@ from processes import Process, gbcd, started
 from rich.console import Console
 from small_runs import N_SHARDS, finished, same, small_study, tables
 
+from gbcd.commands.closing import closing_summary
 from gbcd.pipeline import run_study
 from gbcd.run.commits import committed_ids
 from gbcd.run.norms_work import NormsWork
+from gbcd.run.planning import open_plan
 from gbcd.run.results import summary
 from gbcd.run.slices import Slice
 from gbcd.run.store import Store
@@ -100,7 +102,13 @@ def test_slices_that_run_at_once_make_the_whole_run(reference: Path, tmp_path: P
 
 def test_a_slice_computes_its_shards_and_the_last_one_reduces(reference: Path, tmp_path: Path) -> None:
     study = small_study(reference, out=str(tmp_path / "out"))
-    run = run_study(study, Console(file=io.StringIO()), part=Slice(2, 3))
+    open_plan(study)
+    console = Console(file=io.StringIO(), record=True, width=200)
+    run = run_study(study, console, part=Slice(2, 3))
+    closing_summary(run, console)
+    said = console.export_text()
+    assert "planned before, centred by" in said
+    assert "2/3; not committed yet, of other slices: 3 shards." in said
     assert committed_ids(Store(study.out)) == {1, 4}
     assert (run.missing, run.left_to_others, run.summary) == ((), (0, 2, 3), None)
     finished(study)

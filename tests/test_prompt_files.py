@@ -89,7 +89,7 @@ def test_a_space_is_added_only_where_the_answer_is_no_token_without(tmp_path: Pa
         (GOOD | {"answer": ["Andrew", "Andrew"]}, "line 2, answer: a token is named twice"),
         (GOOD | {"counterfactual": TEXT}, "line 2, counterfactual: it is the prompt itself"),
         (GOOD | {"prompt": "and" * CONTEXT, "counterfactual": None}, f"more than the model's context of {CONTEXT}"),
-        (GOOD | {"twin": " and" * (CONTEXT + 1)}, f"line 2, twin: it has {CONTEXT + 1} tokens"),
+        (GOOD | {"twin": " and" * 1030}, "line 2, twin: it has 1,030 tokens, more than"),
         ({"prompt": "other", "answer": "Andrew"}, "line 2, wrong_answer: it is missing, and foil cannot do without"),
         (json.dumps(GOOD)[:-1] + ', "answer": "Alan"}', "line 2, answer: it is named twice"),
         (GOOD | {"id": "one"}, "line 2, id: 'one' is that of line 1 too"),

@@ -60,7 +60,7 @@ def closing_summary(run: Run, console: Console) -> None:
     failed_prompts(console, run.failed)
     fact(console, "Computed", _computed(run))
     if run.left_to_others:
-        left = f"{counted(len(run.left_to_others), 'shard')} of other slices are not committed yet"
+        left = f"not committed yet, of other slices: {counted(len(run.left_to_others), 'shard')}"
         fact(
             console, "Slice", f"{run.part}; {left}. The last one writes summary and report, or gbcd run without --slice"
         )

@@ -126,7 +126,7 @@ def evaluate(
     """
     began = time.monotonic()
     if n_pairs < 2:
-        raise BadInput(f"effects cannot be averaged over {n_pairs} prompts; give at least 2")
+        raise BadInput(f"effects are means over 2 prompts or more, not {n_pairs}")
     on = settled_device(Compute(device=device, workers=workers))
     request = Request(pairs=n_pairs, budget=budget, ablations=tuple(ablations), top=top, level=level, device=on)
     store, files = Store(out), tuple(definitions)

@@ -9,6 +9,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from gbcd.errors import BadInput, listed
+from gbcd.printing import counted
 from gbcd.prompting.continuations import continuations
 from gbcd.prompting.outputs import OutputAnswer, OutputSpace, output_answer, space_of
 from gbcd.prompting.prompt import Prompt
@@ -94,7 +95,7 @@ class Tokenised:
         if len(encoded) < len(results):
             pairs = zip(self._prompts, results, strict=True)
             problems = [f"{prompt.id}: {error}" for prompt, error in pairs if isinstance(error, BadInput)]
-            raise BadInput(f"{len(problems)} prompts cannot be used:\n{listed(problems)}")
+            raise BadInput(f"{counted(len(problems), 'prompt')} cannot be used:\n{listed(problems)}")
         return encoded
 
     def encoded_or_problem(self) -> list[EncodedPrompt | BadInput]:
@@ -114,7 +115,7 @@ class Tokenised:
         if not ids or not text.strip():
             raise BadInput(f"{field}: it is empty")
         if self._context is not None and len(ids) > self._context:
-            raise BadInput(f"{field}: it has {len(ids)} tokens, more than the model's context of {self._context}")
+            raise BadInput(f"{field}: it has {len(ids):,} tokens, more than the model's context of {self._context:,}")
         self._refuse_beyond(ids, field)
         return ids
 
