@@ -1,7 +1,7 @@
 """Texts to tokens by way of their words: prompts of a task share nearly all of them, so each is tokenised once.
 
 A text of words of printable ASCII with one space between any two is cut in front of every space, whatever the words,
-where a tokenizer's pre-tokenizer is one of those named here (GPT-2's, and the patterns of Llama 3, Qwen, Pythia, OPT):
+where a tokenizer's pre-tokenizer is one of those named here (GPT-2's, and the patterns of Llama 3 and Qwen 2):
 every alternative of its patterns takes a space as the first character of what it matches or not at all, `\\s+` takes
 one that no other does, and none looks beyond the next space. What lies between two cuts is tokenised by itself, so the
 tokens of the text are those of its first word and of each other word with the space in front. All other texts, and all
