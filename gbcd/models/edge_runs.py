@@ -162,6 +162,8 @@ class _Run(Forward):
     def _run_block(self, layer: int, block: _Block) -> None:
         """Compute the changes of the nodes of a block."""
         first, last = self._first[layer : layer + 2]
+        if first == last:
+            return
         rows = self._tail if layer < len(self._blocks) - 1 else self._answers
         n, n_circuits, n_mlps = _n_rows(rows), len(self._change), int(self._used[layer, -1])
         middle = last - n_mlps
