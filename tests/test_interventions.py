@@ -202,7 +202,7 @@ def test_what_cannot_be_measured_is_refused(loaded):
         metric_for("mean_squared_error", bare, loaded.device)
     odd = [*encoded(), *bare, EncodedPrompt(Prompt("q", "ioi", "t", "", ()), (1, 2), (3,), (4,), None, (1,))]
     pairs = pair_up(odd)
-    assert [len(prompt.ids) for prompt in pairs.usable] == [5, 6, 7, 7]
+    assert [len(prompt.ids) for prompt in pairs.usable] == [7, 7, 6, 5]
     # of fewer than there are the first, not the shortest
     assert {prompt.prompt.id for prompt in pair_up(odd, at_most=2).usable} == {odd[0].prompt.id, odd[1].prompt.id}
     assert pairs.refused[-1] == "q: 2 tokens, but 1 in its counterfactual, and no partner"
