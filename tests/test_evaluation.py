@@ -525,7 +525,7 @@ def test_a_budget_buys_as_many_pairs_as_fit(study, monkeypatch):
 
 
 def test_what_cannot_be_evaluated_is_refused(study, tmp_path):
-    with pytest.raises(BadInput, match="at least 2"):
+    with pytest.raises(BadInput, match="2 prompts or more, not 1"):
         evaluate(study, 1)
     with pytest.raises(BadInput, match="no plan"):
         evaluate(str(tmp_path / "nothing"))
