@@ -81,7 +81,7 @@ def test_a_second_run_computes_only_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_fails_twice_is_tried_a_third_time(tmp_path: Path) -> None:
-    said = run(tmp_path, failing("squares", 1, 2, ArithmeticError("odd")))
+    said = run(tmp_path, failing("squares", 1, 2, ArithmeticError("odd.")))
     assert said.count("shard 1: ArithmeticError: odd; trying again") == 2
     assert committed_ids(Store(str(tmp_path)).below("squares")) == {0, 1, 2}
     assert not (tmp_path / "squares" / "given_up").exists()

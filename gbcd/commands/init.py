@@ -41,7 +41,7 @@ def init(file: File = Path("study.toml")) -> None:
         except FileExistsError:
             raise BadInput(f"{str(file)!r} is there already: give another name") from None
         except OSError as error:
-            raise BadInput(f"{str(file)!r} cannot be written: {error}") from error
+            raise BadInput(f"{str(file)!r} cannot be written: {error.strerror}") from error
         fact(console, "Study", str(file))
         fact(console, "Next", f"gbcd run {quote(str(file))}")
 

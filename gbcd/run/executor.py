@@ -179,7 +179,7 @@ class StageDriver:
         if failures < MAX_FAILURES:
             self._left.append(task)
             self._progress = now._replace(retries=now.retries + 1)
-            self._display.say(f"shard {task.shard}: {outcome.reason.strip().splitlines()[0]}; trying again")
+            self._display.say(f"shard {task.shard}: {outcome.reason.strip().splitlines()[0].rstrip('.')}; trying again")
             return
         given_up = GivenUp(shard=task.shard, attempts=failures, reason=outcome.reason, at=datetime.now(UTC))
         record_given_up(self._store, given_up)

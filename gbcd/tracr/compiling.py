@@ -136,7 +136,7 @@ def write(compiled: Compiled, out: Path) -> None:
                 line = {"prompt": _text(tokens), "answer": answer, "wrong_answer": farthest}
                 file.write(json.dumps(line) + "\n")
     except OSError as error:
-        raise BadInput(f"--out {str(out)!r} cannot be written: {error}") from error
+        raise BadInput(f"--out {str(out)!r} cannot be written: {error.strerror or error}") from error
 
 
 def _assembled(program: Any, symbols: Sequence[Symbol], max_length: int) -> Any:
