@@ -296,3 +296,11 @@ def test_python_looks_for_cycles_as_before_when_prompts_are_drafted(tmp_path: Pa
     open_plan(study, lambda task, n_prompts, done: seen.append(gc.get_threshold()[0]))
     assert set(seen) == {draft.COLLECTED}
     assert gc.get_threshold() == before
+
+
+def test_readers_tell_a_plan_without_commits_from_what_is_no_results_folder(tmp_path: Path) -> None:
+    planned = open_plan(small_study(tmp_path))
+    with pytest.raises(BadInput, match=r"nothing is committed in .* yet"):
+        scan(planned.plan.study.out)
+    with pytest.raises(BadInput, match=r"nowhere' holds no plan.json: it is not a results folder"):
+        prompts(str(tmp_path / "nowhere"))

@@ -23,6 +23,7 @@ from gbcd.engine.tables import COMPONENTS, FAILED, PROMPTS, STATISTICS, ShardTab
 from gbcd.errors import BadInput
 from gbcd.run.batches import ahead
 from gbcd.run.commits import Commit, damaged, read_commits, read_table
+from gbcd.run.shards import read_plan
 from gbcd.run.store import Store
 
 T = TypeVar("T")
@@ -191,6 +192,7 @@ def _committed(out: str, kind: str) -> pl.LazyFrame:
     store = Store(out)
     files = [commit.files[kind] for commit in read_commits(store)]
     if not files:
+        read_plan(store)  # refuses what is no results folder
         raise BadInput(f"nothing is committed in {out!r} yet: `gbcd status` says how far it is")
     sizes = {entry.path: entry.size for entry in store.list(kind)}
     for file in files:
