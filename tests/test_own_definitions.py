@@ -15,6 +15,7 @@ import gbcd as package
 from gbcd import tasks, wrong_answers
 from gbcd.errors import BadInput
 from gbcd.evaluation import baselines
+from gbcd.evaluation.evaluate import evaluate
 from gbcd.run.own_definitions import changed_since, import_definitions, read_definitions
 from gbcd.run.planning import open_plan
 from gbcd.run.shards import read_plan
@@ -71,6 +72,15 @@ def test_a_file_goes_through_every_command(tmp_path: Path) -> None:
     assert status == 0, refused
     assert "earliness" in said
     assert "has changed" not in said
+
+
+def test_an_evaluation_without_the_definitions_of_its_study_is_refused_before_it_measures(tmp_path: Path) -> None:
+    study = small_study(tmp_path, wrong_answers=("fixed",), definitions=(str(FILE),))
+    finished(study)
+    del wrong_answers._REGISTRY["fixed"]  # pyright: ignore
+    with pytest.raises(BadInput, match=r"unknown wrong answer 'fixed'"):
+        evaluate(study.out, 2)
+    assert not (Path(study.out) / "evaluation").exists()
 
 
 def test_another_file_of_that_name_is_another_study(tmp_path: Path) -> None:

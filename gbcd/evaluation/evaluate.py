@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from rich.console import Console
 
+from gbcd import wrong_answers
 from gbcd.analysis.reduce import reduce
 from gbcd.errors import BadInput, Incomplete
 from gbcd.evaluation import tables
@@ -132,6 +133,7 @@ def evaluate(
     store, files = Store(out), tuple(definitions)
     import_definitions(files)
     plan = read_plan(store)
+    wrong_answers.refuse_unknown(plan.study.wrong_answers)
     _refuse_incomplete(store, plan)
     compute = plan.study.compute
     if not store.exists(SUMMARY_FILE):
