@@ -63,7 +63,7 @@ def chosen(
         BadInput: neither or both of task and file, fewer than one prompt, or prompts that cannot be used.
     """
     if (task is None) == (file is None):
-        raise BadInput("say what to show: a task (gbcd show ioi) or a file (gbcd show --prompts FILE)")
+        raise BadInput("say what to show, one of both: a task (gbcd show ioi) or a file (gbcd show --prompts FILE)")
     if n < 1:
         raise BadInput(f"{n} prompts were asked for; ask for at least 1")
     if task is not None:

@@ -52,8 +52,8 @@ _LEGEND = {
     "AUROC": "chance that a component with such an effect, either way, has a higher score than one without; 0.5 by "
     "guessing, 1 is best",
     "Spearman": "correlation of the ranks by score with the ranks by size of effect; 1 is best",
-    "Less ...": "the figure less that of the score that ranks the study; better or worse only where this interval "
-    "leaves zero",
+    "Less ...": "Spearman, or CMD of circuits of edges, less that of the score that ranks the study; better or worse "
+    "only where this interval leaves zero",
     "Passes": "forward passes over one prompt that a score takes, a backward pass counted as one",
 }
 
