@@ -58,11 +58,13 @@ def main() -> None:
     arguments.add_argument("--shard-size", type=int, default=256)
     arguments.add_argument("--wrong-answer", action="append")
     arguments.add_argument("--workers", type=int, default=2, help="of `job`")
+    arguments.add_argument("--model", default="reference", help="reference, or the folder of a model")
     arguments.add_argument("--folder", help="where to write; a temporary folder otherwise")
     asked = arguments.parse_args()
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         study = Study(
             tasks=("ioi",),
+            model=asked.model,
             prompts_per_task=asked.prompts,
             wrong_answers=tuple(asked.wrong_answer or ["inverse_logits"]),
             out=f"{folder}/out",
