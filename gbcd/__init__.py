@@ -26,9 +26,11 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Threads that wait for each other give their core up, or a machine that others use too slows them down tenfold; read
-# when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait for each other give their core up, or a machine that others use too slows them down tenfold; first
+# they look up for some microseconds, or two are no faster than one. Read when torch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from gbcd.component import Component
 from gbcd.prompting.prompt import Prompt

@@ -15,15 +15,16 @@ import gbcd
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+@pytest.mark.parametrize(("given", "found", "spins"), [(None, "PASSIVE", "10000"), ("ACTIVE", "ACTIVE", None)])
 def test_threads_that_wait_give_their_core_up_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, given: str | None, found: str
+    monkeypatch: pytest.MonkeyPatch, given: str | None, found: str, spins: str | None
 ) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
-    if given is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
+    for name, value in (("OMP_WAIT_POLICY", given), ("GOMP_SPINCOUNT", None)):
+        monkeypatch.setenv(name, value or "")
+        if value is None:
+            monkeypatch.delenv(name)
     importlib.reload(gbcd)
-    assert os.environ["OMP_WAIT_POLICY"] == found
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT")) == (found, spins)
 
 
 def test_whoever_asks_for_help_or_queries_results_does_not_wait_for_torch() -> None:
