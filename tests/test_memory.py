@@ -12,6 +12,7 @@ from tiny_models import saved_tiny_gpt2
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from gbcd.errors import BadInput
+from gbcd.evaluation import evaluate as evaluating
 from gbcd.models import load as models
 from gbcd.models import memory
 from gbcd.models.families import spec_of
@@ -114,3 +115,18 @@ def test_the_model_that_planned_is_gone_when_workers_start(tmp_path: Path, monke
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: alive.append(planned[0]() is not None))
     finished(small_study(tmp_path, prompts_per_task=8))
     assert alive == [False]
+
+
+@pytest.mark.parametrize(("workers", "share"), [(2, 0.5), (0, 1.0)])
+def test_the_model_of_an_evaluation_has_the_share_of_its_workers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int, share: float
+) -> None:
+    study = small_study(tmp_path, gpus_per_worker=0.5)
+    finished(study)
+
+    def load_model(*given: object) -> None:
+        raise BadInput(f"share {given[-1]}")
+
+    monkeypatch.setattr(evaluating, "load_model", load_model)
+    with pytest.raises(BadInput, match=f"^share {share}$"):
+        evaluating.evaluate(study.out, 4, workers=workers, device="cpu")

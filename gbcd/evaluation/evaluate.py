@@ -135,15 +135,17 @@ def evaluate(
     plan = read_plan(store)
     wrong_answers.refuse_unknown(plan.study.wrong_answers)
     _refuse_incomplete(store, plan)
-    compute = plan.study.compute
+    compute = plan.study.compute.model_copy(update={"workers": workers})
     if not store.exists(SUMMARY_FILE):
         reduce(out)
     folder = evaluation_folder(request, plan, files)
-    loaded = load_model(store, plan, on)
+    loaded = load_model(store, plan, on, compute.gpu_share)
     planned = read_evaluation_plan(store, folder)
     if planned is None:
         planned = write_evaluation_plan(store, folder, planned_evaluation(store, plan, loaded, request, workers, began))
-    build = partial(EvaluationWork, absolute(out), folder, files, compute.threads if workers else None)
+    build = partial(
+        EvaluationWork, absolute(out), folder, files, compute.threads if workers else None, compute.gpu_share
+    )
     who = Workers(workers, compute.threads, compute.gpus_per_worker if on == "cuda" else 0.0)
     with Team(out, build, who) as team, ProgressDisplay(console or Console(quiet=True)) as display:
         _finished(execute(team, [planned.effects_stage(folder)], display))

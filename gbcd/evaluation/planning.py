@@ -160,8 +160,6 @@ def seconds_per_pair(loaded: LoadedModel, task: TaskWork, planned: TaskPlan, n_w
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    """Of the second run: the first allocates what the others find."""
-    run()
     started = time.perf_counter()
     run()
     return time.perf_counter() - started

@@ -43,8 +43,10 @@ EDGE_RUN_BYTES = 512 * 1024**2
 class EvaluationWork:
     """Computes shards of one evaluation."""
 
-    def __init__(self, location: str, folder: str, files: Sequence[DefinitionFile], threads: int | None) -> None:
-        """Read both plans and load the model.
+    def __init__(
+        self, location: str, folder: str, files: Sequence[DefinitionFile], threads: int | None, share: float
+    ) -> None:
+        """Read both plans and load the model, for which there is a `share` of a GPU.
 
         Raises:
             BadInput: the model has other weights than the study's.
@@ -57,7 +59,7 @@ class EvaluationWork:
         if planned is None:
             raise BadInput(f"a worker does not see {location!r}: with workers on several machines, use a bucket")
         self._plan, self._planned, self._blocks = plan, planned, list(planned.blocks())
-        self._loaded = load_model(self._store, plan, planned.request.device)
+        self._loaded = load_model(self._store, plan, planned.request.device, share)
         self._inputs = Inputs(self._store, plan)
         self._task: TaskWork | None = None
 
@@ -213,13 +215,13 @@ def pairs_of(
     return pair_up(inputs.sample(task, n_drawn), not loaded.spec.reads_every_token, at_most).usable
 
 
-def load_model(store: Store, plan: Plan, device: Device) -> LoadedModel:
-    """The model of a study, on a device.
+def load_model(store: Store, plan: Plan, device: Device, share: float = 1.0) -> LoadedModel:
+    """The model of a study, on a device, of whose memory it has a `share` if that is a GPU.
 
     Raises:
         BadInput: it is not available, or has other weights than it had.
     """
-    loaded = _loaded(plan.study.model, device, plan.study.compute.dtype)
+    loaded = _loaded(plan.study.model, device, plan.study.compute.dtype, share)
     if loaded.sha256 != plan.sources.hashes["model"]:
         raise BadInput(
             f"{store.location!r} is of another model: {plan.study.model!r} had weights "
@@ -229,9 +231,9 @@ def load_model(store: Store, plan: Plan, device: Device) -> LoadedModel:
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str, device: str, dtype: str) -> LoadedModel:
+def _loaded(model: str, device: str, dtype: str, share: float) -> LoadedModel:
     """One for all stages of an evaluation in one process."""
-    return models.load(model, device, dtype)
+    return models.load(model, device, dtype, share)
 
 
 def halved(prompts: Sequence[EncodedPrompt], compute: Callable[[Sequence[EncodedPrompt]], Tables]) -> Tables:

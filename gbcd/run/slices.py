@@ -62,7 +62,7 @@ def slice_here(environment: Mapping[str, str], n_workers: int) -> Slice:
     """
     found = [name for name in (ARRAY, NODE) if name in environment]
     if found and n_workers and environment.get(CLUSTER):
-        return WHOLE._replace(origin=f"whatever {' and '.join(found)} say: all shards go to workers of {CLUSTER}")
+        return WHOLE._replace(origin=f"without {' and '.join(found)}: all shards go to the workers of {CLUSTER}")
     slices = [_of_array(environment) if name == ARRAY else _of_node(environment) for name in found]
     several = [one for one in slices if one.of > 1]
     if len(several) > 1:
